@@ -1,0 +1,41 @@
+"""One kind of error for everything a user can put right, and the one place that prints it."""
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. The message is one line: which file, what is wrong, what to do."""
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Turn ``main(argv)`` into the body of a command: one clear line instead of a traceback for what a user can mend.
+
+    Returns the exit code: what ``main`` returned (None means 0), 2 for bad input, a full disk or an
+    unwritable place, 130 for Ctrl-C. Errors of the program itself keep their traceback.
+    """
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except PermissionError as error:
+            print(f"error: {error.filename}: no permission; choose a place you may write to", file=sys.stderr)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            place = error.filename or "the output folder"
+            print(f"error: {place}: {error.strerror}; free some space or choose another place", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\ninterrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        return EXIT_BAD_INPUT
+
+    return run

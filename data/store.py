@@ -1,0 +1,148 @@
+"""Prepared cases on disk: int16 HU and uint8 labels as .npy, opened by memory map, with a manifest per case.
+
+    <store>/<centre>/<case>/image.npy   int16 HU, (D, H, W), LPS
+                            label.npy   uint8, 0 background, 1 pancreas, 2 tumour
+                            case.json   the manifest: where it came from and how it was made
+
+A case is written into a temporary folder and renamed when complete: a case that can be listed is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.boxes import Box, bounding_box
+from data.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DEFAULT_STORE = REPOSITORY / "data" / "prepared"
+PANCREAS, TUMOUR = 1, 2
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How cases are prepared. Its hash goes into every manifest, so that a store never mixes two ways."""
+
+    format: int = 1
+    orientation: str = "LPS"
+    image: str = "int16 HU"
+    label: str = "uint8 0 background, 1 pancreas, 2 tumour"
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prepared scan. ``image()`` and ``label()`` are memory maps: slicing reads just that box from disk."""
+
+    folder: Path
+    centre: str
+    name: str
+    patient: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]  # (z, y, x) mm
+    pancreas_box: Box | None  # of labels 1 and 2 together
+    tumour_box: Box | None
+    grid: dict  # the scan's own grid, see data.volume.Grid
+    source: dict  # files and their hashes
+
+    @property
+    def key(self) -> str:
+        """``centre/case``: the name that splits, logs and tables use."""
+        return f"{self.centre}/{self.name}"
+
+    def image(self) -> np.ndarray:
+        return np.load(self.folder / "image.npy", mmap_mode="r")
+
+    def label(self) -> np.ndarray:
+        return np.load(self.folder / "label.npy", mmap_mode="r")
+
+
+def write_case(
+    store: Path,
+    centre: str,
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    *,
+    patient: str,
+    spacing: tuple[float, float, float],
+    grid: dict,
+    source: dict,
+    preparation: Preparation | None = None,
+) -> Path:
+    """Write one case atomically and return its folder; a case of the same name is replaced.
+
+    Args:
+        image: int16 HU (D, H, W), LPS. label: uint8 0/1/2 of the same shape.
+        grid: the scan's own grid, so that masks can be written back onto it.
+        source: where it came from (files, hashes), kept verbatim in the manifest.
+    """
+    preparation = preparation or Preparation()
+    target = store / centre / name
+    unfinished = store / centre / f".{name}.{os.getpid()}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
+    np.save(unfinished / "label.npy", label.astype(np.uint8, copy=False))
+    manifest = {
+        "centre": centre,
+        "name": name,
+        "patient": patient,
+        "shape": [int(n) for n in image.shape],
+        "spacing": [float(s) for s in spacing],
+        "pancreas_box": bounding_box(label > 0),
+        "tumour_box": bounding_box(label == TUMOUR),
+        "grid": grid,
+        "source": source,
+        "preparation": asdict(preparation),
+        "preparation_hash": preparation.hash,
+    }
+    (unfinished / "case.json").write_text(json.dumps(manifest, indent=1))
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
+    return target
+
+
+def read_case(folder: Path) -> Case:
+    """Read a case's manifest. Raises InputError where it is unreadable or was prepared in another way."""
+    path = folder / "case.json"
+    renew = f"delete {folder} and run python -m data.prepare again"
+    try:
+        manifest = json.loads(path.read_text())
+        prepared_as = manifest["preparation_hash"]
+        if prepared_as != Preparation().hash:
+            raise InputError(f"{path}: prepared with other settings ({manifest['preparation']}); {renew}")
+        boxes = {key: manifest[key] and Box(*map(tuple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
+        return Case(
+            folder=folder,
+            centre=manifest["centre"],
+            name=manifest["name"],
+            patient=manifest["patient"],
+            shape=tuple(manifest["shape"]),
+            spacing=tuple(manifest["spacing"]),
+            grid=manifest["grid"],
+            source=manifest["source"],
+            **boxes,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable manifest ({error}); {renew}") from error
+
+
+def read_store(store: Path) -> dict[str, list[Case]]:
+    """All prepared cases by centre, both sorted by name. Raises InputError where nothing is prepared."""
+    folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
+    if not folders:
+        raise InputError(f"{store}: no centre is prepared; run python -m data.prepare SOURCE ROOT --centre NAME")
+    centres: dict[str, list[Case]] = {}
+    for folder in folders:
+        case = read_case(folder)
+        centres.setdefault(case.centre, []).append(case)
+    return centres

@@ -1,0 +1,1 @@
+"""What happens over time: the stages, training, inference, the cascade, evaluation, reports."""
