@@ -1,0 +1,66 @@
+"""Reads checkpoints of the published release, so that its users' weights mean the same here."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from models.dual_task_net import DualTaskNet
+
+# Pattern over the release's parameter names -> the name here. The first that matches the start is applied.
+_NAMES = (
+    (r"conv_4_32\.0", "stem"),
+    (r"conv_32_64\.0", "down2.0"),
+    (r"conv_32_64\.2", "down2.2"),
+    (r"conv_64_128\.0", "down4.0"),
+    (r"conv_64_128\.2", "down4.2"),
+    (r"conv_128_256\.0", "down8.0"),
+    (r"conv_128_256\.2", "down8.2"),
+    (r"layer0\.0", "encoder1"),
+    (r"layer1", "encoder2"),
+    (r"layer2", "encoder4"),
+    (r"layer3", "encoder8"),
+    (r"layer4", "bottom"),
+    (r"fusionConv", "fusion"),
+    (r"seg_x4\.0", "decoder4"),
+    (r"seg_x2\.0", "decoder2"),
+    (r"seg_x1\.0", "decoder1"),
+    (r"seg_cls\.0", "seg"),
+    (r"dt_cls\.0", "sdf"),
+    (r"proj", "embedding"),
+    (r"gn", "slice.norm"),
+    (r"fc1", "slice.hidden"),
+    (r"fc2", "slice.logit"),
+)
+_INSIDE_BLOCKS = ((".gn1.", ".norm1."), (".gn2.", ".norm2."), (".downsample.", ".shortcut."))
+
+
+def load_published(state_dict: Mapping[str, Tensor]) -> DualTaskNet:
+    """The network of a published checkpoint, in evaluation mode.
+
+    Args:
+        state_dict: parameters by the release's names, of any of its three variants (pancreas; tumour coarse;
+            tumour fine), with or without the ``module.`` prefix of a multi-GPU run.
+
+    Raises ValueError naming the parameters where it is not such a checkpoint.
+    """
+    renamed = {_rename(name.removeprefix("module.")): value for name, value in state_dict.items()}
+    if "stem.weight" not in renamed:
+        raise ValueError("not a checkpoint of the published release: it has no parameter conv_4_32.0.weight")
+    heads = [head for head in DualTaskNet().heads if any(name.startswith(f"{head}.") for name in renamed)]
+    net = DualTaskNet(width=renamed["stem.weight"].shape[0], heads=heads)
+    try:
+        net.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise ValueError(f"not a checkpoint of the published release: {error}") from error
+    return net.eval()
+
+
+def _rename(name: str) -> str:
+    for pattern, ours in _NAMES:
+        renamed, found = re.subn(rf"^{pattern}(?=\.)", ours, name)
+        if found:
+            for theirs, mine in _INSIDE_BLOCKS:
+                renamed = renamed.replace(theirs, mine)
+            return renamed
+    raise ValueError(f"not a checkpoint of the published release: unknown parameter {name}")
