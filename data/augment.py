@@ -77,11 +77,19 @@ def make_batch(
 
 
 def resample(
-    volume: Tensor, grid: NetworkGrid, pose: Pose | None = None, spacing: Sequence[float] = (1, 1, 1)
+    volume: Tensor,
+    grid: NetworkGrid,
+    pose: Pose | None = None,
+    spacing: Sequence[float] = (1, 1, 1),
+    beyond: str = "zeros",
 ) -> Tensor:
     """Sample (1, C, D, H, W) trilinearly on a grid whose voxels are ``factor`` as large and start at its corner.
 
-    Beyond the volume lies zero. A factor of 2 is the mean of 2x2x2 voxels. ``pose`` deforms in mm about the centre.
+    A factor of 2 is the mean of 2x2x2 voxels; with factors of 1 the volume is padded with zeros or cropped.
+
+    Args:
+        pose: deforms in mm about the centre; needs the ``spacing`` of the volume.
+        beyond: what lies beyond the volume, "zeros" or its "border" repeated.
     """
     if pose is None and all(f == 1 for f in grid.factor):
         pad = [n for a, b in zip(reversed(grid.shape), reversed(volume.shape[2:]), strict=True) for n in (0, a - b)]
@@ -101,7 +109,7 @@ def resample(
             moved += smooth[0].permute(1, 2, 3, 0)
         position = (moved + centre) / mm
     normalised = (2 * position / sizes - 1).flip(-1)  # grid_sample wants (x, y, z)
-    return F.grid_sample(volume, normalised[None], mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(volume, normalised[None], mode="bilinear", padding_mode=beyond, align_corners=False)
 
 
 def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentation, generator: Generator) -> Pose:

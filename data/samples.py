@@ -63,7 +63,7 @@ def target_mask(label: np.ndarray, target: str) -> np.ndarray:
 
 def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling, must_hold: Box | None = None) -> Box:
     """The central field of view of a scan; widened where ``must_hold`` (the reference, in training) needs it."""
-    size = [min(n, math.ceil(mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
+    size = [math.ceil(min(n, mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
     box = centred(shape, size)
     return enlarge(union(box, must_hold) if must_hold else box, (0, 0, 0), (0, 0, 0), shape, 2 * MULTIPLE)
 

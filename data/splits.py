@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import InputError
+from data.files import replacing
 from data.store import Case
 
 NONE_HELD_OUT = "none"
@@ -71,9 +71,8 @@ def frozen_splits(store: Path, centres: dict[str, list[Case]]) -> dict[str, Spli
     path = Path(store) / "splits.json"
     if not path.exists():
         splits = make_splits(centres)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        unfinished.write_text(json.dumps([asdict(split) for split in splits.values()], indent=1))
-        unfinished.rename(path)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps([asdict(split) for split in splits.values()], indent=1))
         return splits
     try:
         frozen = [{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()} for entry in _read(path)]

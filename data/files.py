@@ -1,0 +1,21 @@
+"""Writing files so that a reader, or the next run, never meets a half-written one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, of the same suffix; it takes the place of ``path`` when the block succeeds.
+
+    When the block fails nothing is left behind and an older file at ``path`` stays as it was.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

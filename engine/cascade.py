@@ -1,0 +1,147 @@
+"""The cascade at inference: stage after stage, each in the box of the mask before it, on the scan's own grid."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from data.boxes import Box
+from data.samples import mask_box, scan_box
+from data.store import PANCREAS, TUMOUR
+from engine.checkpoint import find_run, load_checkpoint
+from engine.infer import box_probability, keep_large_components
+from engine.stages import STAGES, Stage
+from models.dual_task_net import DualTaskNet
+
+MIN_TUMOUR_ML = 0.012  # about 10 clinical voxels: less is no tumour found
+MIN_ROUND_ML = 0.1  # about 80: a round's mask that is smaller does not replace the last one
+AGREED_DICE = 0.92  # of two rounds: the next would change nothing
+
+
+@dataclass(frozen=True)
+class StageModel:
+    """A trained stage, ready to segment; ``threshold`` was chosen on its validation cases."""
+
+    stage: Stage
+    net: nn.Module
+    threshold: float
+    device: torch.device
+    run: Path
+    epoch: int
+    split_hash: str
+
+
+class StageResult(NamedTuple):
+    """mask: boolean (D, H, W), whole scan. note: what a reader of the result should know, "" for nothing."""
+
+    mask: np.ndarray
+    note: str
+
+
+class CascadeResult(NamedTuple):
+    """label: uint8 (D, H, W), 0/1/2. notes: one line each."""
+
+    label: np.ndarray
+    notes: tuple[str, ...]
+
+
+def load_model(
+    checkpoints: Path,
+    stage_name: str,
+    held_out: str,
+    device: torch.device,
+    at: str | None = None,
+    threshold: float | None = None,
+    until: str | None = None,
+) -> StageModel:
+    """The newest model of a stage and split (``until`` a time), or that of the time ``at``.
+
+    Raises InputError naming the script that makes it.
+    """
+    stage = STAGES[stage_name]
+    run = find_run(checkpoints, stage, held_out, at, until)
+    content = load_checkpoint(run / "best.pt", stage_name)
+    net = DualTaskNet(width=content["settings"]["width"], heads=stage.heads)
+    net.load_state_dict(content["net"])
+    net = net.to(device, memory_format=torch.channels_last_3d).eval()
+    threshold = content["threshold"] if threshold is None else threshold
+    return StageModel(stage, net, threshold, device, run, content["epoch"], content["split_hash"])
+
+
+def segment_stage(
+    model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], roi: np.ndarray | None = None
+) -> StageResult:
+    """One stage on one scan.
+
+    Args:
+        image: int16 HU (D, H, W), LPS. spacing: (z, y, x) mm.
+        roi: the mask of the stage before, (D, H, W); None for the first stage, which reads the whole scan.
+    """
+    box = scan_box(image.shape, spacing, model.stage.sampling) if roi is None else mask_box(roi, spacing)
+    if box is None:
+        return StageResult(np.zeros(image.shape, bool), f"{model.stage.title}: the stage before found nothing")
+    mask = _segment_box(model, image, spacing, box)
+    for _ in range(model.stage.rounds - 1):
+        again = mask_box(mask, spacing)
+        if again is None or again == box:
+            break
+        box, before = again, mask
+        mask = _segment_box(model, image, spacing, box)
+        if volume_ml(mask, spacing) < MIN_ROUND_ML:
+            mask = before
+            break
+        if _dice(mask, before) >= AGREED_DICE:
+            break
+    return StageResult(mask, "" if mask.any() else f"{model.stage.title}: nothing found")
+
+
+def tumour_fine_roi(
+    coarse: np.ndarray, pancreas: np.ndarray, spacing: tuple[float, float, float]
+) -> tuple[np.ndarray, str]:
+    """Where tumour fine looks: around the coarse tumour, or the pancreas where that is no tumour; with a note."""
+    volume = volume_ml(coarse, spacing)
+    if volume >= MIN_TUMOUR_ML:
+        return coarse, ""
+    return pancreas, f"tumor coarse: {volume:.3f} ml found, tumor fine looks in the whole pancreas"
+
+
+def segment_scan(models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]):
+    """All four stages on one scan: a CascadeResult. The tumour lies on top of the pancreas."""
+    notes = []
+    masks: dict[str, np.ndarray] = {}
+    for name, model in models.items():
+        before = model.stage.predecessor
+        roi = masks[before] if before else None
+        if name == "tumor_fine":
+            roi, note = tumour_fine_roi(roi, masks["pancreas_fine"], spacing)
+            notes.append(note)
+        masks[name], note = segment_stage(model, image, spacing, roi)
+        notes.append(note)
+        if name.startswith("pancreas") and not masks[name].any():
+            return CascadeResult(np.zeros(image.shape, np.uint8), ("no pancreas found: the mask is empty",))
+    return CascadeResult(merge_labels(masks["pancreas_fine"], masks["tumor_fine"]), tuple(filter(None, notes)))
+
+
+def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
+    """Two masks -> labels 0/1/2."""
+    return np.where(tumour, TUMOUR, np.where(pancreas, PANCREAS, 0)).astype(np.uint8)
+
+
+def volume_ml(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Volume of a mask in ml."""
+    return float(np.count_nonzero(mask) * np.prod(spacing) / 1000)
+
+
+def _segment_box(model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], box: Box) -> np.ndarray:
+    probability = box_probability(model.net, image[box.slices], spacing, model.stage.sampling, model.device)
+    mask = np.zeros(image.shape, bool)
+    mask[box.slices] = keep_large_components(probability > model.threshold)
+    return mask
+
+
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    return 2 * np.count_nonzero(first & second) / max(1, np.count_nonzero(first) + np.count_nonzero(second))

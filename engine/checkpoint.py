@@ -1,0 +1,86 @@
+"""Checkpoints and run folders: atomic to save, safe to load, easy to find.
+
+checkpoints/<stage>/<held-out>/<YYYY_MM_DD_HH_MM_SS>/last.pt    everything needed to go on
+                                                     best.pt    the best on validation, with its threshold
+"""
+
+import pickle
+import re
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from data.files import replacing
+from data.store import REPOSITORY
+from engine.stages import STAGES, Stage
+
+FORMAT = 1
+DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
+TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
+_TIME = re.compile(r"\d{4}(_\d{2}){5}")
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors, numbers, strings, lists and dicts; the file at ``path`` is always a whole one."""
+    with replacing(path) as unfinished:
+        torch.save({"format": FORMAT, **content}, unfinished)
+
+
+def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
+    """Read a checkpoint of ``stage`` onto the CPU; nothing in the file is executed.
+
+    Raises InputError where the file is missing, damaged, holds code, or belongs to another stage or format.
+    """
+    again = f"train again with {STAGES[stage].script('train')}"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such checkpoint; {again}") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: holds more than tensors and numbers, or is damaged; not opened; {again}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: truncated or damaged; {again}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a checkpoint of this project's format {FORMAT}; {again}")
+    if content["stage"] != stage:
+        raise InputError(f"{path}: belongs to the stage {content['stage']}, not {stage}; give the run of {stage}")
+    return content
+
+
+def new_run(checkpoints: Path, stage: Stage, held_out: str) -> Path:
+    """Make the folder of a new run, stamped with the time; a second run within a second waits for the next."""
+    while True:
+        folder = Path(checkpoints) / stage.name / held_out / time.strftime(TIME_FORMAT)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            time.sleep(0.2)
+
+
+def list_runs(checkpoints: Path, stage: Stage, held_out: str) -> list[Path]:
+    """The runs of a stage and split, oldest first."""
+    folders = (Path(checkpoints) / stage.name / held_out).glob("*")
+    return sorted(path for path in folders if path.is_dir() and _TIME.fullmatch(path.name))
+
+
+def find_run(checkpoints: Path, stage: Stage, held_out: str, at: str | None = None, until: str | None = None) -> Path:
+    """The newest run that has a best checkpoint: that of the time ``at``, or the newest begun ``until`` a time.
+
+    Raises InputError naming the script that makes it.
+    """
+    runs = [run for run in list_runs(checkpoints, stage, held_out) if (run / "best.pt").exists()]
+    command = f"{stage.script('train')} --data {held_out}"
+    if at is not None:
+        runs = [run for run in runs if run.name == at]
+    if until is not None:
+        runs = [run for run in runs if run.name <= until]
+    if not runs:
+        which = f" of {at}" if at else f" until {until}" if until else ""
+        place = Path(checkpoints) / stage.name / held_out
+        raise InputError(f"{place}: no trained {stage.title} model{which}; run {command}")
+    return runs[-1]

@@ -1,0 +1,40 @@
+"""Which device to compute on, and how to make the most of it."""
+
+import contextlib
+import ctypes
+import sys
+
+import torch
+
+from data.errors import InputError
+
+
+def choose_device(gpu: str) -> torch.device:
+    """``--gpu``: "auto" (the first GPU if there is one), a GPU's number, or "cpu". Raises InputError."""
+    if gpu == "cpu" or (gpu == "auto" and not torch.cuda.is_available()):
+        keep_freed_pages()
+        return torch.device("cpu")
+    number = "0" if gpu == "auto" else gpu
+    if not number.isdigit() or int(number) >= torch.cuda.device_count():
+        raise InputError(f"--gpu {gpu}: this machine has {torch.cuda.device_count()} GPUs; give a number or cpu")
+    return torch.device("cuda", int(number))
+
+
+def keep_freed_pages() -> None:
+    """Let glibc keep the pages of freed tensors instead of giving them back and faulting them in each step.
+
+    A training step on the CPU allocates and frees the same gigabytes again and again; see benchmarks/.
+    """
+    if sys.platform != "linux":
+        return
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tune
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the GPU computes in it, float32 elsewhere; bfloat16 needs no loss scaling."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

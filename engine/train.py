@@ -1,0 +1,248 @@
+"""One training loop for the four stages."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.augment import make_batch
+from data.errors import InputError
+from data.samples import BoxDataset
+from data.splits import Split
+from data.store import Case
+from engine.checkpoint import save_checkpoint
+from engine.device import autocast
+from engine.runlog import RunLog
+from engine.stages import Stage
+from models.dual_task_net import DualTaskNet, segmentation_probability
+from models.losses import DualTaskLoss
+from models.randconv import random_views
+from models.signed_distance import signed_distance
+
+THRESHOLDS = torch.arange(5, 100, 5) / 100  # candidates for the binarisation, chosen on the validation part
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a user may change; the published values are the defaults. ``help`` becomes the command line's."""
+
+    epochs: int = field(default=0, metadata={"help": "passes over the training cases; 0: as the stage's table says"})
+    batch_size: int = field(default=1, metadata={"help": "boxes a step"})
+    seed: int = field(default=2022, metadata={"help": "of every random draw"})
+    lr: float = field(default=1e-4, metadata={"help": "first learning rate of Adam; falls to 0 with power 0.9"})
+    weight_decay: float = field(default=5e-4, metadata={"help": "of Adam"})
+    width: int = field(default=32, metadata={"help": "channels at full resolution, a multiple of 8; 32 is the paper's"})
+    workers: int = field(default=2, metadata={"help": "processes that read boxes; 0 reads in the training process"})
+    validate_every: int = field(default=5, metadata={"help": "epochs between validations"})
+    clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
+
+
+class EpochSampler:
+    """The order of an epoch: (epoch, index) of every case once, shuffled by seed and epoch alone."""
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        return iter([(self.epoch, i) for i in torch.randperm(self.count, generator=generator).tolist()])
+
+
+@dataclass
+class Training:
+    """Everything that one run holds while it trains."""
+
+    stage: Stage
+    split: Split
+    settings: TrainSettings
+    device: torch.device
+    folder: Path
+    train_loader: DataLoader
+    validation: BoxDataset
+    net: nn.Module
+    optimiser: torch.optim.Optimizer
+    criterion: DualTaskLoss
+    epochs_done: int = 0
+    best_dice: float = -1.0
+
+    @property
+    def steps(self) -> int:
+        """In the whole run."""
+        return self.settings.epochs * len(self.train_loader)
+
+
+def prepare_training(
+    stage: Stage,
+    split: Split,
+    train_cases: Sequence[Case],
+    validation_cases: Sequence[Case],
+    settings: TrainSettings,
+    device: torch.device,
+    folder: Path,
+    checkpoint: dict | None = None,
+) -> Training:
+    """Build the network, the optimiser and the loaders; with a checkpoint, in the state that it was saved in."""
+    torch.manual_seed(settings.seed)  # of the initial weights
+    net = DualTaskNet(width=settings.width, heads=stage.heads).to(device, memory_format=torch.channels_last_3d)
+    optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
+    loader = DataLoader(
+        dataset,
+        batch_size=settings.batch_size,
+        sampler=EpochSampler(len(dataset), settings.seed),
+        num_workers=settings.workers,
+        collate_fn=list,
+        persistent_workers=settings.workers > 0,
+    )
+    training = Training(
+        stage,
+        split,
+        settings,
+        device,
+        folder,
+        loader,
+        BoxDataset(validation_cases, stage.sampling, None),
+        net,
+        optimiser,
+        DualTaskLoss(stage.weights, min_cells=stage.min_cells),
+    )
+    if checkpoint:
+        net.load_state_dict(checkpoint["net"])
+        optimiser.load_state_dict(checkpoint["optimiser"])
+        training.epochs_done, training.best_dice = checkpoint["epoch"], checkpoint["best_dice"]
+    return training
+
+
+def fit(training: Training) -> None:
+    """Train to the last epoch. After each, ``last.pt`` holds all that is needed to go on as if never stopped."""
+    log = RunLog(training.folder, training.epochs_done)
+    title = f"{training.stage.title}, {training.split.held_out} held out"
+    done = training.epochs_done * len(training.train_loader)
+    with tqdm(total=training.steps, initial=done, unit="step", desc=title, mininterval=1) as progress:
+        for epoch in range(training.epochs_done + 1, training.settings.epochs + 1):
+            start = time.monotonic()
+            row = {"epoch": epoch, **train_one_epoch(training, epoch, progress)}
+            last = epoch == training.settings.epochs
+            validated = last or epoch % training.settings.validate_every == 0
+            dice, threshold = validate(training) if validated else ("", "")
+            row |= {"validation_dice": dice, "threshold": threshold, "seconds": round(time.monotonic() - start, 2)}
+            log.add_epoch(row)
+            keep(training, epoch, dice, threshold)
+            if validated:
+                log.draw_curves(title)
+                progress.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
+    log.close()
+
+
+def train_one_epoch(training: Training, epoch: int, progress: tqdm) -> dict[str, float]:
+    """One pass over the training cases. Returns the mean of the loss and of each term, unweighted.
+
+    Raises InputError naming the case when a loss is not finite or the memory does not suffice.
+    """
+    stage, settings, device = training.stage, training.settings, training.device
+    training.net.train()
+    training.train_loader.sampler.epoch = epoch
+    torch.manual_seed(derive_seed(settings.seed, epoch))  # of the dropout
+    sums: dict[str, float] = {}
+    for step, samples in enumerate(training.train_loader):
+        set_learning_rate(training, (epoch - 1) * len(training.train_loader) + step)
+        generator = torch.Generator().manual_seed(derive_seed(settings.seed, epoch, step + 1))
+        batch = make_batch(samples, device, generator)
+        phi = signed_distance(batch.mask, batch.spacing) if "sdf" in stage.heads else None
+        images = random_views(batch.image, stage.views, generator) if stage.views > 1 else batch.image
+        try:
+            with autocast(device):
+                output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
+            loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator)
+            if not torch.isfinite(loss):
+                values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
+                raise InputError(f"{', '.join(batch.keys)}: loss not finite ({values}); look at the case or lower --lr")
+            training.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        except torch.OutOfMemoryError as error:
+            shape = "x".join(map(str, batch.image.shape[2:]))
+            raise InputError(
+                f"{', '.join(batch.keys)}: a box of {shape} needs more memory than {device} has; "
+                "lower --batch-size or --width, then --resume"
+            ) from error
+        norm = nn.utils.clip_grad_norm_(training.net.parameters(), settings.clip_norm)
+        training.optimiser.step()
+        for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        progress.update()
+    means = {name: value / len(training.train_loader) for name, value in sums.items()}
+    return {"lr": training.optimiser.param_groups[0]["lr"], **means}
+
+
+def set_learning_rate(training: Training, step: int) -> None:
+    """Polynomial decay with power 0.9, per step."""
+    for group in training.optimiser.param_groups:
+        group["lr"] = training.settings.lr * (1 - step / training.steps) ** 0.9
+
+
+@torch.inference_mode()
+def validate(training: Training) -> tuple[float, float]:
+    """Best mean Dice over the validation cases, in the boxes of their reference, and the threshold that gives it.
+
+    (nan, 0.5) where a split has no validation case.
+    """
+    training.net.eval()
+    by_threshold = []
+    for index in range(len(training.validation)):
+        batch = make_batch([training.validation[0, index]], training.device, None)
+        with autocast(training.device):
+            output = training.net(batch.image.contiguous(memory_format=torch.channels_last_3d))
+        by_threshold.append(dice_by_threshold(segmentation_probability(output), batch.mask))
+    if not by_threshold:
+        return math.nan, 0.5
+    means = torch.stack(by_threshold).mean(dim=0)
+    best = int(means.argmax())
+    return float(means[best]), round(float(THRESHOLDS[best]), 2)
+
+
+def dice_by_threshold(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Dice of ``probability > t`` against a binary mask for every t of THRESHOLDS: (len(THRESHOLDS),)."""
+    thresholds = THRESHOLDS.to(probability.device)
+    # Histogram instead of a comparison per threshold: bucket i holds what exceeds exactly the first i thresholds.
+    buckets = torch.bucketize(probability.flatten(), thresholds)
+    counts = [torch.bincount(b, minlength=len(thresholds) + 1) for b in (buckets, buckets[mask.flatten() > 0])]
+    predicted, hit = (c.flip(0).cumsum(0).flip(0)[1:] for c in counts)
+    return (2 * hit / (predicted + mask.sum()).clamp(min=1)).cpu()
+
+
+def keep(training: Training, epoch: int, dice: float | str, threshold: float | str) -> None:
+    """Save ``last.pt``, and ``best.pt`` where this epoch is the best on validation so far (or none can be told)."""
+    is_best = dice != "" and (math.isnan(dice) or dice > training.best_dice)
+    if is_best:
+        training.best_dice = -1.0 if math.isnan(dice) else dice
+    content = {
+        "stage": training.stage.name,
+        "held_out": training.split.held_out,
+        "split_hash": training.split.hash,
+        "settings": asdict(training.settings),
+        "weights": asdict(training.stage.weights),
+        "epoch": epoch,
+        "best_dice": training.best_dice,
+        "net": training.net.state_dict(),
+    }
+    if is_best:
+        save_checkpoint(training.folder / "best.pt", {**content, "threshold": threshold})
+    save_checkpoint(training.folder / "last.pt", {**content, "optimiser": training.optimiser.state_dict()})
+    training.epochs_done = epoch
+
+
+def derive_seed(*parts: int) -> int:
+    """One seed for each (seed, epoch, step): nothing depends on what was drawn before."""
+    seed = 0
+    for part in parts:
+        seed = (seed * 1_000_003 + part) % 2**63
+    return seed

@@ -1,0 +1,95 @@
+"""A new scan in, its pancreas and tumour out, on exactly the scan's own grid: python predict.py SCAN... -o OUT"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.splits import NONE_HELD_OUT
+from data.store import TUMOUR
+from data.volume import read_image, write_mask
+from engine.cascade import StageModel, load_model, segment_scan, volume_ml
+from engine.checkpoint import DEFAULT_CHECKPOINTS
+from engine.device import choose_device
+from engine.pictures import overlay
+from engine.report import write_cases
+from engine.stages import STAGES
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI, NRRD, MHA, or a DICOM folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for masks, volumes.csv and pictures")
+    parser.add_argument("--data", default=NONE_HELD_OUT, help="models of the split that holds out this centre")
+    parser.add_argument("--time", help="of each stage the newest run begun at this time or before")
+    parser.add_argument("--gpu", default="auto", help="auto, the number of a GPU, or cpu")
+    parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Segment every scan; a scan that cannot be read is listed at the end and does not stop the others."""
+    args = parse(argv)
+    names = [case_name(scan) for scan in args.scans]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"{', '.join(sorted(twice))}: two scans of this name would write one mask; rename one")
+    device = choose_device(args.gpu)
+    models = {stage: load_model(args.path, stage, args.data, device, until=args.time) for stage in STAGES}
+    for model in models.values():
+        print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = [predict(scan, name, models, args.output) for scan, name in tqdm(list(zip(args.scans, names, strict=True)))]
+    write_cases(args.output / "volumes.csv", rows)
+    print(table(rows))
+    faults = [row["error"] for row in rows if row["error"]]
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return EXIT_BAD_INPUT if faults else 0
+
+
+def case_name(scan: Path) -> str:
+    """The scan's name without the suffix of its format."""
+    scan = scan.resolve()
+    suffix = next((suffix for suffix in SUFFIXES if scan.name.lower().endswith(suffix)), "")
+    return scan.name[: len(scan.name) - len(suffix)]
+
+
+def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) -> dict:
+    """Segment one scan, write its mask and picture; a row of volumes.csv."""
+    start = time.monotonic()
+    row = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
+    try:
+        volume = read_image(scan)
+        label, notes = segment_scan(models, volume.array, volume.spacing)
+        write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, volume.grid)
+    except InputError as error:
+        return row | {"error": str(error)}
+    except torch.OutOfMemoryError:
+        return row | {"error": f"{scan}: needs more memory than the GPU has; use --gpu cpu"}
+    pancreas, tumour = volume_ml(label > 0, volume.spacing), volume_ml(label == TUMOUR, volume.spacing)
+    title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
+    overlay(output / f"{name}.png", volume.array, None, label, volume.spacing, title)
+    seconds = round(time.monotonic() - start, 1)
+    volumes = {"pancreas_ml": round(pancreas, 2), "tumour_ml": round(tumour, 2), "seconds": seconds}
+    return row | volumes | {"note": "; ".join(notes)}
+
+
+def table(rows: Sequence[dict]) -> str:
+    """The volumes to read: pancreas with its tumour, and the tumour alone, in ml."""
+    lines = [f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note"]
+    for row in rows:
+        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
+        lines.append(f"{row['case']:<32}{numbers}  {row['note'] or ('failed' if row['error'] else '')}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The adapters: which files, which codes, whose; and the label map of the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import InputError
+from data.sources import SOURCES, Entry, LabelMap, load_entry
+from data.volume import write_lps
+from tests.conftest import SPACING, tiny_scan
+
+
+def touch(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def names(entries: list[Entry]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def faults(entries: list[Entry]) -> dict[str, str]:
+    return {entry.name: entry.fault for entry in entries if entry.fault}
+
+
+def test_label_map_turns_codes_into_ours():
+    raw = np.array([[0, 10, 11, 7]], np.uint8)
+    assert LabelMap.parse("10=1,11=2,*=0").apply(Path("x"), raw).tolist() == [[0, 1, 2, 0]]
+    assert LabelMap.parse(" 10 = 1 , 11=1,7=2").apply(Path("x"), raw).tolist() == [[0, 1, 1, 2]]
+    with pytest.raises(InputError, match=r"x: has label codes 7, 11, .* 0=0,10=1 .*\*=0"):
+        LabelMap.parse("10=1").apply(Path("x"), raw)
+
+
+@given(st.dictionaries(st.integers(1, 255), st.integers(0, 2)), st.sampled_from([None, 0, 1, 2]))
+def test_a_label_map_survives_being_printed(codes, rest):
+    made = LabelMap(tuple(sorted({0: 0, **codes}.items())), rest)
+    assert LabelMap.parse(str(made)) == made
+
+
+@pytest.mark.parametrize("text", ["", "10", "10=3", "x=1", "-1=1", "300=1", "1=1,,2=2", "10=1;11=2"])
+def test_a_label_map_that_makes_no_sense_is_refused(text):
+    with pytest.raises(InputError, match="--labels"):
+        LabelMap.parse(text)
+
+
+def test_folder_pairs_by_name_and_names_what_is_missing(tmp_path):
+    for name in ("a.nii.gz", "b.nrrd", "c.mha", "._a.nii.gz", ".DS_Store", "notes.txt", "d/1.dcm", "e.nii", "e.mha"):
+        touch(tmp_path / "images" / name)
+    for name in ("a.nii.gz", "b.nii.gz", "d.nii.gz", "e.nii.gz", "z.nii.gz", "._q.nii.gz"):
+        touch(tmp_path / "labels" / name)
+    entries = SOURCES["folder"].entries(tmp_path)
+    assert names(entries) == ["a", "b", "c", "d", "e", "z"]
+    assert entries[3].image == tmp_path / "images" / "d"
+    wrong = faults(entries)
+    assert set(wrong) == {"c", "e", "z"}
+    assert "c.mha: has no label" in wrong["c"] and "z.nii.gz: has no image" in wrong["z"] and "e.nii" in wrong["e"]
+    assert str(SOURCES["folder"].codes(tmp_path)) == "0=0,1=1,2=2"
+    with pytest.raises(InputError, match="no such folder"):
+        SOURCES["folder"].entries(tmp_path / "images")
+
+
+def test_msd_goes_by_its_list(tmp_path):
+    listed = ["pancreas_004", "pancreas_001"]
+    training = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in [*listed, "._junk"]]
+    touch(tmp_path / "dataset.json", json.dumps({"training": training, "test": ["./imagesTs/pancreas_002.nii.gz"]}))
+    touch(tmp_path / "imagesTr" / "._pancreas_001.nii.gz")
+    entries = SOURCES["msd"].entries(tmp_path)
+    assert names(entries) == ["pancreas_001", "pancreas_004"]
+    assert entries[0].label == tmp_path / "labelsTr" / "pancreas_001.nii.gz" and entries[0].patient == "pancreas_001"
+
+
+@pytest.mark.parametrize("text", ["not json", "[1, 2]", "{}", '{"training": [1]}'])
+def test_a_broken_list_is_one_line(tmp_path, text):
+    touch(tmp_path / "dataset.json", text)
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        SOURCES["msd"].entries(tmp_path)
+    with pytest.raises(InputError, match=r"no such file"):
+        SOURCES["nnunet"].codes(tmp_path / "nowhere")
+
+
+def nnunet(root: Path, labels: dict, ending: str = ".nii.gz") -> Path:
+    touch(root / "dataset.json", json.dumps({"labels": labels, "file_ending": ending, "channel_names": {"0": "CT"}}))
+    for case in ("a_1", "b"):
+        touch(root / "imagesTr" / f"{case}_0000{ending}")
+        touch(root / "labelsTr" / f"{case}{ending}")
+    return root
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_nnunet_pairs_by_channel_and_ending(tmp_path, ending):
+    root = nnunet(tmp_path, {"background": 0, "pancreas": 2, "lesion": 1}, ending)
+    touch(root / "imagesTr" / f"c_0000{ending}")
+    touch(root / "labelsTr" / f"d{ending}")
+    entries = SOURCES["nnunet"].entries(root)
+    assert names(entries) == ["a_1", "b", "c", "d"] and set(faults(entries)) == {"c", "d"}
+    assert entries[0].image == root / "imagesTr" / f"a_1_0000{ending}"
+    assert str(SOURCES["nnunet"].codes(root)) == "0=0,1=2,2=1"
+    touch(root / "imagesTr" / f"b_0001{ending}")
+    with pytest.raises(InputError, match="channel"):
+        SOURCES["nnunet"].entries(root)
+
+
+@pytest.mark.parametrize(
+    "labels, codes",
+    [
+        ({"background": 0, "Pancreas": 1, "Tumor": 2}, "0=0,1=1,2=2"),
+        ({"0": "background", "1": "pancreas", "2": "cancer"}, "0=0,1=1,2=2"),
+        ({"background": 0, "pancreas": 4, "pancreatic lesion": 9}, "0=0,4=1,9=2"),
+        ({"background": 0, "pancreas": 10, "liver": 3, "liver tumor": 4}, "0=0,10=1"),
+    ],
+)
+def test_nnunet_codes_come_from_the_names(tmp_path, labels, codes):
+    assert str(SOURCES["nnunet"].codes(nnunet(tmp_path, labels))) == codes
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "liver": 1}, {"pancreas": 1, "tumour": 2, "lesion": 3}, {"pancreas": [1, 2]}, {}]
+)
+def test_nnunet_codes_that_only_a_person_can_read_are_asked_for(tmp_path, labels):
+    with pytest.raises(InputError, match="--labels"):
+        SOURCES["nnunet"].codes(nnunet(tmp_path, labels))
+
+
+def test_load_entry_gives_image_labels_and_what_was_mended(tmp_path):
+    image, label = tiny_scan(0)
+    write_lps(tmp_path / "image.mha", image, SPACING)
+    write_lps(tmp_path / "label.nii.gz", label * 5, SPACING)
+    entry = Entry("case", "case", tmp_path / "image.mha", tmp_path / "label.nii.gz")
+    volume, ours, notes = load_entry(entry, LabelMap.parse("5=1,10=2"))
+    assert np.array_equal(volume.array, image) and np.array_equal(ours, label) and ours.dtype == np.uint8
+    assert all(note.startswith(("image ", "label ")) for note in notes)
+    with pytest.raises(InputError, match=r"label\.nii\.gz: has label codes 5, 10"):
+        load_entry(entry, LabelMap.parse("1=1"))

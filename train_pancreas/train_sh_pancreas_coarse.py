@@ -1,0 +1,11 @@
+"""Train the stage pancreas coarse; --help lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.train_command import main
+
+if __name__ == "__main__":
+    sys.exit(main("pancreas_coarse"))
