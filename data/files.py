@@ -10,9 +10,11 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, of the same suffix; it takes the place of ``path`` when the block succeeds.
 
-    When the block fails nothing is left behind and an older file at ``path`` stays as it was.
+    Missing folders are made. When the block fails nothing is left behind and an older file at ``path`` stays as it
+    was.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
     try:
         yield unfinished

@@ -21,9 +21,12 @@ from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.phantom_anatomy import Scene, Tissue, procedural_scene, real_scene
-from data.volume import write_lps
+from data.store import TUMOUR
+from data.volume import read_label, write_lps
 
-VERSION = 1  # raised when the same seed gives other voxels
+VERSION = 1  # to be raised when the same seed gives other voxels
+FULL_HEIGHT = (235.0, 265.0)  # mm, least and most
+SMALL_HEIGHT = (150.0, 180.0)
 SLAB = 32  # slices rendered at once: bounds the memory of long scans
 
 
@@ -46,44 +49,18 @@ class Scanner:
     tumour: tuple[float, float]  # diameter in mm, least and most
 
 
-SCANNERS = (
-    Scanner(
-        "north", (3.0, 2.5, 2.5), (2.5, 0.78, 0.78), (270, 345), 1.0, 9, 0.45, 0.6, 0.0, 0, (38, 50), (15, 40), (22, 36)
-    ),
-    Scanner(
-        "south",
-        (4.0, 2.9, 2.9),
-        (5.0, 0.88, 0.88),
-        (290, 370),
-        0.35,
-        13,
-        0.7,
-        1.0,
-        0.0,
-        -6,
-        (32, 44),
-        (8, 30),
-        (24, 40),
-    ),
-    Scanner(
-        "west",
-        (2.5, 2.4, 2.4),
-        (1.5, 0.70, 0.70),
-        (275, 350),
-        0.75,
-        11,
-        0.3,
-        0.4,
-        0.35,
-        8,
-        (34, 48),
-        (10, 35),
-        (20, 34),
-    ),
-    Scanner(
-        "east", (3.5, 2.6, 2.6), (1.0, 0.82, 0.82), (280, 360), 0.9, 10, 0.55, 0.7, 0.1, 3, (30, 46), (5, 30), (20, 36)
-    ),
+# fmt: off
+SCANNERS = (  # a centre: its grids, then portal, noise, grain, blur, edge, bias, contrasts and sizes of the tumour
+    Scanner("north", (3.0, 2.5, 2.5), (2.5, 0.78, 0.78), (270, 345),
+            1.0, 9, 0.45, 0.6, 0.0, 0, (42, 52), (15, 40), (24, 38)),
+    Scanner("south", (4.0, 2.9, 2.9), (5.0, 0.88, 0.88), (290, 370),
+            0.35, 13, 0.7, 1.0, 0.0, -6, (44, 54), (8, 30), (26, 40)),
+    Scanner("west", (2.5, 2.4, 2.4), (1.5, 0.70, 0.70), (275, 350),
+            0.75, 11, 0.3, 0.4, 0.35, 8, (38, 50), (10, 35), (22, 36)),
+    Scanner("east", (3.5, 2.6, 2.6), (1.0, 0.82, 0.82), (280, 360),
+            0.9, 10, 0.55, 0.7, 0.1, 3, (36, 48), (5, 30), (22, 38)),
 )
+# fmt: on
 DEFAULT_CENTRES = ("north", "south", "west")
 
 # HU in the late arterial and in the portal venous phase, and the sd of fine and coarse texture.
@@ -123,19 +100,23 @@ def render_case(
     """Scan one synthetic patient.
 
     Args:
-        index: number of the case within the centre. anatomy: a label map (.npz) to take the place of the
-            procedural pancreas and vessels.
+        index: number of the case within the centre.
+        size: "small" (voxels of about 2.5 mm) or "full" (512 x 512; a label map's own grid).
+        anatomy: a label map (.npz) to take the place of the procedural pancreas and vessels.
 
     Returns:
         image int16 HU (D, H, W), LPS; label uint8 0/1/2 of the same shape; spacing (z, y, x) mm.
+
+    Raises:
+        InputError: the label map cannot be used.
     """
     entropy = [seed, zlib.crc32(scanner.name.encode()), index]
-    rng = np.random.default_rng(entropy)
+    rng = np.random.default_rng(np.random.SeedSequence(entropy))
     if anatomy is None:
         scene = procedural_scene(rng, *_grid(scanner, size, rng), tumour=_tumour(scanner, seed, index, rng))
     else:
         scene = real_scene(rng, anatomy, scanner.small if size == "small" else None)
-    hounsfield, fine, coarse = _tissue_table(scanner, rng, scene.real)
+    hounsfield, fine, coarse = _tissue_table(scanner, rng, scene.real is not None)
     image = np.empty(scene.shape, np.int16)
     label = np.empty(scene.shape, np.uint8)
     for first in range(0, scene.shape[0], SLAB):
@@ -155,10 +136,9 @@ def render_case(
 
 def _grid(scanner: Scanner, size: str, rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[float, ...]]:
     """Shape and spacing (z, y, x) of a procedural scan."""
-    height = rng.uniform(150, 180)
     if size == "full":
-        return (round(rng.uniform(235, 265) / scanner.full[0]), 512, 512), scanner.full
-    extent = (height, *scanner.view)
+        return (round(rng.uniform(*FULL_HEIGHT) / scanner.full[0]), 512, 512), scanner.full
+    extent = (rng.uniform(*SMALL_HEIGHT), *scanner.view)
     return tuple(round(e / s) for e, s in zip(extent, scanner.small, strict=True)), scanner.small
 
 
@@ -179,7 +159,7 @@ def _tissue_table(scanner: Scanner, rng: np.random.Generator, real: bool) -> np.
     mean += rng.normal(0, 2, len(mean))
     mean[Tissue.LESION] = mean[Tissue.PARENCHYMA] - rng.uniform(*(scanner.real_contrast if real else scanner.contrast))
     fine = table[:, 2]
-    fine[Tissue.PARENCHYMA] *= rng.uniform(0.8, 1.8)  # fat between the lobules
+    fine[Tissue.PARENCHYMA] *= rng.uniform(0.8, 1.5)  # fat between the lobules
     return np.stack([mean, fine, table[:, 3]]).astype(np.float32)
 
 
@@ -192,13 +172,14 @@ def _kernel(attenuation: np.ndarray, scanner: Scanner, spacing: Sequence[float])
     return soft
 
 
-def _noise(scanner: Scanner, scene: "Scene", entropy: list[int], first: int, last: int) -> np.ndarray:
+def _noise(scanner: Scanner, scene: Scene, entropy: list[int], first: int, last: int) -> np.ndarray:
     """Correlated noise of slices ``first`` to ``last``; each slice has its own generator, so slabs do not matter."""
     sd = scanner.noise * np.sqrt(scanner.small[0] / scene.spacing[0])  # the fewer photons the thinner the slice
-    sd = float(np.clip(sd, 10, 30)) if scene.real else sd
+    sd = float(np.clip(sd, 10, 30)) if scene.real is not None else sd
     slices = []
     for k in range(first, last):
-        white = np.random.default_rng([*entropy, k]).standard_normal(scene.shape[1:], dtype=np.float32)
+        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(k,)))
+        white = rng.standard_normal(scene.shape[1:], dtype=np.float32)
         soft = gaussian_filter(white, scanner.grain, mode="wrap", truncate=3)
         slices.append(soft / soft.std())
     return np.stack(slices) * np.float32(sd) * scene.attenuated()
@@ -242,7 +223,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
     """The cases that the command line asks for."""
     if args.anatomy is None:
         known = {scanner.name: scanner for scanner in SCANNERS}
-        names = args.centres or DEFAULT_CENTRES
+        names = list(dict.fromkeys(args.centres or DEFAULT_CENTRES))
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"--centres {unknown[0]}: unknown; choose from {', '.join(known)}")
         chosen = [(known[name], [None] * args.cases) for name in names]
@@ -263,31 +244,57 @@ def _real_centres(folder: Path, names: Sequence[str] | None, cases: int) -> list
     if unknown := [name for name in names or () if name not in found]:
         raise InputError(f"--centres {unknown[0]}: no such folder in {folder}; choose from {', '.join(found)}")
     scanners = {name: replace(SCANNERS[i % len(SCANNERS)], name=name) for i, name in enumerate(found)}
-    return [(scanners[name], found[name][:cases]) for name in names or found]
+    return [(scanners[name], found[name][:cases]) for name in dict.fromkeys(names or found)]
 
 
 def _claim(folder: Path, settings: dict) -> None:
     """Make OUT ours: new, empty, or written earlier with the same settings."""
     mark = folder / "phantom.json"
+    text = json.dumps(settings, indent=1)
     if mark.exists():
-        if json.loads(mark.read_text()) != settings:
+        if mark.read_text() != text:
             raise InputError(f"{folder}: holds a phantom made with other settings; delete it or choose another folder")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already and is not a phantom; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(settings, indent=1))
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(text)
 
 
 def _run(jobs: list[Job], workers: int) -> list[str]:
     """Write all cases; returns the faults found."""
     bar = {"total": len(jobs), "unit": "case", "desc": "phantom"}
-    if workers <= 1:
+    if workers == 1:
         faults = [job.run() for job in tqdm(jobs, **bar)]
     else:
         with ProcessPoolExecutor(workers) as pool:
             faults = list(tqdm(pool.map(Job.run, jobs), **bar))
     return [fault for fault in faults if fault]
+
+
+def _summary(jobs: list[Job]) -> str:
+    """One line per centre, read back from what was written."""
+    lines = [f"{'centre':<10} {'cases':>5} {'with tumour':>11}  spacing z y x (mm)  shape"]
+    written = [job for job in jobs if all(path.exists() for path in job.files)]
+    for centre in dict.fromkeys(job.scanner.name for job in written):
+        labels = [read_label(job.files[1]) for job in written if job.scanner.name == centre]
+        tumours = sum(bool((label.array == TUMOUR).any()) for label in labels)
+        spacing = " ".join(f"{s:.2f}" for s in np.median([label.spacing for label in labels], axis=0))
+        shape = " x ".join(str(int(n)) for n in np.median([label.array.shape for label in labels], axis=0))
+        lines.append(f"{centre:<10} {len(labels):>5} {tumours:>11}  {spacing:<18}  {shape}")
+    return "\n".join(lines)
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -296,17 +303,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Write synthetic centres in the layout 'folder' (images/ + labels/).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; a sub-folder per centre")
-    parser.add_argument("--cases", type=int, default=8, help="cases per centre (with --anatomy: at most)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--size", choices=("small", "full"), default="small", help="small: 2.5 mm voxels; full: clinical"
-    )
-    parser.add_argument("--anatomy", type=Path, metavar="DIR", help="real label maps: DIR/<centre>/*.npz")
-    parser.add_argument(
-        "--centres", nargs="+", metavar="NAME", help=f"centres; else {', '.join(DEFAULT_CENTRES)}, or all of DIR"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="cases made at the same time")
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder to write; a sub-folder per centre")
+    add("--cases", type=_count, default=8, help="cases per centre (with --anatomy: at most)")
+    add("--seed", type=_seed, default=0, help="the same seed gives the same voxels")
+    add("--size", choices=("small", "full"), default="small", help="small: voxels of about 2.5 mm; full: clinical")
+    add("--anatomy", type=Path, metavar="DIR", help="real label maps DIR/<centre>/*.npz; else all is procedural")
+    add("--centres", nargs="+", metavar="NAME", help=f"else {', '.join(DEFAULT_CENTRES)}, or all folders of DIR")
+    add("--workers", type=_count, default=2, help="cases made at the same time")
     return parser
 
 
@@ -316,9 +320,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = plan(args)
     anatomy = str(args.anatomy.resolve()) if args.anatomy else None
     scanners = [asdict(scanner) for scanner in SCANNERS]
-    settings = {"version": VERSION, "seed": args.seed, "size": args.size, "anatomy": anatomy, "scanners": scanners}
-    _claim(args.out, json.loads(json.dumps(settings)))
+    _claim(
+        args.out, {"version": VERSION, "seed": args.seed, "size": args.size, "anatomy": anatomy, "scanners": scanners}
+    )
     faults = _run(jobs, args.workers)
+    print(_summary(jobs))
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0

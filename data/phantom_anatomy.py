@@ -4,18 +4,24 @@ The frame of the body is (z, y, x) in mm, LPS: z towards the head, y towards the
 left; the pancreas lies near its origin and the spine behind it. An anatomy is a list of layers, painted in order.
 """
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
-from data.errors import InputError
-from data.phantom_fields import FAR, Axes, Field, curve, ellipsoid, nodes, roughen, smooth_noise, tubes, volume_offset
+from data.phantom_fields import (
+    Axes,
+    Field,
+    LabelMap,
+    curve,
+    ellipsoid,
+    roughen,
+    smooth_noise,
+    tubes,
+    volume_offset,
+)
 
 SPINE = (42.0, 0.0)  # (y, x) of the middle of the vertebral bodies
 AORTA = (13.0, 10.0)  # (y, x)
@@ -23,6 +29,8 @@ HEAD = (-24.0, 6.0, -40.0)  # (z, y, x) of the head of the pancreas
 
 
 class Tissue(IntEnum):
+    """What is painted: VISCERAL is the cavity's fat, CORTEX and MEDULLA the kidney's, WALL to GAS the gut's."""
+
     AIR, SKIN, FAT, VISCERAL, MUSCLE, BONE, MARROW, CORD, LUNG, HEART, LIVER, GALL, SPLEEN, CORTEX, MEDULLA = range(15)
     WALL, CONTENT, GAS, ARTERY, VEIN, CAVA, PARENCHYMA, LESION, DUCT, BILE = range(15, 25)
 
@@ -30,12 +38,11 @@ class Tissue(IntEnum):
 # Codes of the label maps: lesion, veins, arteries, parenchyma, duct, bile duct.
 CODES = {0: Tissue.VISCERAL, 1: Tissue.LESION, 2: Tissue.VEIN, 3: Tissue.ARTERY}
 CODES |= {4: Tissue.PARENCHYMA, 5: Tissue.DUCT, 6: Tissue.BILE}
-PANCREAS_CODES = (1, 4, 5)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Where ``field`` < ``level``, ``tissue`` is painted, on the tissues ``over`` only (none given: on all)."""
+    """Where ``field`` < ``level``, ``tissue`` is painted, on the tissues ``over`` (none: on all inside the skin)."""
 
     tissue: Tissue
     field: Field
@@ -142,11 +149,7 @@ def organs(rng: np.random.Generator, body: Body, low: float, high: float, head: 
         Layer(Tissue.LIVER, blob((30, -5, -85), (85, 80, 66)), over=(Tissue.VISCERAL, Tissue.WALL, Tissue.CONTENT)),
         Layer(Tissue.LIVER, blob((55, -48, -15), (36, 34, 75))),
         Layer(Tissue.VEIN, _twigs(rng, (38, -8, -50), (25, 25, 34), 7, 2.2), 0, (Tissue.LIVER,)),
-        Layer(
-            Tissue.GALL,
-            blob((-8, -48, -58), (24, 17, 14)),
-            over=(Tissue.VISCERAL, Tissue.LIVER, Tissue.VEIN, Tissue.WALL),
-        ),
+        Layer(Tissue.GALL, blob((-8, -48, -58), (24, 17, 14)), 0, (Tissue.VISCERAL, Tissue.LIVER, Tissue.VEIN)),
         Layer(Tissue.SPLEEN, blob((42, 28, 118), (48, 42, 26))),
     ]
     for side, height in ((-1, -22), (1, -10)):
@@ -182,9 +185,8 @@ def _twigs(
     trees = []
     for _ in range(count):
         way = np.asarray(root) + np.cumsum(rng.normal(0, spread, 3) * rng.uniform(0.3, 1, (3, 1)), axis=0)
-        trees.append(
-            curve([(*root, radius), *((*point, radius * r) for point, r in zip(way, (0.8, 0.6, 0.4), strict=True))])[0]
-        )
+        points = np.vstack([root, way])
+        trees.append(curve(np.column_stack([points, radius * np.array([1, 0.8, 0.6, 0.4])]))[0])
     return tubes(np.concatenate(trees))
 
 
@@ -202,36 +204,30 @@ def gut(rng: np.random.Generator, scale: tuple[float, float], low: float, head: 
     colon = np.concatenate([_wander(rng, path, deep, wide) for path in (ascending, transverse, descending)])
     loops = [_loop(rng, (low, -25), (-55, 0), (-75, 80), scale) for _ in range(int(12 + max(0, -80 - low) / 12))]
     loops += [_loop(rng, (-30, 5), (-35, 5), (30, 85), scale) for _ in range(3)]  # jejunum below the tail
-    upper = np.concatenate(
-        [_wander(rng, stomach, deep, wide), curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]]
-    )
-    twigs = _twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8)
-    layers = [
-        Layer(Tissue.VEIN, twigs),
-        *_hollow(rng, np.concatenate(loops), 2.0, 0.25),
-        *_hollow(rng, colon, 2.5, 0.6),
-    ]
-    return [*layers, *_hollow(rng, curve(duodenum, 3.0)[0], 2.5, 0.15), *_hollow(rng, upper, 4.0, 0.5)]
+    pylorus = curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]
+    upper = np.concatenate([_wander(rng, stomach, deep, wide), pylorus])
+    layers = [Layer(Tissue.VEIN, _twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
+    layers += _hollow(rng, np.concatenate(loops), 2.0, 0.25)
+    layers += _hollow(rng, colon, 2.5, 0.6)
+    layers += _hollow(rng, curve(duodenum, 3.0)[0], 2.5, 0.15)
+    return layers + _hollow(rng, upper, 4.0, 0.5)
 
 
 def _wander(rng: np.random.Generator, path: Sequence[Sequence[float]], deep: float, wide: float) -> np.ndarray:
-    points = np.asarray(path, float)
-    points = points * np.column_stack(
-        [np.ones(len(points)), np.where(points[:, 1] < 0, deep, 1), np.full((len(points), 2), wide)]
-    )
-    points[:, 3] *= rng.uniform(0.85, 1.12) / wide
+    """Samples (n, 4) along ``path`` (z, y, x, radius), fitted to the cavity and shifted at random."""
+    points = np.array(path, float)
+    points[:, 1] *= np.where(points[:, 1] < 0, deep, 1)
+    points[:, 2] *= wide
+    points[:, 3] *= rng.uniform(0.85, 1.12)
     points[1:-1, :3] += rng.normal(0, 4, (len(points) - 2, 3))
     return curve(points, 3.0)[0]
 
 
-def _loop(
-    rng: np.random.Generator,
-    height: Sequence[float],
-    depth: Sequence[float],
-    side: Sequence[float],
-    scale: Sequence[float],
-) -> np.ndarray:
-    """A bowel loop about a random centre in the given ranges."""
+Range = tuple[float, float]
+
+
+def _loop(rng: np.random.Generator, height: Range, depth: Range, side: Range, scale: Range) -> np.ndarray:
+    """Samples (n, 4) of a bowel loop about a random centre in the given ranges."""
     centre = np.array([rng.uniform(*height), rng.uniform(*depth) * scale[0], rng.uniform(*side) * scale[1]])
     turns = centre + rng.normal(0, (14, 14, 26), (5, 3))
     return curve(np.column_stack([turns, rng.uniform(8, 12, 5)]), 3.0)[0]
@@ -240,10 +236,7 @@ def _loop(
 def _hollow(rng: np.random.Generator, samples: np.ndarray, wall: float, gassy: float) -> list[Layer]:
     """The layers of a hollow organ along ``samples`` (n, 4); gas fills about the share ``gassy`` of its length."""
     field = roughen(tubes(samples, 3.0), rng, 14, 1.5)
-    layers = [
-        Layer(Tissue.WALL, field),
-        Layer(Tissue.CONTENT, field, -wall, (Tissue.WALL,)),
-    ]
+    layers = [Layer(Tissue.WALL, field), Layer(Tissue.CONTENT, field, -wall, (Tissue.WALL,))]
     stretch = np.convolve(rng.standard_normal(len(samples) + 24), np.ones(25) / 5, "valid")
     airy = samples[stretch > np.quantile(stretch, 1 - gassy)]
     if len(airy):
@@ -252,16 +245,13 @@ def _hollow(rng: np.random.Generator, samples: np.ndarray, wall: float, gassy: f
     return layers
 
 
-@dataclass(frozen=True)
-class Pancreas:
-    """What a procedural pancreas was drawn with."""
+def random_pancreas(rng: np.random.Generator, volume: float, diameter: float | None, low: float) -> list[Layer]:
+    """Pancreas, duct, tumour and the vessels the gland lies on, with fat around them; layers from back to front.
 
-    volume: float  # ml
-    tumour_diameter: float | None  # mm; None: a case without
-
-
-def random_pancreas(rng: np.random.Generator, plan: Pancreas, low: float) -> list[Layer]:
-    """Pancreas, duct, tumour, and the vessels it lies on, with fat around them; layers from back to front."""
+    Args:
+        volume: of the gland, ml. diameter: of the tumour, mm; None for a patient without.
+        low: where the mesenteric vessels leave the scan.
+    """
     shift = rng.normal(0, 5, 3) * (1, 0.6, 1)
     arch, tilt = rng.normal(0, 5), rng.normal(0, 7)
     path = [(-42, 8, -38, 9), (*HEAD, 14), (-6, -2, -24, 12), (2, -13, -4, 8.5), (9, -18, 20, 10), (17, -3, 48, 10.5)]
@@ -271,17 +261,19 @@ def random_pancreas(rng: np.random.Generator, plan: Pancreas, low: float) -> lis
     path[:, 3] *= rng.uniform(0.85, 1.2, len(path))
     line, place = curve(path)
     hook = curve([(*path[1, :3], 10), (-26 + shift[0], 9 + shift[1], -14 + shift[2], 6)])[0]
-    gland, tumour = np.concatenate([line, hook]), None
-    if plan.tumour_diameter is not None:
-        tumour, at = _tumour(rng, line, plan.tumour_diameter)
+    tumour, at = (None, None) if diameter is None else _tumour(rng, line, diameter)
+    if at is not None:
         line[place > at + 0.1, 3] *= 0.88  # atrophy upstream of the obstruction
-    shape = roughen(roughen(tubes(gland), rng, 7, 1.3), rng, 16, 1.2)
-    level = volume_offset(shape, plan.volume)
+        away = np.linalg.norm(line[:, :3] - line[int(at * (len(line) - 1)), :3], axis=1)
+        swollen = 0.45 * diameter * np.exp(-((away / diameter) ** 2))  # so that gland is left around the tumour
+        line[:, 3] = np.maximum(line[:, 3], swollen)
+    shape = roughen(roughen(tubes(np.concatenate([line, hook])), rng, 7, 1.3), rng, 16, 1.2)
+    level = volume_offset(shape, volume)
     vein, artery, bile = _vessels(line, place, path, low)
     layers = [Layer(Tissue.VISCERAL, halo(rng, shape), level + 3.5, SOFT), Layer(Tissue.VISCERAL, vein, 2.0, SOFT)]
     layers += [
         Layer(Tissue.PARENCHYMA, shape, level, ()),
-        Layer(Tissue.DUCT, _duct(line, place, tumour and at), 0, (Tissue.PARENCHYMA,)),
+        Layer(Tissue.DUCT, _duct(line, place, at), 0, (Tissue.PARENCHYMA,)),
     ]
     layers.append(Layer(Tissue.BILE, bile, 0, (*SOFT, Tissue.VISCERAL, Tissue.PARENCHYMA)))
     if tumour is not None:
@@ -289,16 +281,8 @@ def random_pancreas(rng: np.random.Generator, plan: Pancreas, low: float) -> lis
     return [*layers, Layer(Tissue.ARTERY, artery, 0, ()), Layer(Tissue.VEIN, vein, 0, ())]
 
 
-SOFT = (
-    Tissue.LIVER,
-    Tissue.GALL,
-    Tissue.SPLEEN,
-    Tissue.CORTEX,
-    Tissue.MEDULLA,
-    Tissue.WALL,
-    Tissue.CONTENT,
-    Tissue.GAS,
-)
+SOFT = (Tissue.LIVER, Tissue.GALL, Tissue.SPLEEN, Tissue.CORTEX, Tissue.MEDULLA)
+SOFT += (Tissue.WALL, Tissue.CONTENT, Tissue.GAS)
 
 
 def halo(rng: np.random.Generator, shape: Field) -> Field:
@@ -328,20 +312,13 @@ def _duct(line: np.ndarray, place: np.ndarray, blocked: float | None) -> Field:
 def _vessels(line: np.ndarray, place: np.ndarray, path: np.ndarray, low: float) -> tuple[Field, Field, Field]:
     """Portal, splenic and superior mesenteric vein; coeliac, splenic and mesenteric artery; bile duct."""
     neck = path[3, :3]
-    meet = neck + (-2, 13, -1)
+    meet = neck + np.array([-2, 13, -1])
     back = line[place > 0.48][::6]
     splenic = np.column_stack([back[:, :3] + np.outer(back[:, 3], (0.1, 1.15, 0)), np.full(len(back), 4.0)])
     hilum = (*(splenic[-1, :3] + (4, 8, 14)), 4)
-    veins = [
-        [
-            (low, -6, -4, 5),
-            (-45, neck[1] + 8, neck[2] - 2, 5.5),
-            (*meet, 6.5),
-            (*(meet + (24, -2, -20)), 6.5),
-            (48, -4, -50, 6),
-        ],
-        [(*meet, 5), *splenic, hilum],
-    ]
+    mesenteric = [(low, -6, -4, 5), (-45, neck[1] + 8, neck[2] - 2, 5.5), (*meet, 6.5)]
+    portal = [(*(meet + np.array([24, -2, -20])), 6.5), (48, -4, -50, 6)]
+    veins = [[*mesenteric, *portal], [(*meet, 5), *splenic, hilum]]
     crest = np.column_stack([back[:, :3] + np.outer(back[:, 3], (1.05, 0.5, 0)), np.full(len(back), 2.3)])
     root = (14, AORTA[0] - 4, AORTA[1], 4)
     arteries = [
@@ -362,85 +339,9 @@ def paint(tissues: np.ndarray, layers: Sequence[Layer], axes: Axes) -> None:
             continue
         part = tissues[window]
         mark = layer.field.at(tuple(axis[s] for axis, s in zip(axes, window, strict=True))) < layer.level
-        allowed = np.ones(256, bool)
-        if layer.over:
-            allowed[:] = False
-            allowed[list(layer.over)] = True
-        else:
-            allowed[[Tissue.AIR, Tissue.SKIN]] = False
+        allowed = np.zeros(len(Tissue), bool)
+        allowed[list(layer.over) or slice(Tissue.FAT, None)] = True
         part[mark & allowed[part]] = layer.tissue
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """A real label map: codes uint8 (D, H, W), LPS, cropped from a scan of ``scan_shape`` at ``box_start``."""
-
-    labels: np.ndarray
-    box_start: np.ndarray
-    scan_shape: np.ndarray
-    spacing: np.ndarray  # (z, y, x) mm
-
-    @staticmethod
-    def read(path: Path) -> "LabelMap":
-        """Read one .npz. Raises InputError where it is damaged, lacks a field or does not fit into its scan."""
-        try:
-            with np.load(path) as file:
-                found = LabelMap(*(file[name] for name in ("labels", "box_start", "scan_shape", "spacing")))
-            end = found.box_start + found.labels.shape
-            fits = found.labels.ndim == 3 and (found.box_start >= 0).all() and (end <= found.scan_shape).all()
-            whole = np.isin(found.labels, list(CODES)).all() and np.isin(found.labels, PANCREAS_CODES).any()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(
-                f"{path}: not a label map ({error}); copy it again or take it out of the folder"
-            ) from error
-        if not (fits and whole and (found.spacing > 0).all()):
-            raise InputError(f"{path}: box, spacing or codes make no sense; copy it again or take it out of the folder")
-        return found
-
-    def centres(self, shape: Sequence[int], spacing: Sequence[float]) -> Axes:
-        """Voxel centres, mm from the scan's corner, of a grid over the same field of view."""
-        return tuple((np.arange(n) + 0.5) * s for n, s in zip(shape, spacing, strict=True))
-
-    def at(self, axes: Axes) -> np.ndarray:
-        """Codes at points given in mm from the scan's corner (nearest voxel); 0 outside the crop."""
-        index = [
-            np.floor(axis / s + 1e-6).astype(int) - b
-            for axis, s, b in zip(axes, self.spacing, self.box_start, strict=True)
-        ]
-        found = self.labels[np.ix_(*(np.clip(i, 0, n - 1) for i, n in zip(index, self.labels.shape, strict=True)))]
-        for axis, (i, n) in enumerate(zip(index, self.labels.shape, strict=True)):
-            outside = (i < 0) | (i >= n)
-            found[(slice(None),) * axis + (outside,)] = 0
-        return found
-
-    def points(self, codes: Sequence[int]) -> np.ndarray:
-        """Voxel centres (n, 3) of the given codes, mm from the scan's corner."""
-        return (np.argwhere(np.isin(self.labels, codes)) + self.box_start + 0.5) * self.spacing
-
-    def distance(self, step: float = 2.5) -> Field:
-        """Distance in mm to pancreas and vessels, from the scan's corner, followed up to FAR."""
-        low = self.box_start * self.spacing - FAR
-        high = (self.box_start + self.labels.shape) * self.spacing + FAR
-        axes = nodes(low, high, step)
-        away = distance_transform_edt(self.at(axes) == 0, sampling=step)
-        return Field(np.array([a[0] for a in axes]), np.full(3, step), np.minimum(away, FAR).astype(np.float32))
-
-    def frame(self) -> np.ndarray:
-        """Where the origin of the body's frame lies, mm from the scan's corner: the aorta gives y and x."""
-        gland = self.points(PANCREAS_CODES).mean(axis=0)
-        vessels = self.points([3])
-        if len(vessels) == 0:
-            return gland + (0, 6, 0)
-        # The aorta is what lies furthest back among the labelled arteries, slice by slice.
-        backs = [vessels[vessels[:, 0] == z, 1].max() for z in np.unique(vessels[:, 0])]
-        rear = float(np.percentile(backs, 75))
-        near = vessels[vessels[:, 1] > rear - 18]
-        return np.array([gland[0], rear - 10.0 - AORTA[0], np.median(near[:, 2]) - AORTA[1]])
-
-    def head(self) -> np.ndarray:
-        """The middle of the right fifth of the gland: its head (z, y, x), mm from the scan's corner."""
-        gland = self.points(PANCREAS_CODES)
-        return np.median(gland[gland[:, 2] <= np.percentile(gland[:, 2], 20)], axis=0) + (0, 0, 8)
 
 
 @dataclass(frozen=True)
@@ -498,7 +399,7 @@ def procedural_scene(
     axes = tuple((np.arange(n) - (n - 1) / 2) * s + m for n, s, m in zip(shape, spacing, middle, strict=True))
     low, high = axes[0][0] - 20, axes[0][-1] + 20
     layers = [*organs(rng, body, low, high), aorta(low, high)]
-    layers += random_pancreas(rng, Pancreas(rng.uniform(60, 110), tumour), low)
+    layers += random_pancreas(rng, rng.uniform(60, 110), tumour, low)
     return Scene(axes, tuple(map(float, spacing)), body, layers, _textures(rng, axes))
 
 
@@ -507,7 +408,7 @@ def real_scene(rng: np.random.Generator, path: Path, spacing: Sequence[float] | 
     real = LabelMap.read(path)
     spacing = real.spacing if spacing is None else np.asarray(spacing)
     shape = np.rint(real.scan_shape * real.spacing / spacing).astype(int)
-    origin = real.frame()
+    origin = real.anchor() - (0, *AORTA)
     axes = tuple(axis - o for axis, o in zip(real.centres(shape, spacing), origin, strict=True))
     low, high = axes[0][0] - 20, axes[0][-1] + 20
     body = random_body(rng, 0.86 * real.scan_shape[2] * real.spacing[2])

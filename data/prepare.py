@@ -4,27 +4,20 @@ python -m data.prepare folder ~/my_hospital --centre my_hospital
 """
 
 import argparse
-import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from typing import NamedTuple
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.parallel import in_parallel
 from data.sources import SOURCES, Entry, LabelMap, load_entry
 from data.store import DEFAULT_STORE, read_case, write_case
 
@@ -133,22 +126,17 @@ def prepare_entry(entry: Entry, centre: Centre) -> Outcome:
     except InputError as error:
         earlier = " (the store keeps an earlier version of this case)" if folder.exists() else ""
         return Outcome(entry.name, "failed", f"{error}{earlier}")
-    try:
-        write_case(
-            centre.store,
-            centre.name,
-            entry.name,
-            image.array,
-            label,
-            patient=entry.patient,
-            spacing=image.spacing,
-            grid=image.grid.to_json(),
-            source=source,
-        )
-    except OSError as error:
-        if error.errno is None:  # numpy's "requested and written" carries no number; a short write is a full disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(centre.store)) from error
-        raise
+    write_case(
+        centre.store,
+        centre.name,
+        entry.name,
+        image.array,
+        label,
+        patient=entry.patient,
+        spacing=image.spacing,
+        grid=image.grid.to_json(),
+        source=source,
+    )
     return Outcome(entry.name, "prepared", "; ".join(note for note in notes if "resampled" in note))
 
 
@@ -172,38 +160,6 @@ def _is_current(folder: Path, source: dict[str, str]) -> bool:
         return read_case(folder).source == source
     except InputError:  # not there, unreadable, or prepared in another way: all are made anew
         return False
-
-
-def in_parallel(work: Callable[[Entry], Any], entries: Sequence[Entry], workers: int, title: str) -> Iterator[Any]:
-    """Yield ``work(entry)`` for all entries, as they finish, under a progress bar."""
-    with tqdm(total=len(entries), desc=title, unit="case", disable=None) as bar:
-        for result in map(work, entries) if workers == 1 else _pooled(work, entries, workers):
-            bar.update()
-            yield result
-
-
-def _pooled(work: Callable[[Entry], Any], entries: Sequence[Entry], workers: int) -> Iterator[Any]:
-    # Spawned, not forked: ITK and torch keep threads, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    count = min(workers, len(entries))
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_stay_with_parent) as pool:
-        try:
-            for future in as_completed([pool.submit(work, entry) for entry in entries]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            remedy = "close other programs or use fewer --workers"
-            raise InputError(
-                f"a reading process was ended by the system, usually for lack of memory; {remedy}"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _stay_with_parent() -> None:
-    """Ctrl-C is the parent's to answer; and should the parent be killed, its workers must not linger on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _make_room(centre: Centre) -> None:

@@ -15,6 +15,7 @@ from data.store import Case
 NONE_HELD_OUT = "none"
 VALIDATION_SHARE = 0.2
 SPLIT_SEED = 2022
+_PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,15 @@ def frozen_splits(store: Path, centres: dict[str, list[Case]]) -> dict[str, Spli
     if not path.exists():
         splits = make_splits(centres)
         with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps([asdict(split) for split in splits.values()], indent=1))
+            parts = {name: {part: getattr(split, part) for part in _PARTS} for name, split in splits.items()}
+            unfinished.write_text(json.dumps(parts, indent=1))
         return splits
     try:
-        frozen = [{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()} for entry in _read(path)]
-        splits = {entry["held_out"]: Split(**entry) for entry in frozen}
+        content = json.loads(path.read_text()).items()
+        splits = {name: Split(name, *(tuple(parts[part]) for part in _PARTS)) for name, parts in content}
         everything = splits[NONE_HELD_OUT]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: not readable as splits ({error}); delete it to draw new ones") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not readable as splits ({error!r}); delete it to draw new ones") from error
     frozen_keys = {*everything.train, *everything.validation}
     keys = {case.key for cases in centres.values() for case in cases}
     if frozen_keys != keys:
@@ -88,10 +90,6 @@ def frozen_splits(store: Path, centres: dict[str, list[Case]]) -> dict[str, Spli
             f"{len(frozen_keys - keys)}); delete it to draw new splits, then train again"
         )
     return splits
-
-
-def _read(path: Path) -> list[dict]:
-    return json.loads(path.read_text())
 
 
 def choose_splits(splits: dict[str, Split], held_out: str | None) -> list[Split]:

@@ -7,6 +7,7 @@
 A case is written into a temporary folder and renamed when complete: a case that can be listed is whole.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -90,8 +91,13 @@ def write_case(
     unfinished = store / centre / f".{name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
-    np.save(unfinished / "label.npy", label.astype(np.uint8, copy=False))
+    try:
+        np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
+        np.save(unfinished / "label.npy", label.astype(np.uint8, copy=False))
+    except OSError as error:
+        if error.errno is None:  # numpy's "requested and written" carries no number: a short write is a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store)) from error
+        raise
     manifest = {
         "centre": centre,
         "name": name,

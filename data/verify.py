@@ -11,7 +11,9 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,8 @@ from scipy import ndimage
 
 from data.boxes import bounding_box
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.prepare import argument_parser, find_centre, in_parallel
+from data.parallel import in_parallel
+from data.prepare import argument_parser, find_centre
 from data.sources import Entry, LabelMap, load_entry
 from data.store import PANCREAS, TUMOUR
 from data.volume import Volume
@@ -29,6 +32,7 @@ SPACING_MM = (0.3, 8.0)
 AIR_BELOW, BONE_ABOVE = -200, 100  # any CT of an abdomen holds darker and brighter voxels than these
 SMALL_PANCREAS_ML, SMALL_TUMOUR_ML = 5.0, 0.05  # an adult gland has 40 to 120 ml; 0.05 ml is a 4.6 mm ball
 SHOWN = 4  # cases named per row
+WRAPPED = 48  # characters of a column
 
 
 class Finding(NamedTuple):
@@ -88,12 +92,17 @@ def table(findings: Sequence[Finding]) -> str:
         rows.setdefault((finding.level, re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "#", finding.what)), []).append(finding)
     lines = [("level", "cases", "what", "which", "what to do")]
     for (level, _), group in rows.items():
-        names = list(dict.fromkeys(f.case for f in group))
+        names = sorted({f.case for f in group})
         which = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
         what = group[0].what + (" (and the like)" if len({f.what for f in group}) > 1 else "")
         lines.append((level, str(len(names)), what, which, group[0].remedy))
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    cells = [[wrap(cell, WRAPPED) for cell in line] for line in lines]
+    widths = [max(len(part) for line in cells for part in line[column]) for column in range(5)]
+    return "\n".join(
+        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for line in cells
+        for parts in zip_longest(*line, fillvalue="")
+    )
 
 
 @command

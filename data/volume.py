@@ -5,7 +5,6 @@ right. Outside, a file keeps its own orientation: ``Grid`` remembers it, and ``w
 for voxel. Oblique scans are turned to the nearest LPS order of axes and never resampled.
 """
 
-import os
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -15,6 +14,7 @@ import SimpleITK as sitk
 
 from data.dicom import read_series
 from data.errors import InputError
+from data.files import replacing
 from data.integrity import check_file, suffix_of
 
 SAME_GRID_MM = 1e-3  # headers are float32: an origin may differ by 2e-5 mm between files of one grid
@@ -130,8 +130,9 @@ def read_label(path: str | Path, like: Volume | None = None) -> Volume:
     """
     volume = _read(Path(path))
     array, notes = volume.array, volume.notes
-    codes = np.rint(array)
-    off = float(np.abs(array - codes).max()) if array.dtype.kind == "f" else 0.0
+    floating = array.dtype.kind == "f"
+    codes = np.rint(array) if floating else array
+    off = float(np.abs(array - codes).max()) if floating else 0.0
     if off > WHOLE_NUMBER:
         raise InputError(f"{path}: label values are not whole numbers (off by {off:.3g}); give a label map, not scores")
     if codes.min() < 0 or codes.max() > 255:
@@ -223,14 +224,10 @@ def _write(path: Path, image: sitk.Image) -> None:
     """Write under a temporary name, check that it is whole (ITK is silent on a full disk), rename."""
     if suffix_of(path) not in WRITTEN:
         raise InputError(f"{path}: cannot write this format; name it {', '.join(WRITTEN)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished.{os.getpid()}.{path.name}")
     try:
-        unfinished.touch()  # an unwritable place raises PermissionError here, where ITK's message would be obscure
-        sitk.WriteImage(image, str(unfinished), useCompression=True)
-        check_file(unfinished)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.touch()  # an unwritable place raises PermissionError here, where ITK's message would be obscure
+            sitk.WriteImage(image, str(unfinished), useCompression=True)
+            check_file(unfinished)
     except (RuntimeError, InputError) as error:
         raise InputError(f"{path}: could not be written whole; free some space or choose another place") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -42,7 +42,9 @@ def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint; {again}") from error
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: holds more than tensors and numbers, or is damaged; not opened; {again}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except PermissionError:
+        raise
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: truncated or damaged; {again}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this project's format {FORMAT}; {again}")

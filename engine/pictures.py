@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from data.boxes import bounding_box, enlarge, whole
-from engine.report import replacing
+from data.files import replacing
 
 WINDOW_HU = (-100, 240)
 CONTEXT_MM = 40.0
@@ -215,5 +215,5 @@ def _write_legend(axes: Axes, legend: Legend, height: int, width: int) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the PNG under a temporary name, then rename it."""
-    with replacing(Path(path), "wb") as file:
-        FigureCanvasAgg(figure).print_figure(file, format="png", facecolor=figure.get_facecolor(), dpi=figure.dpi)
+    with replacing(path) as unfinished:
+        FigureCanvasAgg(figure).print_figure(unfinished, format="png", facecolor=figure.get_facecolor(), dpi=figure.dpi)

@@ -96,7 +96,7 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") ->
         _validation(right, *_series(history, f"{VALIDATION}dice"))
         for axes in (left, right):
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         if history:
             left.set_xlim(float(history[0]["epoch"]) - 0.5, float(history[-1]["epoch"]) + 0.5)
         save(figure, path)

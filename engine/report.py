@@ -5,18 +5,17 @@ whatever else was measured (``seconds``, ``threshold``). A case that could not b
 and without metrics; it is counted, and takes no part in any mean.
 """
 
-import contextlib
 import csv
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from data.errors import InputError
+from data.files import replacing
 from engine.metrics import AGREEMENT, LESIONS, OUTCOMES, VOLUMES, outcome
 from engine.statistics import Summary, summarise
 
@@ -37,7 +36,7 @@ class Picked(NamedTuple):
 def write_cases(path: Path, rows: Sequence[Row]) -> None:
     """Write one CSV row a case, atomically; the columns are those of all rows in the order of their appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(Path(path)) as file:
+    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -108,8 +107,8 @@ def write_summary(path: Path, rows: Sequence[Row]) -> None:
     metrics = {name: asdict(summary) for name, summary in summaries(rows).items()}
     if path.suffix == ".json":
         content = {"counts": counts(rows), "metrics": {name: _without_nan(m) for name, m in metrics.items()}}
-        with replacing(path) as file:
-            json.dump(content, file, indent=1, allow_nan=False)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=1, allow_nan=False))
     elif path.suffix == ".csv":
         lines = [{"metric": name, **values} for name, values in metrics.items()]
         lines += [{"metric": name, "n": number} for name, number in counts(rows).items()]
@@ -162,17 +161,3 @@ def _is_number(text: str) -> bool:
 def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
     """JSON has no NaN: what is undefined becomes null."""
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
-
-
-@contextlib.contextmanager
-def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO]:
-    """A file to write that takes the place of ``path`` only when complete: no reader ever meets half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    text = {} if mode == "wb" else {"newline": "", "encoding": "utf-8"}
-    try:
-        with unfinished.open(mode, **text) as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -176,8 +176,8 @@ def train_one_epoch(training: Training, epoch: int, progress: tqdm) -> dict[str,
             ) from error
         norm = nn.utils.clip_grad_norm_(training.net.parameters(), settings.clip_norm)
         training.optimiser.step()
-        for name, value in {"loss": loss, **terms, "gradient_norm": norm}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
         progress.update()
     means = {name: value / len(training.train_loader) for name, value in sums.items()}
     return {"lr": training.optimiser.param_groups[0]["lr"], **means}

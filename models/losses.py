@@ -94,7 +94,7 @@ class DualTaskLoss:
         if self.weights.slice:
             terms["slice"] = F.binary_cross_entropy_with_logits(output.slice.float(), slice_labels(mask))
         total = sum(getattr(self.weights, name) * terms[name] for name in self.weights.active if name in terms)
-        return total, terms
+        return total, {name: term.detach() for name, term in terms.items()}
 
     def _segmentation_terms(self, logits: Tensor, mask: Tensor, views: int) -> dict[str, Tensor]:
         p = torch.sigmoid(logits)

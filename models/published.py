@@ -45,8 +45,8 @@ def load_published(state_dict: Mapping[str, Tensor]) -> DualTaskNet:
     Raises ValueError naming the parameters where it is not such a checkpoint.
     """
     renamed = {_rename(name.removeprefix("module.")): value for name, value in state_dict.items()}
-    if "stem.weight" not in renamed:
-        raise ValueError("not a checkpoint of the published release: it has no parameter conv_4_32.0.weight")
+    if not {"stem.weight", "seg.weight"} <= set(renamed):
+        raise ValueError("not a checkpoint of the published release: conv_4_32.0.weight or seg_cls.0.weight is missing")
     heads = [head for head in DualTaskNet().heads if any(name.startswith(f"{head}.") for name in renamed)]
     net = DualTaskNet(width=renamed["stem.weight"].shape[0], heads=heads)
     try:

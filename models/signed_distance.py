@@ -20,6 +20,8 @@ from torch import Tensor
 TAU_MM = 10.0
 STEEPNESS = 50.0  # T rises from 0.1 to 0.9 over 0.09 tau: about one voxel of 0.9 mm at tau = 10 mm
 
+_STEEPEST = 0.1  # in units of tau, where the gradient of a distance stops growing: about a voxel
+
 
 def signed_distance(mask: Tensor, spacing: Tensor | Sequence[float], tau: float = TAU_MM) -> Tensor:
     """The exact truncated signed distance phi of a binary mask.
@@ -90,8 +92,18 @@ def _truncated_distance(share: Tensor, spacing: Tensor | Sequence[float], tau: f
     for axis in range(3):
         step = spacing[..., axis].reshape(-1, 1, 1, 1, 1)  # per sample or shared, in units of tau
         squared = _ParabolaPass.apply(squared, step.square(), axis + 2)
-    # The square root's slope is infinite at 0, where the distance cannot shrink: no gradient there.
-    return torch.where(squared > 0, squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt(), 0)
+    return _sqrt_of_bounded_slope(squared)
+
+
+def _sqrt_of_bounded_slope(x: Tensor) -> Tensor:
+    """sqrt(x), whose gradient, infinite at 0, grows no further below the square of ``_STEEPEST``.
+
+    At a voxel of the mask the distance is 0 and can only grow: a finite slope keeps every voxel trained.
+    """
+    least = _STEEPEST**2
+    slope = 0.5 / _STEEPEST
+    near_zero = slope * x + (x.sqrt() - slope * x).detach()
+    return torch.where(x > least, x.clamp_min(least).sqrt(), near_zero)
 
 
 class _ParabolaPass(torch.autograd.Function):

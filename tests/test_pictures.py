@@ -14,7 +14,8 @@ SHAPE = (20, 120, 80)
 
 def ball(centre: tuple[int, int, int], radius_mm: float) -> np.ndarray:
     distance = (np.indices(SHAPE).T - np.array(centre)) * np.array(SPACING)
-    return (np.linalg.norm(distance, axis=-1).T <= radius_mm).astype(np.uint8)
+    millimetres = np.linalg.norm(distance, axis=-1).T
+    return (millimetres <= radius_mm).astype(np.uint8)
 
 
 @pytest.fixture
@@ -64,12 +65,13 @@ def test_a_contour_lies_on_the_edge_of_its_mask():
 def test_the_coronal_view_has_the_head_on_top(tmp_path):
     image = np.full(SHAPE, -100, np.int16)
     image[10:] = 240
-    picture = draw(tmp_path / "a.png", image, None, np.zeros(SHAPE, np.uint8), SPACING, "")
-    below_the_axial_panel = picture[
-        picture.shape[0] // 2 + 40 :, picture.shape[1] // 2 - 60 : picture.shape[1] // 2 - 20
-    ]
-    bright = below_the_axial_panel.mean((1, 2)) > 128
-    assert bright[:60].all() and not bright[80:].any()
+    picture = draw(tmp_path / "a.png", image, None, ball((15, 60, 40), 16), SPACING, "")
+    height, width, _ = picture.shape
+    view = picture[height // 2 + 40 :, width // 3 : 2 * width // 3]
+    bright = np.flatnonzero(view[:, width // 24 : width // 12].mean((1, 2)) > 128)
+    outline = np.nonzero(near(view, "prediction", 1))[0]
+    assert bright[0] == 0 and 60 < bright[-1] < len(view) - 60
+    assert outline.size and outline.max() < bright[-1]
 
 
 def test_nothing_predicted_and_no_reference(tmp_path, scan):

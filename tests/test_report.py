@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from data.files import replacing
 from engine.metrics import COLUMNS, case_metrics
-from engine.report import counts, pick_cases, read_cases, replacing, summary_table, write_cases, write_summary
+from engine.report import counts, pick_cases, read_cases, summary_table, write_cases, write_summary
 
 
 def row(case: str, found: int, wanted: int, **more) -> dict:
@@ -67,8 +68,8 @@ def test_a_missing_table(tmp_path):
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
-        file.write("half of the ne")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as unfinished:
+        unfinished.write_text("half of the ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
@@ -122,7 +123,9 @@ def test_best_median_worst():
     assert (best["case"], median["case"], worst["case"]) == ("c", "a", "d")
 
 
-@pytest.mark.parametrize(("dice", "names"), [([], "---"), ([math.nan], "---"), ([0.5], "a--"), ([0.5, 0.5], "b-a")])
+@pytest.mark.parametrize(
+    ("dice", "names"), [([], "---"), ([math.nan], "---"), ([0.5], "a--"), ([0.5, 0.5], "b-a"), ([0.3, 0.3, 0.3], "cba")]
+)
 def test_too_few_cases_are_never_picked_twice(dice, names):
-    picked = pick_cases([{"case": name, "dice": value} for name, value in zip("ab", dice, strict=False)])
+    picked = pick_cases([{"case": name, "dice": value} for name, value in zip("abc", dice, strict=False)][::-1])
     assert "".join(case["case"] if case else "-" for case in picked) == names

@@ -51,7 +51,7 @@ def change(root: Path, kind: str, index: int, array: np.ndarray, spacing=SPACING
 
 
 def test_each_doubt_is_a_warning(verify, write_centre):
-    root = write_centre(cases=6)
+    root = write_centre(cases=7)
     image, label = tiny_scan(0)
     change(root, "labels", 0, label * 0)
     stray = tiny_scan(1)[1]
@@ -63,13 +63,14 @@ def test_each_doubt_is_a_warning(verify, write_centre):
     speck = np.zeros_like(label)
     speck[4, 8, 8] = 1
     change(root, "labels", 4, speck)
+    change(root, "images", 5, np.minimum(tiny_scan(5)[0], 90))
     code, rows, summary = verify(root)
     expected = ["no pancreas", "does not touch", "not HU", "12 mm", "pancreas of 0.06 ml"]
-    assert code == 0 and summary == "6 of 6 cases are fit to train on, 5 of them with warnings"
+    assert code == 0 and summary == "7 of 7 cases are fit to train on, 6 of them with warnings"
     for index, word in enumerate(expected):
         (row,) = (row for row in rows["warning"] if word in row)
         assert f"case_{index}" in row
-    assert len(rows["warning"]) == 5
+    assert len(rows["warning"]) == 5 and "case_2, case_5" in "\n".join(rows["warning"])
 
 
 def test_what_reading_mends_is_fixed(verify, write_centre):
@@ -91,6 +92,8 @@ def test_the_table_joins_what_differs_in_numbers_alone():
     rows = lines.splitlines()
     assert [row.split()[:2] for row in rows[1:]] == [["fatal", "1"], ["warning", "6"], ["fixed", "1"]]
     assert "case_0, case_1, case_2, case_3 and 2 more" in rows[2] and "and the like" in rows[2]
+    long = table([Finding("fatal", "lies elsewhere " * 20, "a", "give the right label " * 5)])
+    assert max(map(len, long.splitlines())) < 170 and long.count("elsewhere") == 20
 
 
 def test_the_three_real_scans_are_fit(verify, shared, tmp_path):

@@ -1,0 +1,174 @@
+"""The training loop on boxes that it can learn in seconds."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from data.errors import InputError
+from data.splits import Split
+from data.store import REPOSITORY, Case, read_case, write_case
+from engine.checkpoint import load_checkpoint
+from engine.stages import STAGES, with_weights
+from engine.train import TrainSettings, dice_by_threshold, fit, prepare_training
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(epochs=4, width=8, workers=0, lr=2e-3, validate_every=2)
+
+
+def make_cases(store: Path, count: int = 3) -> list[Case]:
+    """A bright organ with a dark lesion in it, in noise."""
+    cases = []
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        label = np.zeros((16, 40, 40), np.uint8)
+        z, y, x = rng.integers((3, 8, 8), (5, 14, 14))
+        label[z : z + 9, y : y + 16, x : x + 18] = 1
+        label[z + 2 : z + 6, y + 4 : y + 11, x + 5 : x + 12] = 2
+        image = (rng.normal(0, 15, label.shape) + 150 * (label > 0) - 100 * (label == 2)).astype(np.int16)
+        folder = write_case(
+            store, "c", f"case{index}", image, label, patient=str(index), spacing=(2.5, 2.0, 2.0), grid={}, source={}
+        )
+        cases.append(read_case(folder))
+    return cases
+
+
+def training_of(tmp_path: Path, stage: str, settings: TrainSettings, folder: str = "run", checkpoint=None, weights=()):
+    cases = make_cases(tmp_path / "store")
+    split = Split("none", tuple(c.key for c in cases[:2]), (cases[2].key,), ())
+    (tmp_path / folder).mkdir(exist_ok=True)
+    stage = with_weights(STAGES[stage], weights)
+    return prepare_training(stage, split, cases[:2], cases[2:], settings, CPU, tmp_path / folder, checkpoint)
+
+
+def read_losses(folder: Path) -> list[dict[str, float]]:
+    with (folder / "losses.csv").open() as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_stage_runs_and_records_every_term(tmp_path, stage):
+    fit(training_of(tmp_path, stage, TrainSettings(epochs=2, width=8, workers=0, validate_every=1)))
+    rows = read_losses(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(STAGES[stage].weights.active) <= set(rows[0]) and all(
+        np.isfinite(list(row.values())).all() for row in rows
+    )
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.pt", "best.pt", "curves.png", "losses.csv"}
+
+
+def test_a_tiny_training_learns(tmp_path):
+    training = training_of(tmp_path, "pancreas_fine", TrainSettings(epochs=30, width=8, workers=0, lr=3e-3))
+    fit(training)
+    losses = [row["loss"] for row in read_losses(training.folder)]
+    assert training.best_dice > 0.8 and losses[-1] < 0.5 * losses[0]
+    assert load_checkpoint(training.folder / "best.pt", "pancreas_fine")["best_dice"] == training.best_dice
+
+
+def test_resuming_equals_never_having_stopped(tmp_path):
+    whole = training_of(tmp_path, "tumor_fine", SETTINGS, "whole")
+    fit(whole)
+    stopped = training_of(tmp_path, "tumor_fine", SETTINGS, "stopped")
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(samples, step=[0]):  # noqa: B006 - counts calls
+        step[0] += 1
+        if step[0] == 6:  # in the middle of the third epoch of two steps each
+            raise PowerCut
+        return samples
+
+    stopped.train_loader.collate_fn = cut
+    with pytest.raises(PowerCut):
+        fit(stopped)
+    checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
+    assert checkpoint["epoch"] == 2
+    resumed = training_of(tmp_path, "tumor_fine", SETTINGS, "stopped", checkpoint)
+    fit(resumed)
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    timeless = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_losses(t.folder)] for t in (whole, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
+    training = training_of(tmp_path, "pancreas_fine", SETTINGS)
+    with torch.no_grad():
+        training.net.seg.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"c/case\d: loss not finite \(dice nan.*lower --lr"):
+        fit(training)
+    assert not (training.folder / "last.pt").exists()
+
+
+def test_learning_rate_decays_to_zero_with_power_0_9(tmp_path):
+    fit(training_of(tmp_path, "pancreas_fine", SETTINGS))
+    rates = [row["lr"] for row in read_losses(tmp_path / "run")]
+    # The rate of an epoch's last step: steps 1, 3, 5, 7 of 8.
+    assert rates == pytest.approx([2e-3 * (1 - step / 8) ** 0.9 for step in (1, 3, 5, 7)])
+
+
+def test_the_threshold_is_the_one_of_best_dice():
+    probability = torch.tensor([0.1, 0.3, 0.4, 0.62, 0.9])
+    mask = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+    dice = dice_by_threshold(probability, mask)
+    assert dice[0] == pytest.approx(2 * 2 / (5 + 2)) and dice.max() == 1
+    assert dice[10] == 1 and dice[12] == pytest.approx(2 / 3)  # thresholds 0.55 and 0.65
+
+
+def test_a_weight_needs_its_head_and_a_number():
+    assert with_weights(STAGES["tumor_coarse"], ["sdf=0.5"]).weights.sdf == 0.5
+    for change, complaint in [
+        ("sdf", "TERM=NUMBER"),
+        ("sdf=-1", "TERM=NUMBER"),
+        ("magic=1", "TERM of agreement"),
+        ("slice=1", "head 'slice'"),
+    ]:
+        with pytest.raises(InputError, match=complaint):
+            with_weights(STAGES["tumor_coarse"], [change])
+    with pytest.raises(InputError, match="second view"):
+        with_weights(STAGES["pancreas_fine"], ["consistency=1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "truncated or damaged|holds more"),
+        (b"PK\x03\x04 not a zip", "truncated or damaged|holds more"),
+        ("cut", "truncated or damaged"),
+        ({"format": 0}, "not a checkpoint of this project"),
+        ({"format": 1, "stage": "tumor_fine"}, "belongs to the stage tumor_fine"),
+        ({"format": 1, "stage": Path}, "holds more than tensors"),
+    ],
+    ids=["empty", "noise", "truncated", "format", "stage", "code"],
+)
+def test_checkpoints_that_cannot_be_trusted_are_refused(tmp_path, content, complaint):
+    path = tmp_path / "best.pt"
+    if content == "cut":
+        torch.save({"format": 1, "stage": "pancreas_fine", "net": torch.rand(10_000)}, path)
+        content = path.read_bytes()[:20_000]
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(InputError, match=complaint):
+        load_checkpoint(path, "pancreas_fine")
+
+
+def test_training_needs_only_torch_numpy_scipy_and_skimage_beside_yaml_and_tqdm():
+    """A rented GPU box need not have the packages of the other rooms."""
+    blocked = ["SimpleITK", "medpy", "matplotlib", "seaborn", "cv2", "tensorboard", "nibabel", "monai", "pandas"]
+    program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import engine.train_command, data.samples"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
+
+
+def test_settings_are_recorded(tmp_path):
+    from engine.runlog import RunLog
+
+    RunLog(tmp_path).write_settings({"lr": 1e-4, "weights": {"dice": 1.0}})
+    record = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    assert record["lr"] == 1e-4 and record["versions"]["torch"] == torch.__version__
