@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: two scans of this name would write one mask; rename one")
     device = choose_device(args.gpu)
-    models = {stage: load_model(args.path, stage, args.data, device, until=args.time) for stage in STAGES}
+    models = load_models(args, device)
     for model in models.values():
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
     args.output.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
+
+
+def load_models(args: argparse.Namespace, device: torch.device) -> dict[str, StageModel]:
+    """The models of the four stages. Raises InputError naming every one that is lacking, with what makes it."""
+    models, lacking = {}, []
+    for stage in STAGES:
+        try:
+            models[stage] = load_model(args.path, stage, args.data, device, until=args.time)
+        except InputError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise InputError("\n       ".join(lacking))
+    return models
 
 
 def case_name(scan: Path) -> str:

@@ -1,31 +1,21 @@
-"""The anatomy of the phantom: a procedural abdomen around a procedural pancreas, or around a real label map.
+"""The anatomy around the pancreas: the wall of the body with its bones, the organs and the gut.
 
 The frame of the body is (z, y, x) in mm, LPS: z towards the head, y towards the back, x towards the patient's
 left; the pancreas lies near its origin and the spine behind it. An anatomy is a list of layers, painted in order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 
 import numpy as np
 
-from data.phantom_fields import (
-    Axes,
-    Field,
-    LabelMap,
-    curve,
-    ellipsoid,
-    roughen,
-    smooth_noise,
-    tubes,
-    volume_offset,
-)
+from data.phantom_fields import Axes, Field, curve, ellipsoid, roughen, tubes
 
 SPINE = (42.0, 0.0)  # (y, x) of the middle of the vertebral bodies
 AORTA = (13.0, 10.0)  # (y, x)
 HEAD = (-24.0, 6.0, -40.0)  # (z, y, x) of the head of the pancreas
+Range = tuple[float, float]
 
 
 class Tissue(IntEnum):
@@ -33,11 +23,6 @@ class Tissue(IntEnum):
 
     AIR, SKIN, FAT, VISCERAL, MUSCLE, BONE, MARROW, CORD, LUNG, HEART, LIVER, GALL, SPLEEN, CORTEX, MEDULLA = range(15)
     WALL, CONTENT, GAS, ARTERY, VEIN, CAVA, PARENCHYMA, LESION, DUCT, BILE = range(15, 25)
-
-
-# Codes of the label maps: lesion, veins, arteries, parenchyma, duct, bile duct.
-CODES = {0: Tissue.VISCERAL, 1: Tissue.LESION, 2: Tissue.VEIN, 3: Tissue.ARTERY}
-CODES |= {4: Tissue.PARENCHYMA, 5: Tissue.DUCT, 6: Tissue.BILE}
 
 
 @dataclass(frozen=True)
@@ -223,9 +208,6 @@ def _wander(rng: np.random.Generator, path: Sequence[Sequence[float]], deep: flo
     return curve(points, 3.0)[0]
 
 
-Range = tuple[float, float]
-
-
 def _loop(rng: np.random.Generator, height: Range, depth: Range, side: Range, scale: Range) -> np.ndarray:
     """Samples (n, 4) of a bowel loop about a random centre in the given ranges."""
     centre = np.array([rng.uniform(*height), rng.uniform(*depth) * scale[0], rng.uniform(*side) * scale[1]])
@@ -243,181 +225,3 @@ def _hollow(rng: np.random.Generator, samples: np.ndarray, wall: float, gassy: f
         rise = np.column_stack([airy[:, 0], airy[:, 1] - 0.45 * airy[:, 3], airy[:, 2], 0.62 * airy[:, 3]])
         layers.append(Layer(Tissue.GAS, tubes(rise, 3.0), 0, (Tissue.CONTENT,)))
     return layers
-
-
-def random_pancreas(rng: np.random.Generator, volume: float, diameter: float | None, low: float) -> list[Layer]:
-    """Pancreas, duct, tumour and the vessels the gland lies on, with fat around them; layers from back to front.
-
-    Args:
-        volume: of the gland, ml. diameter: of the tumour, mm; None for a patient without.
-        low: where the mesenteric vessels leave the scan.
-    """
-    shift = rng.normal(0, 5, 3) * (1, 0.6, 1)
-    arch, tilt = rng.normal(0, 5), rng.normal(0, 7)
-    path = [(-42, 8, -38, 9), (*HEAD, 14), (-6, -2, -24, 12), (2, -13, -4, 8.5), (9, -18, 20, 10), (17, -3, 48, 10.5)]
-    path = np.array([*path, (25 + tilt, 14, 76, 10), (30 + tilt * 1.4, 22, 92, 7)])
-    path[3:6, 1] -= arch
-    path[:, :3] += rng.normal(0, 3, (len(path), 3)) + shift
-    path[:, 3] *= rng.uniform(0.85, 1.2, len(path))
-    line, place = curve(path)
-    hook = curve([(*path[1, :3], 10), (-26 + shift[0], 9 + shift[1], -14 + shift[2], 6)])[0]
-    tumour, at = (None, None) if diameter is None else _tumour(rng, line, diameter)
-    if at is not None:
-        line[place > at + 0.1, 3] *= 0.88  # atrophy upstream of the obstruction
-        away = np.linalg.norm(line[:, :3] - line[int(at * (len(line) - 1)), :3], axis=1)
-        swollen = 0.45 * diameter * np.exp(-((away / diameter) ** 2))  # so that gland is left around the tumour
-        line[:, 3] = np.maximum(line[:, 3], swollen)
-    shape = roughen(roughen(tubes(np.concatenate([line, hook])), rng, 7, 1.3), rng, 16, 1.2)
-    level = volume_offset(shape, volume)
-    vein, artery, bile = _vessels(line, place, path, low)
-    layers = [Layer(Tissue.VISCERAL, halo(rng, shape), level + 3.5, SOFT), Layer(Tissue.VISCERAL, vein, 2.0, SOFT)]
-    layers += [
-        Layer(Tissue.PARENCHYMA, shape, level, ()),
-        Layer(Tissue.DUCT, _duct(line, place, at), 0, (Tissue.PARENCHYMA,)),
-    ]
-    layers.append(Layer(Tissue.BILE, bile, 0, (*SOFT, Tissue.VISCERAL, Tissue.PARENCHYMA)))
-    if tumour is not None:
-        layers.append(Layer(Tissue.LESION, tumour, 0, ()))
-    return [*layers, Layer(Tissue.ARTERY, artery, 0, ()), Layer(Tissue.VEIN, vein, 0, ())]
-
-
-SOFT = (Tissue.LIVER, Tissue.GALL, Tissue.SPLEEN, Tissue.CORTEX, Tissue.MEDULLA)
-SOFT += (Tissue.WALL, Tissue.CONTENT, Tissue.GAS)
-
-
-def halo(rng: np.random.Generator, shape: Field) -> Field:
-    """The shape with a surface that wanders by several mm, so that the fat around it is thick here and absent there."""
-    return roughen(shape, rng, 18, 2.5)
-
-
-def _tumour(rng: np.random.Generator, line: np.ndarray, diameter: float) -> tuple[Field, float]:
-    """An uneven ball which is centred in the gland, more often in the head; and its place 0..1 on the line."""
-    at = rng.uniform(0.08, 0.35) if rng.random() < 0.6 else rng.uniform(0.4, 0.85)
-    centre = line[int(at * (len(line) - 1))]
-    direction = rng.standard_normal(3)
-    middle = centre[:3] + direction / np.linalg.norm(direction) * rng.uniform(0, 0.5) * centre[3]
-    stretch = rng.uniform(0.85, 1.18, 3)
-    radii = diameter / 2 * stretch / np.prod(stretch) ** (1 / 3)
-    ball = roughen(ellipsoid(middle, radii, 2.0), rng, 10, 1.2)
-    level = volume_offset(ball, np.pi / 6 * (diameter / 10) ** 3)
-    return replace(ball, values=ball.values - np.float32(level)), at
-
-
-def _duct(line: np.ndarray, place: np.ndarray, blocked: float | None) -> Field:
-    radius = np.full(len(line), 1.2) if blocked is None else np.where(place > blocked, 2.6, 1.2)
-    inside = (place > 0.06) & (place < 0.95)
-    return tubes(np.column_stack([line[inside, :3], radius[inside]]), 1.5)
-
-
-def _vessels(line: np.ndarray, place: np.ndarray, path: np.ndarray, low: float) -> tuple[Field, Field, Field]:
-    """Portal, splenic and superior mesenteric vein; coeliac, splenic and mesenteric artery; bile duct."""
-    neck = path[3, :3]
-    meet = neck + np.array([-2, 13, -1])
-    back = line[place > 0.48][::6]
-    splenic = np.column_stack([back[:, :3] + np.outer(back[:, 3], (0.1, 1.15, 0)), np.full(len(back), 4.0)])
-    hilum = (*(splenic[-1, :3] + (4, 8, 14)), 4)
-    mesenteric = [(low, -6, -4, 5), (-45, neck[1] + 8, neck[2] - 2, 5.5), (*meet, 6.5)]
-    portal = [(*(meet + np.array([24, -2, -20])), 6.5), (48, -4, -50, 6)]
-    veins = [[*mesenteric, *portal], [(*meet, 5), *splenic, hilum]]
-    crest = np.column_stack([back[:, :3] + np.outer(back[:, 3], (1.05, 0.5, 0)), np.full(len(back), 2.3)])
-    root = (14, AORTA[0] - 4, AORTA[1], 4)
-    arteries = [
-        [(2, AORTA[0] - 6, AORTA[1], 4), (-6, meet[1] + 1, meet[2] + 14, 4), (-45, -2, 10, 3.5), (low, -8, 8, 3)],
-        [root, (20, meet[1] - 6, meet[2] + 14, 3.2), *crest],
-        [root, (24, meet[1] - 10, meet[2] - 8, 2.6), (34, -12, -42, 2.2)],
-    ]
-    bile = [(40, -8, -52, 3), (15, 6, -44, 3), (-12, path[1, 1] + 9, path[1, 2] - 3, 2.8), (-38, 10, -48, 2.2)]
-    joined = [np.concatenate([curve(tree, 1.0)[0] for tree in trees]) for trees in (veins, arteries, [bile])]
-    return tuple(tubes(samples, 1.5) for samples in joined)
-
-
-def paint(tissues: np.ndarray, layers: Sequence[Layer], axes: Axes) -> None:
-    """Paint ``layers`` in order into ``tissues`` uint8 (D, H, W) on the grid ``axes``; never outside the body wall."""
-    for layer in layers:
-        window = layer.field.window(axes)
-        if any(part.start >= part.stop for part in window):
-            continue
-        part = tissues[window]
-        mark = layer.field.at(tuple(axis[s] for axis, s in zip(axes, window, strict=True))) < layer.level
-        allowed = np.zeros(len(Tissue), bool)
-        allowed[list(layer.over) or slice(Tissue.FAT, None)] = True
-        part[mark & allowed[part]] = layer.tissue
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A patient on the grid of a scan; slices are made on demand. Axes are in the body's frame."""
-
-    axes: Axes
-    spacing: tuple[float, float, float]
-    body: Body
-    layers: list[Layer]
-    textures: tuple[Field, Field]
-    real: LabelMap | None = None
-    origin: np.ndarray | None = None  # of the body's frame, mm from the corner of a real scan
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return tuple(len(axis) for axis in self.axes)
-
-    def _slab(self, first: int, last: int) -> Axes:
-        return (self.axes[0][first:last], *self.axes[1:])
-
-    def tissues(self, first: int, last: int) -> np.ndarray:
-        """Tissues uint8 of slices ``first`` to ``last``: (last - first, H, W)."""
-        axes = self._slab(first, last)
-        tissues = self.body.paint(axes)
-        paint(tissues, self.layers, axes)
-        if self.real is not None:
-            codes = self.real.at(tuple(axis + o for axis, o in zip(axes, self.origin, strict=True)))
-            table = np.array([CODES[code] for code in range(len(CODES))], np.uint8)
-            np.copyto(tissues, table[codes], where=codes > 0)
-        return tissues
-
-    def texture(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fine and coarse texture (mean 0, sd 1) of slices ``first`` to ``last``."""
-        return tuple(field.at(self._slab(first, last)) for field in self.textures)
-
-    def attenuated(self) -> np.ndarray:
-        """Noise relative to the centre of the body (H, W): less towards the skin, least in air."""
-        y = (self.axes[1][:, None] - self.body.middle) / self.body.half[0]
-        x = self.axes[2] / self.body.half[1]
-        return (0.55 + 0.45 * np.exp(-((y**2 + x**2) ** 2))).astype(np.float32)
-
-
-def _textures(rng: np.random.Generator, axes: Axes) -> tuple[Field, Field]:
-    low, high = zip(*((axis[0], axis[-1]) for axis in axes), strict=True)
-    return smooth_noise(rng, low, high, 3.5), smooth_noise(rng, low, high, 11.0)
-
-
-def procedural_scene(
-    rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], tumour: float | None
-) -> Scene:
-    """A patient with a procedural pancreas; ``tumour`` is its diameter in mm, None for none."""
-    body = random_body(rng)
-    middle = (rng.normal(4, 5), body.middle + rng.normal(0, 4), rng.normal(0, 4))
-    axes = tuple((np.arange(n) - (n - 1) / 2) * s + m for n, s, m in zip(shape, spacing, middle, strict=True))
-    low, high = axes[0][0] - 20, axes[0][-1] + 20
-    layers = [*organs(rng, body, low, high), aorta(low, high)]
-    layers += random_pancreas(rng, rng.uniform(60, 110), tumour, low)
-    return Scene(axes, tuple(map(float, spacing)), body, layers, _textures(rng, axes))
-
-
-def real_scene(rng: np.random.Generator, path: Path, spacing: Sequence[float] | None) -> Scene:
-    """A patient around the label map at ``path``, on the grid of its scan, or at ``spacing`` over its field of view."""
-    real = LabelMap.read(path)
-    spacing = real.spacing if spacing is None else np.asarray(spacing)
-    shape = np.rint(real.scan_shape * real.spacing / spacing).astype(int)
-    origin = real.anchor() - (0, *AORTA)
-    axes = tuple(axis - o for axis, o in zip(real.centres(shape, spacing), origin, strict=True))
-    low, high = axes[0][0] - 20, axes[0][-1] + 20
-    body = random_body(rng, 0.86 * real.scan_shape[2] * real.spacing[2])
-    around = real.distance()
-    around = replace(around, start=around.start - origin)
-    layers = organs(rng, body, low, high, real.head() - origin)
-    layers.append(Layer(Tissue.VISCERAL, halo(rng, around), 2.5, SOFT))
-    # The labelled arteries end with the crop; the aorta goes on.
-    known = real.points([3])[:, 0] - origin[0]
-    ends = [(low, high)] if len(known) == 0 else [(low, known.min() - 8), (known.max() + 8, high)]
-    layers += [aorta(*end) for end in ends]
-    return Scene(axes, tuple(map(float, spacing)), body, layers, _textures(rng, axes), real, origin)

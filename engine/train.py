@@ -127,10 +127,10 @@ def fit(training: Training) -> None:
     log = RunLog(training.folder, training.epochs_done)
     title = f"{training.stage.title}, {training.split.held_out} held out"
     done = training.epochs_done * len(training.train_loader)
-    with tqdm(total=training.steps, initial=done, unit="step", desc=title, mininterval=1) as progress:
+    with tqdm(total=training.steps, initial=done, unit="step", desc=title, mininterval=1) as bar:
         for epoch in range(training.epochs_done + 1, training.settings.epochs + 1):
             start = time.monotonic()
-            row = {"epoch": epoch, **train_one_epoch(training, epoch, progress)}
+            row = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
             last = epoch == training.settings.epochs
             validated = last or epoch % training.settings.validate_every == 0
             dice, threshold = validate(training) if validated else ("", "")
@@ -139,11 +139,11 @@ def fit(training: Training) -> None:
             keep(training, epoch, dice, threshold)
             if validated:
                 log.draw_curves(title)
-                progress.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
+                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
     log.close()
 
 
-def train_one_epoch(training: Training, epoch: int, progress: tqdm) -> dict[str, float]:
+def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, float]:
     """One pass over the training cases. Returns the mean of the loss and of each term, unweighted.
 
     Raises InputError naming the case when a loss is not finite or the memory does not suffice.
@@ -154,7 +154,8 @@ def train_one_epoch(training: Training, epoch: int, progress: tqdm) -> dict[str,
     torch.manual_seed(derive_seed(settings.seed, epoch))  # of the dropout
     sums: dict[str, float] = {}
     for step, samples in enumerate(training.train_loader):
-        set_learning_rate(training, (epoch - 1) * len(training.train_loader) + step)
+        progress = ((epoch - 1) * len(training.train_loader) + step) / training.steps
+        set_learning_rate(training, progress)
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, epoch, step + 1))
         batch = make_batch(samples, device, generator)
         phi = signed_distance(batch.mask, batch.spacing) if "sdf" in stage.heads else None
@@ -162,7 +163,7 @@ def train_one_epoch(training: Training, epoch: int, progress: tqdm) -> dict[str,
         try:
             with autocast(device):
                 output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
-            loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator)
+            loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)
             if not torch.isfinite(loss):
                 values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
                 raise InputError(f"{', '.join(batch.keys)}: loss not finite ({values}); look at the case or lower --lr")
@@ -178,15 +179,15 @@ def train_one_epoch(training: Training, epoch: int, progress: tqdm) -> dict[str,
         training.optimiser.step()
         for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
-        progress.update()
+        bar.update()
     means = {name: value / len(training.train_loader) for name, value in sums.items()}
     return {"lr": training.optimiser.param_groups[0]["lr"], **means}
 
 
-def set_learning_rate(training: Training, step: int) -> None:
-    """Polynomial decay with power 0.9, per step."""
+def set_learning_rate(training: Training, progress: float) -> None:
+    """Polynomial decay with power 0.9, per step; ``progress`` is the share of the steps that are done."""
     for group in training.optimiser.param_groups:
-        group["lr"] = training.settings.lr * (1 - step / training.steps) ** 0.9
+        group["lr"] = training.settings.lr * (1 - progress) ** 0.9
 
 
 @torch.inference_mode()

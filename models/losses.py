@@ -1,5 +1,6 @@
 """Each term of the loss as a pure function, and DualTaskLoss, which weighs them and names each."""
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,6 +12,7 @@ from models.dual_task_net import DualTaskOutput
 from models.signed_distance import TAU_MM, distance_to_mask, mask_to_distance
 
 SLICE_MIN_VOXELS = 10  # a slice is positive when it holds more target voxels than this
+RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")  # agree on nothing and you agree
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,35 @@ def slice_labels(mask: Tensor) -> Tensor:
     return (mask.sum(dim=(1, 3, 4)) > SLICE_MIN_VOXELS).float()
 
 
+def ramp_up(progress: float, length: float) -> float:
+    """exp(-5 (1 - t)^2) with t = progress / length, 1 from ``length`` on (Laine and Aila, ICLR 2017)."""
+    return math.exp(-5 * (1 - progress / length) ** 2) if progress < length else 1.0
+
+
 class DualTaskLoss:
     """The weighed sum of the terms of a stage.
+
+    The terms that reward agreement alone are perfect on an empty prediction. At full weight from the first step they
+    hold the network there, so their weight rises over the first part of the training.
 
     Args:
         weights: which terms, how much.
         min_cells: cells a bottom slice needs to give an anchor.
         tau: mm, unit of the signed distance.
+        ramp: share of the training over which the weight of the agreement terms rises; 0 for none.
     """
 
-    def __init__(self, weights: LossWeights, *, min_cells: int = 5, tau: float = TAU_MM):
-        self.weights, self.min_cells, self.tau = weights, min_cells, tau
+    def __init__(self, weights: LossWeights, *, min_cells: int = 5, tau: float = TAU_MM, ramp: float = 0.5):
+        self.weights, self.min_cells, self.tau, self.ramp = weights, min_cells, tau, ramp
 
     def __call__(
-        self, output: DualTaskOutput, mask: Tensor, phi: Tensor | None, spacing: Tensor, generator: Generator
+        self,
+        output: DualTaskOutput,
+        mask: Tensor,
+        phi: Tensor | None,
+        spacing: Tensor,
+        generator: Generator,
+        progress: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and each unweighted term by name.
 
@@ -79,6 +96,7 @@ class DualTaskLoss:
             mask: (B, 1, D, H, W) binary. phi: its signed distance, same shape; None where no term needs it.
             spacing: (B, 3) mm of the tensors.
             generator: on the CPU, draws the anchors.
+            progress: share of the training that is done, in [0, 1].
 
         The terms hold ``contrast_skipped`` (0 or 1) beside ``contrast``.
         """
@@ -93,8 +111,12 @@ class DualTaskLoss:
             terms |= self._contrast_terms(output.embedding, mask, generator)
         if self.weights.slice:
             terms["slice"] = F.binary_cross_entropy_with_logits(output.slice.float(), slice_labels(mask))
-        total = sum(getattr(self.weights, name) * terms[name] for name in self.weights.active if name in terms)
+        total = sum(self._weight(name, progress) * terms[name] for name in self.weights.active if name in terms)
         return total, {name: term.detach() for name, term in terms.items()}
+
+    def _weight(self, name: str, progress: float) -> float:
+        rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
+        return getattr(self.weights, name) * rise
 
     def _segmentation_terms(self, logits: Tensor, mask: Tensor, views: int) -> dict[str, Tensor]:
         p = torch.sigmoid(logits)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, map_coordinates
 
-from data.phantom import DEFAULT_CENTRES, HOUNSFIELD, SCANNERS, main, render_case
+from data.phantom import DEFAULT_CENTRES
 from data.phantom_anatomy import Tissue
 from data.phantom_fields import Field, curve, ellipsoid, smooth_noise, tubes
-from data.volume import read_image, read_label
+from data.phantom_scanner import HOUNSFIELD, SCANNERS, render_case
 
 BY_NAME = {scanner.name: scanner for scanner in SCANNERS}
 CASES = 6
@@ -35,18 +35,23 @@ def label_map(tmp_path: Path) -> Path:
     return path
 
 
-def test_same_seed_same_voxels_and_another_seed_others() -> None:
-    scanner = BY_NAME["north"]
-    image, label, spacing = render_case(scanner, 1, seed=3)
-    again = render_case(scanner, 1, seed=3)
+@pytest.fixture
+def low_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the height, for what does not depend on it."""
+    monkeypatch.setattr("data.phantom_scanner.SMALL_HEIGHT", (50.0, 60.0))
+
+
+def test_same_seed_same_voxels_and_another_seed_others(centres: dict) -> None:
+    image, label, spacing = centres["north"][1]
+    again = render_case(BY_NAME["north"], 1, seed=0)
     assert np.array_equal(image, again[0]) and np.array_equal(label, again[1]) and spacing == again[2]
-    others = [render_case(scanner, 1, seed=4), render_case(scanner, 2, seed=3)]
+    others = [render_case(BY_NAME["north"], 1, seed=1), centres["north"][2]]
     assert all(image.shape != other[0].shape or not np.array_equal(label, other[1]) for other in others)
 
 
-def test_slabs_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, label, _ = render_case(BY_NAME["west"], 0, seed=0)
-    monkeypatch.setattr("data.phantom.SLAB", 7)
+def test_slabs_leave_no_seam(centres: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, label, _ = centres["west"][0]
+    monkeypatch.setattr("data.phantom_scanner.SLAB", 7)
     narrow_image, narrow_label, _ = render_case(BY_NAME["west"], 0, seed=0)
     assert np.array_equal(label, narrow_label)
     assert np.abs(image.astype(int) - narrow_image).max() <= 1  # rounding of float32 sums
@@ -104,14 +109,14 @@ def test_centres_differ_as_scanners_do(centres: dict) -> None:
     assert max(contrast.values()) - min(contrast.values()) > 3
 
 
-def test_noise_is_what_the_scanner_says() -> None:
+def test_noise_is_what_the_scanner_says(low_scans: None) -> None:
     quiet, loud = (replace(BY_NAME["north"], noise=noise) for noise in (0.0, 20.0))
     clean, label, _ = render_case(quiet, 0, seed=1)
     noisy, _, _ = render_case(loud, 0, seed=1)
     assert 14 < (noisy.astype(float) - clean)[label > 0].std() < 22  # less off the centre of the body
 
 
-def test_bias_and_contrast_move_what_they_name() -> None:
+def test_bias_and_contrast_move_what_they_name(low_scans: None) -> None:
     base = replace(BY_NAME["north"], bias=0.0, contrast=(30, 30))
     image, label, _ = render_case(base, 1, seed=0)
     shifted, _, _ = render_case(replace(base, bias=12.0), 1, seed=0)
@@ -138,7 +143,7 @@ def test_the_patient_lies_in_lps(centres: dict) -> None:
 
 
 def test_full_size_is_clinical(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.phantom.FULL_HEIGHT", (40, 41))
+    monkeypatch.setattr("data.phantom_scanner.FULL_HEIGHT", (40, 41))
     image, label, spacing = render_case(BY_NAME["south"], 0, 0, size="full")
     assert image.shape[1:] == (512, 512) and 0.65 < spacing[1] < 0.95 and label.any()
 
@@ -166,69 +171,8 @@ def test_label_map_at_small_size_keeps_field_of_view_and_place(label_map: Path) 
         assert np.abs(middle - np.add(low, high) / 2 * (2.5, 1.5, 1.5)).max() < 0.75 * max(spacing)
 
 
-def test_command_writes_the_folder_layout_whatever_the_number_of_workers(tmp_path: Path, capsys) -> None:
-    for workers in ("1", "2"):
-        assert main([str(tmp_path / workers), "--cases", "1", "--seed", "5", "--workers", workers]) == 0
-    assert "spacing" in capsys.readouterr().out
-    for name in DEFAULT_CENTRES:
-        image = read_image(tmp_path / "1" / name / "images" / f"{name}_000.nii.gz")
-        label = read_label(tmp_path / "1" / name / "labels" / f"{name}_000.nii.gz", like=image)
-        expected = render_case(BY_NAME[name], 0, seed=5)
-        assert np.array_equal(image.array, expected[0]) and np.array_equal(label.array, expected[1])
-        assert image.spacing == pytest.approx(expected[2], abs=1e-6)
-        twin = read_image(tmp_path / "2" / name / "images" / f"{name}_000.nii.gz")
-        assert np.array_equal(twin.array, image.array)
-
-
-def test_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    arguments = [str(tmp_path / "out"), "--centres", "south", "--workers", "1"]
-    assert main([*arguments, "--cases", "1"]) == 0
-    first = tmp_path / "out" / "south" / "images" / "south_000.nii.gz"
-    before = first.stat().st_mtime_ns
-    assert main([*arguments, "--cases", "2"]) == 0
-    assert first.stat().st_mtime_ns == before
-    assert (tmp_path / "out" / "south" / "labels" / "south_001.nii.gz").exists()
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        (["--seed", "1"], "other settings"),
-        (["--centres", "nowhere"], "choose from"),
-        (["--anatomy", "{}/empty"], "no sub-folder"),
-    ],
-)
-def test_command_refuses_what_it_cannot_do(tmp_path: Path, capsys, extra: list[str], words: str) -> None:
-    (tmp_path / "empty").mkdir()
-    arguments = [str(tmp_path / "out"), "--cases", "1", "--workers", "1"]
-    if words == "other settings":
-        assert main([*arguments, "--centres", "south"]) == 0
-    assert main([*arguments, *(word.format(tmp_path) for word in extra)]) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.strip().splitlines()[-1].startswith("error: ")
-
-
-def test_command_refuses_a_folder_of_something_else(tmp_path: Path, capsys) -> None:
-    (tmp_path / "thesis.txt").write_text("do not touch")
-    assert main([str(tmp_path), "--cases", "1"]) == 2
-    assert str(tmp_path) in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_a_damaged_label_map_is_named_and_the_others_are_done(label_map: Path, tmp_path: Path, capsys) -> None:
-    damaged = label_map.with_name("damaged.npz")
-    damaged.write_bytes(label_map.read_bytes()[:300])
-    out = tmp_path / "out"
-    assert main([str(out), "--anatomy", str(label_map.parents[1]), "--workers", "1"]) == 2
-    assert str(damaged) in capsys.readouterr().err
-    assert (out / "here" / "labels" / "made_up.nii.gz").exists()
-
-
-def test_real_label_maps_keep_their_volumes() -> None:
-    folder = Path(__file__).resolve().parents[2] / "shared" / "anatomy"
-    if not folder.is_dir():
-        pytest.skip("no real label maps here")
-    for path in [sorted(centre.glob("*.npz"))[0] for centre in sorted(folder.glob("*/"))]:
+def test_real_label_maps_keep_their_volumes(shared: Path) -> None:
+    for path in [sorted(centre.glob("*.npz"))[0] for centre in sorted((shared / "anatomy").glob("*/"))]:
         with np.load(path) as file:
             true = np.isin(file["labels"], (1, 4, 5)).sum() * file["spacing"].prod()
         _, label, spacing = render_case(BY_NAME["west"], 0, 0, anatomy=path)

@@ -1,0 +1,238 @@
+"""The commands as a user types them, on two tiny centres: prepare, train, evaluate, predict."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+import yaml
+
+import predict
+from data import prepare
+from data.store import REPOSITORY
+from data.volume import write_lps
+from engine import evaluate, train_command
+from engine.stages import STAGES
+
+SPACING = (3.0, 2.5, 2.5)
+
+
+def write_case(root: Path, name: str, seed: int, tumour: bool = True) -> None:
+    """A bright organ with a dark lesion in it, in noise, as a scan on disk."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros((18, 48, 48), np.uint8)
+    z, y, x = rng.integers((2, 10, 10), (5, 16, 16))
+    label[z : z + 12, y : y + 20, x : x + 22] = 1
+    if tumour:
+        label[z + 2 : z + 8, y + 4 : y + 14, x + 5 : x + 15] = 2
+    image = (rng.normal(0, 12, label.shape) + 180 * (label > 0) - 120 * (label == 2)).astype(np.int16)
+    write_lps(root / "images" / f"{name}.nii.gz", image, SPACING)
+    write_lps(root / "labels" / f"{name}.nii.gz", label, SPACING)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Two prepared centres, four trained stages with "east" held out, and an unseen scan."""
+    root = tmp_path_factory.mktemp("world")
+    for number, centre in enumerate(("west", "east")):
+        for i in range(3):
+            write_case(root / centre, f"scan{i}", 10 * number + i, tumour=i < 2)
+        assert prepare.main(["folder", str(root / centre), "--centre", centre, "--workers", "1", *store(root)]) == 0
+    write_case(root / "unseen", "new", 99)
+    for stage, epochs in zip(STAGES, (25, 25, 25, 25), strict=True):
+        options = ["--data", "east", "--epochs", str(epochs), "--width", "8", "--lr", "5e-3", "--workers", "0"]
+        assert train_command.main(stage, [*options, *places(root), "--gpu", "cpu", "--validate-every", "5"]) == 0
+    return root
+
+
+def store(root: Path) -> list[str]:
+    return ["--store", str(root / "store")]
+
+
+def places(root: Path) -> list[str]:
+    return [*store(root), "--path", str(root / "checkpoints")]
+
+
+def run_of(root: Path, stage: str) -> Path:
+    return max((root / "checkpoints" / stage / "east").iterdir())
+
+
+def evaluate_all(root: Path, *options: str) -> None:
+    for stage in STAGES:
+        roi = options if STAGES[stage].sampling.target == "tumour" else ()
+        assert evaluate.main(stage, ["--data", "east", *places(root), *roi]) == 0, stage
+
+
+def test_a_run_folder_records_everything(world):
+    run = run_of(world, "tumor_fine")
+    assert {"settings.yaml", "losses.csv", "curves.png", "last.pt", "best.pt"} <= {path.name for path in run.iterdir()}
+    assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
+    record = yaml.safe_load((run / "settings.yaml").read_text())
+    assert record["held_out"] == "east" and record["split_hash"] and record["weights"]["slice"] == 1
+
+
+def test_the_four_stages_are_evaluated_in_order(world):
+    evaluate_all(world)
+    for stage in STAGES:
+        roi = "evaluation_predicted" if STAGES[stage].sampling.target == "tumour" else "evaluation"
+        folder = run_of(world, stage) / roi
+        with (folder / "cases.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["case"] for row in rows] == ["east/scan0", "east/scan1", "east/scan2"]
+        assert {"dice", "recall", "cover", "nsd_2mm", "hd95_mm", "seconds", "threshold"} <= set(rows[0])
+        assert {"summary.txt", "summary.json", "distributions.png"} <= {path.name for path in folder.iterdir()}
+        for name in ("scan0", "scan2"):
+            prediction = sitk.ReadImage(str(folder / "predictions" / f"{name}.nii.gz"))
+            scan = sitk.ReadImage(str(world / "east" / "images" / f"{name}.nii.gz"))
+            assert prediction.GetSize() == scan.GetSize() and prediction.GetDirection() == scan.GetDirection()
+    with (run_of(world, "pancreas_fine") / "evaluation" / "cases.csv").open() as file:
+        assert np.mean([float(row["dice"]) for row in csv.DictReader(file)]) > 0.6  # it has learnt, held out
+
+
+def test_the_reference_pancreas_needs_no_pancreas_stage(world, tmp_path):
+    for stage in ("tumor_coarse", "tumor_fine"):
+        shutil.copytree(world / "checkpoints" / stage, tmp_path / stage, ignore=shutil.ignore_patterns("evaluation*"))
+        options = ["--data", "east", *store(world), "--path", str(tmp_path), "--roi", "reference"]
+        assert evaluate.main(stage, options) == 0
+
+
+def test_an_evaluation_without_its_predecessor_says_what_to_run(world, tmp_path, capsys):
+    shutil.copytree(world / "checkpoints", tmp_path / "c", ignore=shutil.ignore_patterns("evaluation*"))
+    options = ["--data", "east", *store(world), "--path", str(tmp_path / "c")]
+    assert evaluate.main("pancreas_fine", options) == 2
+    assert "run python evaluate_pancreas/evaluate_sh_pancreas_coarse.py --data east" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "c" / "tumor_coarse")
+    assert evaluate.main("tumor_coarse", options) == 2
+    assert "run python train_tumor/train_sh_tumor_coarse.py --data east" in capsys.readouterr().err
+
+
+def test_a_second_evaluation_keeps_what_is_done_and_a_new_threshold_does_not(world, capsys):
+    arguments = ["--data", "east", *places(world)]
+    assert evaluate.main("pancreas_coarse", arguments) == 0
+    mask = run_of(world, "pancreas_coarse") / "evaluation" / "predictions" / "scan1.nii.gz"
+    before = mask.stat().st_mtime_ns
+    assert evaluate.main("pancreas_coarse", arguments) == 0 and mask.stat().st_mtime_ns == before
+    assert evaluate.main("pancreas_coarse", [*arguments, "--thresh", "0.31"]) == 0
+    assert mask.stat().st_mtime_ns != before and "threshold 0.31" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_predict_writes_masks_on_the_scans_own_grid(world, tmp_path, suffix):
+    scan = sitk.ReadImage(str(world / "unseen" / "images" / "new.nii.gz"))
+    turned = sitk.DICOMOrient(scan, "RAI")
+    turned.SetOrigin((11.0, -7.5, 300.25))
+    path = tmp_path / f"new{suffix}"
+    sitk.WriteImage(turned, str(path))
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"<!DOCTYPE html>")
+    out = tmp_path / "out"
+    assert predict.main([str(broken), str(path), "-o", str(out), "--data", "east", *places(world)[2:]]) == 2
+    mask = sitk.ReadImage(str(out / "new_pancreas_tumour.nii.gz"))
+    for get in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(mask, get)() == pytest.approx(getattr(turned, get)())
+    found = sitk.GetArrayFromImage(sitk.DICOMOrient(mask, "LPS")) > 0
+    wanted = sitk.GetArrayFromImage(sitk.ReadImage(str(world / "unseen" / "labels" / "new.nii.gz"))) > 0
+    assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.6
+    with (out / "volumes.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert float(rows["new"]["pancreas_ml"]) > 0 and "HTML" in rows["broken"]["error"]
+    assert (out / "new.png").exists() and not (out / "broken.png").exists()
+
+
+def test_predict_names_every_model_that_it_lacks(world, tmp_path, capsys):
+    scan = str(world / "unseen" / "images" / "new.nii.gz")
+    assert predict.main([scan, "-o", str(tmp_path / "out"), *places(world)[2:]]) == 2
+    message = capsys.readouterr().err
+    for stage in STAGES.values():
+        assert f"{stage.script('train')} --data none" in message
+
+
+def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_says_so(world, tmp_path, capsys):
+    write_lps(tmp_path / "air.nii.gz", np.full((20, 40, 40), -1000, np.int16), SPACING)
+    options = ["-o", str(tmp_path), "--data", "east", *places(world)[2:]]
+    assert predict.main([str(tmp_path / "air.nii.gz"), *options]) == 0
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "air_pancreas_tumour.nii.gz"))).any()
+    assert "no pancreas found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["train", "evaluate"])
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_script_has_help_and_is_a_thin_door(action, stage):
+    script = REPOSITORY / STAGES[stage].script(action).split()[1]
+    assert len(script.read_text().splitlines()) <= 40
+    result = subprocess.run([sys.executable, script.name, "--help"], cwd=script.parent, capture_output=True, text=True)
+    assert result.returncode == 0 and "(default: " in result.stdout and "--data" in result.stdout
+
+
+def bad_training(root: Path, *options: str) -> list[str]:
+    return [*options, *places(root), "--epochs", "1", "--width", "8", "--workers", "0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--data", "north"], "--data north: no such centre is prepared; choose one of east, west, none"),
+        (["--width", "12"], "--width 12: must be a multiple of 8"),
+        (["--lr", "0"], "--lr 0.0: must be positive"),
+        (["--gpu", "99"], "--gpu 99: this machine has"),
+        (["--weight", "sdf=1"], "has not a head 'sdf'"),
+    ],
+)
+def test_bad_training_options_are_one_line_and_make_no_run(world, capsys, options, complaint):
+    before = set((world / "checkpoints" / "pancreas_fine").rglob("*"))
+    assert train_command.main("pancreas_fine", bad_training(world, *options)) == 2
+    message = capsys.readouterr().err
+    assert complaint in message and message.count("\n") == 1
+    assert set((world / "checkpoints" / "pancreas_fine").rglob("*")) == before
+
+
+def test_no_store_and_one_centre(tmp_path, world, capsys):
+    assert train_command.main("pancreas_fine", ["--store", str(tmp_path)]) == 2
+    assert "no centre is prepared; run python -m data.prepare" in capsys.readouterr().err
+    shutil.copytree(world / "store" / "east", tmp_path / "east")
+    assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 2
+    assert "only one centre is prepared" in capsys.readouterr().err
+    assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run", "--data", "none"]) == 0
+
+
+def test_without_arguments_every_centre_is_held_out_once(world, tmp_path, capsys):
+    assert train_command.main("pancreas_fine", [*store(world), "--path", str(tmp_path), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "hold out east" in out and "hold out west" in out and "none" not in out
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_killed_training_goes_on_where_it_was(world, tmp_path):
+    script = REPOSITORY / "train_pancreas" / "train_sh_pancreas_fine.py"
+    options = ["--data", "east", "--epochs", "12", "--width", "8", "--workers", "0", "--gpu", "cpu"]
+    command = [sys.executable, str(script), *options, *store(world), "--path", str(tmp_path), "--resume"]
+    training = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.rglob("last.pt")) and training.poll() is None:
+        time.sleep(0.02)
+    os.kill(training.pid, signal.SIGKILL)
+    training.wait()
+    (run,) = (tmp_path / "pancreas_fine" / "east").iterdir()
+    reached = torch.load(run / "last.pt", weights_only=True)["epoch"]
+    assert reached >= 1
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and f"goes on after epoch {reached}" in result.stdout
+    assert [run] == list((tmp_path / "pancreas_fine" / "east").iterdir())
+    with (run / "losses.csv").open() as file:
+        assert [int(float(row["epoch"])) for row in csv.DictReader(file)] == list(range(1, 13))
+    assert "finished already" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+
+
+def test_a_damaged_checkpoint_is_named(world, tmp_path, capsys):
+    shutil.copytree(world / "checkpoints", tmp_path / "c", ignore=shutil.ignore_patterns("evaluation*"))
+    best = max((tmp_path / "c" / "pancreas_coarse" / "east").iterdir()) / "best.pt"
+    best.write_bytes(best.read_bytes()[:5000])
+    assert evaluate.main("pancreas_coarse", ["--data", "east", *store(world), "--path", str(tmp_path / "c")]) == 2
+    assert "best.pt: truncated or damaged; train again with python train_pancreas/" in capsys.readouterr().err
