@@ -37,14 +37,14 @@ class Scanner:
 
 # fmt: off
 SCANNERS = (  # a centre: its grids, then portal, noise, grain, blur, edge, bias, contrasts and sizes of the tumour
-    Scanner("north", (3.0, 2.5, 2.5), (2.5, 0.78, 0.78), (270, 345),
-            1.0, 9, 0.45, 0.6, 0.0, 0, (42, 52), (15, 40), (24, 38)),
+    Scanner("north", (3.6, 2.8, 2.8), (2.5, 0.78, 0.78), (270, 345),
+            1.0, 9, 0.45, 0.6, 0.0, 0, (52, 64), (15, 40), (24, 38)),
     Scanner("south", (4.0, 2.9, 2.9), (5.0, 0.88, 0.88), (290, 370),
-            0.35, 13, 0.7, 1.0, 0.0, -6, (44, 54), (8, 30), (26, 40)),
-    Scanner("west", (2.5, 2.4, 2.4), (1.5, 0.70, 0.70), (275, 350),
-            0.75, 11, 0.3, 0.4, 0.35, 8, (38, 50), (10, 35), (22, 36)),
-    Scanner("east", (3.5, 2.6, 2.6), (1.0, 0.82, 0.82), (280, 360),
-            0.9, 10, 0.55, 0.7, 0.1, 3, (36, 48), (5, 30), (22, 38)),
+            0.35, 13, 0.7, 1.0, 0.0, -6, (54, 66), (8, 30), (26, 40)),
+    Scanner("west", (3.2, 2.7, 2.7), (1.5, 0.70, 0.70), (275, 350),
+            0.75, 11, 0.3, 0.4, 0.35, 8, (48, 62), (10, 35), (22, 36)),
+    Scanner("east", (3.4, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
+            0.9, 10, 0.55, 0.7, 0.1, 3, (46, 60), (5, 30), (22, 38)),
 )
 # fmt: on
 
@@ -86,7 +86,7 @@ def render_case(
 
     Args:
         index: number of the case within the centre.
-        size: "small" (voxels of about 2.5 mm) or "full" (512 x 512; a label map's own grid).
+        size: "small" (voxels of about 3 mm) or "full" (512 x 512; a label map's own grid).
         anatomy: a label map (.npz) to take the place of the procedural pancreas and vessels.
 
     Returns:

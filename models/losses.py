@@ -77,7 +77,7 @@ class DualTaskLoss:
         ramp: share of the training over which the weight of the agreement terms rises; 0 for none.
     """
 
-    def __init__(self, weights: LossWeights, *, min_cells: int = 5, tau: float = TAU_MM, ramp: float = 0.5):
+    def __init__(self, weights: LossWeights, *, min_cells: int = 5, tau: float = TAU_MM, ramp: float = 1.0):
         self.weights, self.min_cells, self.tau, self.ramp = weights, min_cells, tau, ramp
 
     def __call__(
