@@ -16,16 +16,15 @@ from data.errors import InputError
 from data.samples import BoxDataset
 from data.splits import Split
 from data.store import Case
-from engine.checkpoint import save_checkpoint
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.device import autocast
 from engine.runlog import RunLog
 from engine.stages import Stage
-from models.dual_task_net import DualTaskNet, segmentation_probability
+from engine.validate import choose_threshold, validation_dice
+from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
 from models.randconv import random_views
 from models.signed_distance import signed_distance
-
-THRESHOLDS = torch.arange(5, 100, 5) / 100  # candidates for the binarisation, chosen on the validation part
 
 
 @dataclass(frozen=True)
@@ -131,15 +130,14 @@ def fit(training: Training) -> None:
         for epoch in range(training.epochs_done + 1, training.settings.epochs + 1):
             start = time.monotonic()
             row = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
-            last = epoch == training.settings.epochs
-            validated = last or epoch % training.settings.validate_every == 0
-            dice, threshold = validate(training) if validated else ("", "")
-            row |= {"validation_dice": dice, "threshold": threshold, "seconds": round(time.monotonic() - start, 2)}
-            log.add_epoch(row)
-            keep(training, epoch, dice, threshold)
-            if validated:
-                log.draw_curves(title)
+            dice = ""
+            if epoch == training.settings.epochs or epoch % training.settings.validate_every == 0:
+                dice = validation_dice(training.net, training.validation, training.device)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
+            log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
+            keep(training, epoch, dice)
+            if dice != "":
+                log.draw_curves(title)
     log.close()
 
 
@@ -190,41 +188,11 @@ def set_learning_rate(training: Training, progress: float) -> None:
         group["lr"] = training.settings.lr * (1 - progress) ** 0.9
 
 
-@torch.inference_mode()
-def validate(training: Training) -> tuple[float, float]:
-    """Best mean Dice over the validation cases, in the boxes of their reference, and the threshold that gives it.
+def keep(training: Training, epoch: int, dice: float | str) -> None:
+    """Save ``best.pt`` where this epoch is the best on validation so far (or none can be told), then ``last.pt``.
 
-    (nan, 0.5) where a split has no validation case.
+    The threshold is chosen once, for the best weights of the whole run.
     """
-    training.net.eval()
-    by_threshold = []
-    for index in range(len(training.validation)):
-        batch = make_batch([training.validation[0, index]], training.device, None)
-        with autocast(training.device):
-            output = training.net(batch.image.contiguous(memory_format=torch.channels_last_3d))
-        by_threshold.append(dice_by_threshold(segmentation_probability(output), batch.mask))
-    if not by_threshold:
-        return math.nan, 0.5
-    means = torch.stack(by_threshold).mean(dim=0)
-    best = int(means.argmax())
-    return float(means[best]), round(float(THRESHOLDS[best]), 2)
-
-
-def dice_by_threshold(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Dice of ``probability > t`` against a binary mask for every t of THRESHOLDS: (len(THRESHOLDS),)."""
-    thresholds = THRESHOLDS.to(probability.device)
-    # Histogram instead of a comparison per threshold: bucket i holds what exceeds exactly the first i thresholds.
-    buckets = torch.bucketize(probability.flatten(), thresholds)
-    counts = [torch.bincount(b, minlength=len(thresholds) + 1) for b in (buckets, buckets[mask.flatten() > 0])]
-    predicted, hit = (c.flip(0).cumsum(0).flip(0)[1:] for c in counts)
-    return (2 * hit / (predicted + mask.sum()).clamp(min=1)).cpu()
-
-
-def keep(training: Training, epoch: int, dice: float | str, threshold: float | str) -> None:
-    """Save ``last.pt``, and ``best.pt`` where this epoch is the best on validation so far (or none can be told)."""
-    is_best = dice != "" and (math.isnan(dice) or dice > training.best_dice)
-    if is_best:
-        training.best_dice = -1.0 if math.isnan(dice) else dice
     content = {
         "stage": training.stage.name,
         "held_out": training.split.held_out,
@@ -232,12 +200,21 @@ def keep(training: Training, epoch: int, dice: float | str, threshold: float | s
         "settings": asdict(training.settings),
         "weights": asdict(training.stage.weights),
         "epoch": epoch,
-        "best_dice": training.best_dice,
         "net": training.net.state_dict(),
     }
-    if is_best:
-        save_checkpoint(training.folder / "best.pt", {**content, "threshold": threshold})
-    save_checkpoint(training.folder / "last.pt", {**content, "optimiser": training.optimiser.state_dict()})
+    best = training.folder / "best.pt"
+    if dice != "" and (math.isnan(dice) or dice > training.best_dice):
+        training.best_dice = -1.0 if math.isnan(dice) else dice
+        save_checkpoint(best, {**content, "threshold": 0.5})
+    if epoch == training.settings.epochs:
+        chosen = load_checkpoint(best, training.stage.name)
+        net = DualTaskNet(width=training.settings.width, heads=training.stage.heads)
+        net.load_state_dict(chosen["net"])
+        net = net.to(training.device, memory_format=torch.channels_last_3d)
+        chosen["threshold"] = choose_threshold(net, training.stage, training.validation.cases, training.device)
+        save_checkpoint(best, chosen)
+    state = {"best_dice": training.best_dice, "optimiser": training.optimiser.state_dict()}
+    save_checkpoint(training.folder / "last.pt", {**content, **state})
     training.epochs_done = epoch
 
 

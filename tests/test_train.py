@@ -15,7 +15,8 @@ from data.splits import Split
 from data.store import REPOSITORY, Case, read_case, write_case
 from engine.checkpoint import load_checkpoint
 from engine.stages import STAGES, with_weights
-from engine.train import TrainSettings, dice_by_threshold, fit, prepare_training
+from engine.train import TrainSettings, fit, prepare_training
+from engine.validate import choose_threshold, dice_by_threshold
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=4, width=8, workers=0, lr=2e-3, validate_every=2)
@@ -67,7 +68,10 @@ def test_a_tiny_training_learns(tmp_path):
     fit(training)
     losses = [row["loss"] for row in read_losses(training.folder)]
     assert training.best_dice > 0.8 and losses[-1] < 0.5 * losses[0]
-    assert load_checkpoint(training.folder / "best.pt", "pancreas_fine")["best_dice"] == training.best_dice
+    assert load_checkpoint(training.folder / "last.pt", "pancreas_fine")["best_dice"] == training.best_dice
+    best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
+    training.net.load_state_dict(best["net"])
+    assert best["threshold"] == choose_threshold(training.net, training.stage, training.validation.cases, CPU)
 
 
 def test_resuming_equals_never_having_stopped(tmp_path):
