@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.sources import case_name
 from data.splits import NONE_HELD_OUT
 from data.store import TUMOUR
 from data.volume import read_image, write_mask
@@ -19,8 +20,6 @@ from engine.device import choose_device
 from engine.pictures import overlay
 from engine.report import write_cases
 from engine.stages import STAGES
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -38,7 +37,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Segment every scan; a scan that cannot be read is listed at the end and does not stop the others."""
     args = parse(argv)
-    names = [case_name(scan) for scan in args.scans]
+    names = [case_name(scan.resolve().name) or scan.resolve().name for scan in args.scans]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: two scans of this name would write one mask; rename one")
     device = choose_device(args.gpu)
@@ -66,13 +65,6 @@ def load_models(args: argparse.Namespace, device: torch.device) -> dict[str, Sta
     if lacking:
         raise InputError("\n       ".join(lacking))
     return models
-
-
-def case_name(scan: Path) -> str:
-    """The scan's name without the suffix of its format."""
-    scan = scan.resolve()
-    suffix = next((suffix for suffix in SUFFIXES if scan.name.lower().endswith(suffix)), "")
-    return scan.name[: len(scan.name) - len(suffix)]
 
 
 def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) -> dict:

@@ -187,7 +187,8 @@ def gut(rng: np.random.Generator, scale: tuple[float, float], low: float, head: 
     transverse = [(-42, -62, -50, 18), (-55, -70, 0, 17), (-35, -62, 60, 17), (15, -10, 108, 16)]
     descending = [(15, -10, 108, 16), (-30, 22, 106, 15), (low - 20, 26, 104, 14)]
     colon = np.concatenate([_wander(rng, path, deep, wide) for path in (ascending, transverse, descending)])
-    loops = [_loop(rng, (min(low, -25), -25), (-55, 0), (-75, 80), scale) for _ in range(int(12 + max(0, -80 - low) / 12))]
+    below, count = min(low, -25), int(12 + max(0, -80 - low) / 12)
+    loops = [_loop(rng, (below, -25), (-55, 0), (-75, 80), scale) for _ in range(count)]
     loops += [_loop(rng, (-30, 5), (-35, 5), (30, 85), scale) for _ in range(3)]  # jejunum below the tail
     pylorus = curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]
     upper = np.concatenate([_wander(rng, stomach, deep, wide), pylorus])

@@ -105,7 +105,7 @@ class MSD:
             pairs = [(root / item["image"], root / item["label"]) for item in listing["training"]]
         except (KeyError, TypeError) as error:
             raise InputError(f"{root / 'dataset.json'}: lists no training cases; unpack the archive again") from error
-        cases = [(_case_name(image.name), image, label) for image, label in pairs if not image.name.startswith("._")]
+        cases = [(case_name(image.name), image, label) for image, label in pairs if not image.name.startswith("._")]
         return sorted((Entry(name, name, image, label) for name, image, label in cases), key=lambda e: e.name)
 
 
@@ -165,8 +165,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _case_name(file_name: str) -> str:
-    """The name without its format's suffix; empty where it is no format we read."""
+def case_name(file_name: str) -> str:
+    """The file's name without its format's suffix; empty where it is no format we read."""
     suffix = next((s for s in SUFFIXES if file_name.lower().endswith(s)), None)
     return file_name[: -len(suffix)] if suffix else ""
 
@@ -174,7 +174,7 @@ def _case_name(file_name: str) -> str:
 def _by_case(folder: Path, folders: bool = False) -> dict[str, list[Path]]:
     cases: dict[str, list[Path]] = {}
     for path in _files(folder):
-        name = path.name * folders if path.is_dir() else _case_name(path.name)
+        name = path.name * folders if path.is_dir() else case_name(path.name)
         if name:
             cases.setdefault(name, []).append(path)
     return cases
