@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+# A place that cannot be written to: full, read-only, or a file where a folder should be.
+_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class InputError(Exception):
@@ -29,7 +31,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except PermissionError as error:
             print(f"error: {error.filename}: no permission; choose a place you may write to", file=sys.stderr)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if error.errno not in _PLACES:
                 raise
             place = error.filename or "the output folder"
             print(f"error: {place}: {error.strerror}; free some space or choose another place", file=sys.stderr)

@@ -4,6 +4,8 @@ checkpoints/<stage>/<held-out>/<YYYY_MM_DD_HH_MM_SS>/last.pt    everything neede
                                                      best.pt    the best on validation, with its threshold
 """
 
+import errno
+import os
 import pickle
 import re
 import time
@@ -27,7 +29,10 @@ _TIME = re.compile(r"\d{4}(_\d{2}){5}")
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers, strings, lists and dicts; the file at ``path`` is always a whole one."""
     with replacing(path) as unfinished:
-        torch.save({"format": FORMAT, **content}, unfinished)
+        try:
+            torch.save({"format": FORMAT, **content}, unfinished)
+        except RuntimeError as error:  # how torch's writer reports a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def list_runs(checkpoints: Path, stage: Stage, held_out: str) -> list[Path]:
 
 
 def find_run(checkpoints: Path, stage: Stage, held_out: str, at: str | None = None, until: str | None = None) -> Path:
-    """The newest run that has a best checkpoint: that of the time ``at``, or the newest begun ``until`` a time.
+    """The newest finished run: that of the time ``at``, or the newest begun ``until`` a time.
 
     Raises InputError naming the script that makes it.
     """

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from data.boxes import bounding_box, enlarge, whole
 from data.files import replacing
+from data.store import PANCREAS, TUMOUR
 
 WINDOW_HU = (-100, 240)
 CONTEXT_MM = 40.0
@@ -35,7 +36,6 @@ COLOURS = {
     ("prediction", 1): (255, 70, 200),
     ("prediction", 2): (255, 64, 48),
 }
-TUMOUR = 2
 
 Legend = list[tuple[str, tuple[int, int, int] | None]]
 
@@ -138,18 +138,19 @@ def _interpolation(smaller: bool) -> int:
 def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend:
     """Lines of the text cell with the colour of their swatch (None: no swatch)."""
     ml = float(np.prod(spacing)) / 1000
-    with_tumour = any((mask == TUMOUR).any() for mask in masks.values())
+    names = {PANCREAS: "pancreas", TUMOUR: "tumour"}
+    shown = [code for code in names if any((mask == code).any() for mask in masks.values())] or [PANCREAS]
     lines: Legend = []
     for who, mask in masks.items():
-        sizes = {1: np.count_nonzero(mask) * ml, TUMOUR: np.count_nonzero(mask == TUMOUR) * ml}
-        if not sizes[1]:
-            lines.append(("nothing predicted" if who == "prediction" else "the reference is empty", COLOURS[who, 1]))
+        if not mask.any():
+            lines.append(
+                ("nothing predicted" if who == "prediction" else "the reference is empty", COLOURS[who, shown[0]])
+            )
             continue
-        lines.append((f"{who}{' pancreas' if with_tumour else ''}  {sizes[1]:.1f} ml", COLOURS[who, 1]))
-        if sizes[TUMOUR]:
-            lines.append((f"{who} tumour  {sizes[TUMOUR]:.1f} ml", COLOURS[who, TUMOUR]))
-        elif with_tumour:
-            lines.append((f"{who}: no tumour", COLOURS[who, TUMOUR]))
+        for code in shown:
+            volume = np.count_nonzero(mask >= code) * ml  # the tumour is part of the pancreas
+            name = f" {names[code]}" if TUMOUR in shown else ""
+            lines.append((f"{who}{name}  {volume:.1f} ml" if volume else f"{who}: no{name}", COLOURS[who, code]))
     if "reference" not in masks:
         lines.append(("no reference given", None))
     return [*lines, (f"window {WINDOW_HU[0]} to {WINDOW_HU[1]} HU", None), ("z, y: voxel index from 0", None)]

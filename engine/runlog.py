@@ -24,6 +24,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """``settings.yaml``: what a run was asked to do, with the versions it runs on."""
+    with replacing(folder / "settings.yaml") as unfinished:
+        unfinished.write_text(yaml.safe_dump({**settings, "versions": versions()}, sort_keys=False))
+
+
 class RunLog:
     """Writes the record of one run into its folder.
 
@@ -42,11 +48,6 @@ class RunLog:
         if self.missing:
             print(f"not installed: {', '.join(self.missing)}; the curves are in {self.table} alone")
         self._board = self._open_board(epochs_done)
-
-    def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """``settings.yaml``: what the run was asked to do, with the versions it runs on."""
-        text = yaml.safe_dump({**settings, "versions": versions()}, sort_keys=False)
-        (self.folder / "settings.yaml").write_text(text)
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """One row of ``losses.csv``: numbers by name, "" where an epoch has none."""

@@ -189,9 +189,10 @@ def set_learning_rate(training: Training, progress: float) -> None:
 
 
 def keep(training: Training, epoch: int, dice: float | str) -> None:
-    """Save ``best.pt`` where this epoch is the best on validation so far (or none can be told), then ``last.pt``.
+    """Save ``best_so_far.pt`` where this epoch is the best on validation (or none can be told), then ``last.pt``.
 
-    The threshold is chosen once, for the best weights of the whole run.
+    After the last epoch the best weights get their threshold and become ``best.pt``: what has one is finished. The
+    network is left holding them.
     """
     content = {
         "stage": training.stage.name,
@@ -200,21 +201,21 @@ def keep(training: Training, epoch: int, dice: float | str) -> None:
         "settings": asdict(training.settings),
         "weights": asdict(training.stage.weights),
         "epoch": epoch,
-        "net": training.net.state_dict(),
+        "net": {name: value.clone() for name, value in training.net.state_dict().items()},
     }
-    best = training.folder / "best.pt"
+    so_far, finished = training.folder / "best_so_far.pt", epoch == training.settings.epochs
     if dice != "" and (math.isnan(dice) or dice > training.best_dice):
         training.best_dice = -1.0 if math.isnan(dice) else dice
-        save_checkpoint(best, {**content, "threshold": 0.5})
-    if epoch == training.settings.epochs:
-        chosen = load_checkpoint(best, training.stage.name)
-        net = DualTaskNet(width=training.settings.width, heads=training.stage.heads)
-        net.load_state_dict(chosen["net"])
-        net = net.to(training.device, memory_format=torch.channels_last_3d)
-        chosen["threshold"] = choose_threshold(net, training.stage, training.validation.cases, training.device)
-        save_checkpoint(best, chosen)
+        save_checkpoint(so_far, content)
+    if finished:
+        best = load_checkpoint(so_far, training.stage.name)
+        training.net.load_state_dict(best["net"])
+        threshold = choose_threshold(training.net, training.stage, training.validation.cases, training.device)
+        save_checkpoint(training.folder / "best.pt", {**best, "threshold": threshold})
     state = {"best_dice": training.best_dice, "optimiser": training.optimiser.state_dict()}
     save_checkpoint(training.folder / "last.pt", {**content, **state})
+    if finished:
+        so_far.unlink()
     training.epochs_done = epoch
 
 

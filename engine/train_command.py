@@ -12,7 +12,7 @@ from data.splits import Split, choose_splits, frozen_splits, select
 from data.store import DEFAULT_STORE, Case, read_store
 from engine.checkpoint import DEFAULT_CHECKPOINTS, list_runs, load_checkpoint, new_run
 from engine.device import choose_device
-from engine.runlog import RunLog
+from engine.runlog import write_settings
 from engine.stages import STAGES, Stage, with_weights
 from engine.train import TrainSettings, fit, prepare_training
 from models.losses import LossWeights
@@ -139,7 +139,7 @@ def run_split(
             **asdict(settings),
             "weights": asdict(stage.weights),
         }
-        RunLog(folder).write_settings(record)
+        write_settings(folder, record)
     training = prepare_training(stage, split, train_cases, validation_cases, settings, device, folder, checkpoint)
     fit(training)
     print(f"{folder}: validation Dice {training.best_dice:.3f}")

@@ -14,6 +14,7 @@ from data.errors import InputError
 from data.splits import Split
 from data.store import REPOSITORY, Case, read_case, write_case
 from engine.checkpoint import load_checkpoint
+from engine.runlog import write_settings
 from engine.stages import STAGES, with_weights
 from engine.train import TrainSettings, fit, prepare_training
 from engine.validate import choose_threshold, dice_by_threshold
@@ -52,9 +53,11 @@ def read_losses(folder: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("stage", sorted(STAGES))
-def test_every_stage_runs_and_records_every_term(tmp_path, stage):
-    fit(training_of(tmp_path, stage, TrainSettings(epochs=2, width=8, workers=0, validate_every=1)))
+def test_every_stage_runs_and_records_every_term(tmp_path, stage, batch_size):
+    settings = TrainSettings(epochs=2, width=8, workers=0, validate_every=1, batch_size=batch_size)
+    fit(training_of(tmp_path, stage, settings))
     rows = read_losses(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(STAGES[stage].weights.active) <= set(rows[0]) and all(
@@ -92,7 +95,7 @@ def test_resuming_equals_never_having_stopped(tmp_path):
     with pytest.raises(PowerCut):
         fit(stopped)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
-    assert checkpoint["epoch"] == 2
+    assert checkpoint["epoch"] == 2 and not (stopped.folder / "best.pt").exists()
     resumed = training_of(tmp_path, "tumor_fine", SETTINGS, "stopped", checkpoint)
     fit(resumed)
     for name, value in whole.net.state_dict().items():
@@ -171,8 +174,6 @@ def test_training_needs_only_torch_numpy_scipy_and_skimage_beside_yaml_and_tqdm(
 
 
 def test_settings_are_recorded(tmp_path):
-    from engine.runlog import RunLog
-
-    RunLog(tmp_path).write_settings({"lr": 1e-4, "weights": {"dice": 1.0}})
+    write_settings(tmp_path, {"lr": 1e-4, "weights": {"dice": 1.0}})
     record = yaml.safe_load((tmp_path / "settings.yaml").read_text())
     assert record["lr"] == 1e-4 and record["versions"]["torch"] == torch.__version__
