@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from engine.pictures import COLOURS, contours, overlay, telling_slices
+from engine.pictures import COLOURS, _legend, contours, overlay, telling_slices
 from engine.plots import curves, distributions
 
 SPACING = (4.0, 1.0, 2.0)
@@ -156,3 +156,20 @@ def test_the_callers_matplotlib_is_left_alone(tmp_path):
     curves(tmp_path / "b.png", [{"epoch": 1, "loss": 1.0}])
     assert dict(matplotlib.rcParams) == before
     assert not matplotlib.pyplot.get_fignums()
+
+
+def test_the_legend_names_only_what_the_masks_hold():
+    empty, tumour = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
+    tumour[1, 1, :2] = 2
+    both = tumour.copy()
+    both[2, :, :] = 1
+    spacing = (10.0, 10.0, 10.0)
+    lines = [text for text, _ in _legend({"reference": tumour, "prediction": empty}, spacing)]
+    assert lines[:2] == ["reference tumour  2.0 ml", "nothing predicted"]
+    lines = [text for text, _ in _legend({"reference": both, "prediction": both * (both == 1)}, spacing)]
+    assert lines[:4] == [
+        "reference pancreas  18.0 ml",
+        "reference tumour  2.0 ml",
+        "prediction pancreas  16.0 ml",
+        "prediction: no tumour",
+    ]
