@@ -6,7 +6,7 @@ PY := $(BIN)/python
 DEMO := demo
 HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(DEMO)/checkpoints --data $(HELD_OUT)
-TRAIN := $(SMALL) --resume --width 8 --lr 5e-3 --workers 0 --validate-every 10
+TRAIN := $(SMALL) --resume --width 8 --workers 0 --validate-every 10
 
 .PHONY: help install demo test test-slow lint format clean
 .DEFAULT_GOAL := help
@@ -32,10 +32,10 @@ demo: .venv/installed ## the whole path on synthetic centres: about 10 minutes o
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
 	  $(PY) -m data.prepare folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared || exit 2; \
 	done
-	cd train_pancreas && ../$(PY) train_sh_pancreas_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --epochs 30 --weight consistency_cosine=0.1
-	cd train_pancreas && ../$(PY) train_sh_pancreas_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --epochs 70
-	cd train_tumor && ../$(PY) train_sh_tumor_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --epochs 90
-	cd train_tumor && ../$(PY) train_sh_tumor_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --epochs 90
+	cd train_pancreas && ../$(PY) train_sh_pancreas_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 5e-3 --epochs 30 --weight consistency_cosine=0.1
+	cd train_pancreas && ../$(PY) train_sh_pancreas_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 5e-3 --epochs 55
+	cd train_tumor && ../$(PY) train_sh_tumor_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 2e-3 --epochs 100
+	cd train_tumor && ../$(PY) train_sh_tumor_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 2e-3 --epochs 120
 	$(PY) evaluate_pancreas/evaluate_sh_pancreas_coarse.py $(SMALL)
 	$(PY) evaluate_pancreas/evaluate_sh_pancreas_fine.py $(SMALL)
 	$(PY) evaluate_tumor/evaluate_sh_tumor_coarse.py $(SMALL)

@@ -15,8 +15,8 @@ from data.splits import NONE_HELD_OUT
 from data.store import TUMOUR
 from data.volume import read_image, write_mask
 from engine.cascade import StageModel, load_model, segment_scan, volume_ml
-from engine.checkpoint import DEFAULT_CHECKPOINTS
-from engine.device import choose_device
+from engine.device import choose_device, naming_memory_errors
+from engine.options import add_gpu, add_path
 from engine.pictures import overlay
 from engine.report import write_cases
 from engine.stages import STAGES
@@ -28,8 +28,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for masks, volumes.csv and pictures")
     parser.add_argument("--data", default=NONE_HELD_OUT, help="models of the split that holds out this centre")
     parser.add_argument("--time", help="of each stage the newest run begun at this time or before")
-    parser.add_argument("--gpu", default="auto", help="auto, the number of a GPU, or cpu")
-    parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
+    add_gpu(parser)
+    add_path(parser)
     return parser.parse_args(argv)
 
 
@@ -73,12 +73,11 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
     row = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
     try:
         volume = read_image(scan)
-        label, notes = segment_scan(models, volume.array, volume.spacing)
+        with naming_memory_errors(str(scan), next(iter(models.values())).device, "use --gpu cpu"):
+            label, notes = segment_scan(models, volume.array, volume.spacing)
         write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, volume.grid)
-    except InputError as error:
+    except (InputError, PermissionError) as error:
         return row | {"error": str(error)}
-    except torch.OutOfMemoryError:
-        return row | {"error": f"{scan}: needs more memory than the GPU has; use --gpu cpu"}
     pancreas, tumour = volume_ml(label > 0, volume.spacing), volume_ml(label == TUMOUR, volume.spacing)
     title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
     overlay(output / f"{name}.png", volume.array, None, label, volume.spacing, title)

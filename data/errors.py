@@ -29,7 +29,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         except PermissionError as error:
-            print(f"error: {error.filename}: no permission; choose a place you may write to", file=sys.stderr)
+            print(
+                f"error: {error.filename}: no permission to read or write there; choose another place", file=sys.stderr
+            )
         except OSError as error:
             if error.errno not in _PLACES:
                 raise

@@ -116,7 +116,11 @@ class NnUNet:
     PANCREAS = re.compile(r"pancreas", re.IGNORECASE)
 
     def codes(self, root: Path) -> LabelMap:
-        named = _dataset_json(root).get("labels", {})
+        named = _dataset_json(root).get("labels")
+        if not isinstance(named, dict):
+            raise InputError(
+                f'{root / "dataset.json"}: names no labels; say what the codes mean with --labels "1=1,2=2"'
+            )
         if all(str(key).isdigit() for key in named):  # version 1 wrote {"1": "pancreas"}
             named = {name: int(code) for code, name in named.items()}
         pancreas = [code for name, code in named.items() if self.PANCREAS.fullmatch(name)]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,10 +61,19 @@ class Case:
         return f"{self.centre}/{self.name}"
 
     def image(self) -> np.ndarray:
-        return np.load(self.folder / "image.npy", mmap_mode="r")
+        """int16 HU (D, H, W). Raises InputError where the file is damaged."""
+        return self._map("image.npy")
 
     def label(self) -> np.ndarray:
-        return np.load(self.folder / "label.npy", mmap_mode="r")
+        """uint8 0/1/2 (D, H, W). Raises InputError where the file is damaged."""
+        return self._map("label.npy")
+
+    def _map(self, name: str) -> np.ndarray:
+        path = self.folder / name
+        try:
+            return np.load(path, mmap_mode="r")
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise InputError(f"{path}: damaged; delete {self.folder} and run python -m data.prepare again") from error
 
 
 def write_case(
@@ -112,8 +122,11 @@ def write_case(
         "preparation_hash": preparation.hash,
     }
     (unfinished / "case.json").write_text(json.dumps(manifest, indent=1))
-    shutil.rmtree(target, ignore_errors=True)
+    earlier = store / centre / f".{name}.{os.getpid()}.earlier.unfinished"
+    if target.exists():
+        target.rename(earlier)
     unfinished.rename(target)
+    shutil.rmtree(earlier, ignore_errors=True)
     return target
 
 
@@ -140,6 +153,12 @@ def read_case(folder: Path) -> Case:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a readable manifest ({error}); {renew}") from error
+
+
+def digest(cases: Iterable[Case]) -> str:
+    """A hash of what these cases are: it changes when one is prepared anew from another file or in another way."""
+    manifests = sorted((case.key, (case.folder / "case.json").read_text()) for case in cases)
+    return hashlib.sha256(json.dumps(manifests).encode()).hexdigest()[:16]
 
 
 def read_store(store: Path) -> dict[str, list[Case]]:

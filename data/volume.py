@@ -200,8 +200,8 @@ def _onto(path: Path, label: Volume, like: Volume) -> Volume:
             return replace(like, array=label.array, notes=label.notes + rounded)
     # Both are in LPS, so the same corners correspond; how far apart they lie is measured along the scan's axes.
     apart = np.abs((label.corners(0.5) - like.corners(0.5)) @ np.array(like.direction).reshape(3, 3))
-    voxel = np.maximum(label.spacing, like.spacing)[::-1]
-    if (apart > voxel).any():
+    half_voxel = 0.5 * np.minimum(label.spacing, like.spacing)[::-1]
+    if (apart > half_voxel).any():
         raise InputError(
             f"{path}: lies elsewhere than its image: label {label.described()}, image {like.described()}; "
             "give the label that was drawn on this image, or correct its header"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from data.boxes import Box
+from data.errors import InputError
 from data.samples import mask_box, scan_box
 from data.store import PANCREAS, TUMOUR
 from engine.checkpoint import find_run, load_checkpoint
@@ -66,7 +67,10 @@ def load_model(
     run = find_run(checkpoints, stage, held_out, at, until)
     content = load_checkpoint(run / "best.pt", stage_name)
     net = DualTaskNet(width=content["settings"]["width"], heads=stage.heads)
-    net.load_state_dict(content["net"])
+    try:
+        net.load_state_dict(content["net"])
+    except RuntimeError as error:
+        raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
     threshold = content["threshold"] if threshold is None else threshold
     return StageModel(stage, net, threshold, device, run, content["epoch"], content["split_hash"])
@@ -99,29 +103,35 @@ def segment_stage(
     return StageResult(mask, "" if mask.any() else f"{model.stage.title}: nothing found")
 
 
-def tumour_fine_roi(
-    coarse: np.ndarray, pancreas: np.ndarray, spacing: tuple[float, float, float]
-) -> tuple[np.ndarray, str]:
-    """Where tumour fine looks: around the coarse tumour, or the pancreas where that is no tumour; with a note."""
-    volume = volume_ml(coarse, spacing)
-    if volume >= MIN_TUMOUR_ML:
-        return coarse, ""
-    return pancreas, f"tumor coarse: {volume:.3f} ml found, tumor fine looks in the whole pancreas"
+def where_to_look(
+    stage: Stage, masks: Mapping[str, np.ndarray], spacing: tuple[float, float, float]
+) -> tuple[np.ndarray | None, str]:
+    """The mask around which ``stage`` looks, and a note where that is its fallback's instead of its predecessor's.
+
+    Args:
+        masks: by stage name, those of ``stage.before``, each (D, H, W). None is returned for the first stage.
+    """
+    if stage.predecessor is None:
+        return None, ""
+    roi = masks[stage.predecessor]
+    volume = volume_ml(roi, spacing)
+    if stage.fallback is None or volume >= MIN_TUMOUR_ML:
+        return roi, ""
+    before, instead = STAGES[stage.predecessor].title, STAGES[stage.fallback].title
+    return masks[stage.fallback], f"{before}: {volume:.3f} ml found, {stage.title} looks around {instead}'s mask"
 
 
-def segment_scan(models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]):
-    """All four stages on one scan: a CascadeResult. The tumour lies on top of the pancreas."""
+def segment_scan(
+    models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]
+) -> CascadeResult:
+    """All four stages on one scan, in the order of ``models``. The tumour lies on top of the pancreas."""
     notes = []
     masks: dict[str, np.ndarray] = {}
     for name, model in models.items():
-        before = model.stage.predecessor
-        roi = masks[before] if before else None
-        if name == "tumor_fine":
-            roi, note = tumour_fine_roi(roi, masks["pancreas_fine"], spacing)
-            notes.append(note)
+        roi, hint = where_to_look(model.stage, masks, spacing)
         masks[name], note = segment_stage(model, image, spacing, roi)
-        notes.append(note)
-        if name.startswith("pancreas") and not masks[name].any():
+        notes += [hint, note]
+        if model.stage.sampling.target == "pancreas" and not masks[name].any():
             return CascadeResult(np.zeros(image.shape, np.uint8), ("no pancreas found: the mask is empty",))
     return CascadeResult(merge_labels(masks["pancreas_fine"], masks["tumor_fine"]), tuple(filter(None, notes)))
 

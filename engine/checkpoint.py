@@ -8,10 +8,11 @@ import errno
 import os
 import pickle
 import re
+import struct
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 
@@ -23,6 +24,18 @@ from engine.stages import STAGES, Stage
 FORMAT = 1
 DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
+# What torch raises for files that are cut or altered.
+_DAMAGE = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    BadZipFile,
+)
 _TIME = re.compile(r"\d{4}(_\d{2}){5}")
 
 
@@ -49,13 +62,18 @@ def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
         raise InputError(f"{path}: holds more than tensors and numbers, or is damaged; not opened; {again}") from error
     except PermissionError:
         raise
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path}: truncated or damaged; {again}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this project's format {FORMAT}; {again}")
     if content["stage"] != stage:
         raise InputError(f"{path}: belongs to the stage {content['stage']}, not {stage}; give the run of {stage}")
     return content
+
+
+def path_option(checkpoints: Path) -> str:
+    """What a printed command needs to look where this one looked."""
+    return "" if Path(checkpoints) == DEFAULT_CHECKPOINTS else f" --path {checkpoints}"
 
 
 def new_run(checkpoints: Path, stage: Stage, held_out: str) -> Path:
@@ -81,7 +99,7 @@ def find_run(checkpoints: Path, stage: Stage, held_out: str, at: str | None = No
     Raises InputError naming the script that makes it.
     """
     runs = [run for run in list_runs(checkpoints, stage, held_out) if (run / "best.pt").exists()]
-    command = f"{stage.script('train')} --data {held_out}"
+    command = f"{stage.script('train')} --data {held_out}{path_option(checkpoints)}"
     if at is not None:
         runs = [run for run in runs if run.name == at]
     if until is not None:

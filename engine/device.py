@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -18,6 +19,15 @@ def choose_device(gpu: str) -> torch.device:
     if not number.isdigit() or int(number) >= torch.cuda.device_count():
         raise InputError(f"--gpu {gpu}: this machine has {torch.cuda.device_count()} GPUs; give a number or cpu")
     return torch.device("cuda", int(number))
+
+
+@contextlib.contextmanager
+def naming_memory_errors(what: str, device: torch.device, remedy: str) -> Iterator[None]:
+    """Raises InputError naming ``what`` did not fit and the remedy, in place of torch's error."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{what}: needs more memory than {device} has; {remedy}") from error
 
 
 def keep_freed_pages() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from tqdm import tqdm
 
@@ -17,12 +16,13 @@ from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
 from data.samples import INFERENCE_MARGIN_MM, target_mask
 from data.splits import NONE_HELD_OUT, Split, choose_splits, frozen_splits, select
-from data.store import DEFAULT_STORE, PANCREAS, TUMOUR, Case, read_store
+from data.store import PANCREAS, TUMOUR, Case, digest, read_store
 from data.volume import Grid, read_label, write_mask
-from engine.cascade import StageModel, load_model, segment_stage, tumour_fine_roi
-from engine.checkpoint import DEFAULT_CHECKPOINTS, find_run
-from engine.device import choose_device
+from engine.cascade import StageModel, load_model, segment_stage, where_to_look
+from engine.checkpoint import find_run, path_option
+from engine.device import choose_device, naming_memory_errors
 from engine.metrics import case_metrics
+from engine.options import add_gpu, add_path, add_store
 from engine.pictures import overlay
 from engine.plots import distributions
 from engine.report import failed, pick_cases, read_cases, summary_table, write_cases, write_summary
@@ -40,9 +40,9 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="CENTRE", help="evaluate the split that holds out this centre alone")
     parser.add_argument("--time", help="the run to evaluate, YYYY_MM_DD_HH_MM_SS; the newest by default")
     parser.add_argument("--thresh", type=float, help="binarise here instead of where the validation part chose")
-    parser.add_argument("--gpu", default="auto", help="auto, the number of a GPU, or cpu")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help="prepared centres")
-    parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
+    add_gpu(parser)
+    add_store(parser)
+    add_path(parser)
     if stage.sampling.target == "tumour":
         parser.add_argument(
             "--roi",
@@ -68,8 +68,8 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     for split in choose_splits(frozen_splits(args.store, centres), args.data):
         try:
             model = load_model(args.path, stage_name, split.held_out, device, args.time, args.thresh)
-            evaluation = Evaluation.start(model, split, args.path, getattr(args, "roi", None))
-            faults += evaluation.run(select(centres, split.test))
+            cases = select(centres, split.test)
+            faults += Evaluation.start(model, split, cases, args).run(cases)
         except InputError as error:
             faults.append(str(error))
     for fault in faults:
@@ -77,9 +77,13 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT if faults else 0
 
 
-def evaluation_folder(run: Path, roi: str | None) -> Path:
-    """Where the results of a run lie: its tumour stages have one folder per kind of pancreas they looked in."""
-    return run / ("evaluation" if roi is None else f"evaluation_{roi}")
+def evaluation_folder(run: Path, roi: str | None, threshold: float | None = None) -> Path:
+    """Where the results of a run lie: a folder per kind of pancreas that a tumour stage looked in.
+
+    A threshold given on the command line has a folder of its own, so that the stages after never read it.
+    """
+    parts = ["evaluation", roi, f"thresh_{threshold:g}" if threshold is not None else None]
+    return run / "_".join(filter(None, parts))
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Evaluation:
     roi: str | None
 
     @staticmethod
-    def start(model: StageModel, split: Split, checkpoints: Path, roi: str | None) -> "Evaluation":
+    def start(model: StageModel, split: Split, cases: Sequence[Case], args: argparse.Namespace) -> "Evaluation":
         """Find what the stage needs and open its folder; what is there of the same evaluation is kept.
 
         Raises InputError naming the script to run where a stage before it was not evaluated, or where the model was
@@ -100,21 +104,23 @@ class Evaluation:
         """
         if model.split_hash != split.hash:
             raise InputError(f"{model.run}: trained on another split than {split.held_out} is now; train again")
-        before = {name: _evaluated(checkpoints, STAGES[name], split, roi) for name in _needed(model.stage, roi)}
-        evaluation = Evaluation(model, evaluation_folder(model.run, roi), before, roi)
-        evaluation._open()
+        roi = getattr(args, "roi", None)
+        before = evaluations_before(model.stage, args.path, split, roi)
+        evaluation = Evaluation(model, evaluation_folder(model.run, roi, args.thresh), before, roi)
+        evaluation._open(cases)
         return evaluation
 
-    def _open(self) -> None:
+    def _open(self, cases: Sequence[Case]) -> None:
         settings = {
             "run": self.model.run.name,
             "epoch": self.model.epoch,
             "threshold": self.model.threshold,
             "roi": self.roi,
-            "before": {name: yaml.safe_load((f / "settings.yaml").read_text()) for name, f in self.before.items()},
+            "cases": digest(cases),
+            "before": {name: read_settings(folder) for name, folder in self.before.items()},
         }
         path = self.folder / "settings.yaml"
-        if path.exists() and yaml.safe_load(path.read_text()) == settings:
+        if path.exists() and read_settings(self.folder) == settings:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "predictions").mkdir(parents=True)
@@ -139,13 +145,11 @@ class Evaluation:
 
     def _row(self, case: Case) -> dict:
         try:
-            return self._evaluate(case)
+            size = "x".join(map(str, case.shape))
+            with naming_memory_errors(f"{case.key}: a scan of {size}", self.model.device, "use --gpu cpu"):
+                return self._evaluate(case)
         except InputError as error:
             return {"case": case.key, "centre": case.centre, "error": str(error)}
-        except torch.OutOfMemoryError:
-            shape = "x".join(map(str, case.shape))
-            error = f"a scan of {shape} needs more memory than {self.model.device} has; use --gpu cpu"
-            return {"case": case.key, "centre": case.centre, "error": error}
 
     def _evaluate(self, case: Case) -> dict:
         start = time.monotonic()
@@ -166,14 +170,12 @@ class Evaluation:
     def _roi(self, case: Case) -> tuple[np.ndarray | None, str]:
         """The mask around which the stage looks, with a note."""
         masks = {
-            name: read_label(folder / "predictions" / f"{case.name}.nii.gz") for name, folder in self.before.items()
+            name: read_label(folder / "predictions" / f"{case.name}.nii.gz").array > 0
+            for name, folder in self.before.items()
         }
-        arrays = {name: volume.array > 0 for name, volume in masks.items()}
         if self.roi == "reference":
-            arrays["pancreas_fine"] = np.asarray(case.label()) > 0
-        if self.model.stage.name == "tumor_fine":
-            return tumour_fine_roi(arrays["tumor_coarse"], arrays["pancreas_fine"], case.spacing)
-        return arrays.get(self.model.stage.predecessor), ""
+            masks["pancreas_fine"] = np.asarray(case.label()) > 0
+        return where_to_look(self.model.stage, masks, case.spacing)
 
     def _prediction(self, case: Case) -> Path:
         return self.folder / "predictions" / f"{case.name}.nii.gz"
@@ -193,19 +195,32 @@ class Evaluation:
             overlay(self.folder / f"{rank}.png", np.asarray(case.image()), reference, prediction, case.spacing, caption)
 
 
-def _needed(stage: Stage, roi: str | None) -> list[str]:
-    """The stages whose results say where ``stage`` looks; the reference pancreas needs none of the pancreas stages."""
-    needed = [stage.predecessor] if stage.predecessor else []
-    if stage.name == "tumor_fine":
-        needed.append("pancreas_fine")
-    return [name for name in needed if not (roi == "reference" and name == "pancreas_fine")]
+def read_settings(folder: Path) -> dict:
+    """What an evaluation was made with."""
+    return yaml.safe_load((folder / "settings.yaml").read_text())
 
 
-def _evaluated(checkpoints: Path, stage: Stage, split: Split, roi: str | None) -> Path:
-    roi = roi if stage.sampling.target == "tumour" else None
-    folder = evaluation_folder(find_run(checkpoints, stage, split.held_out), roi)
-    if not (folder / "summary.json").exists():
-        option = f" --roi {roi}" if roi == "reference" else ""
-        command_line = f"{stage.script('evaluate')} --data {split.held_out}{option}"
-        raise InputError(f"{folder}: the stage {stage.title} is not evaluated yet; run {command_line}")
-    return folder
+def evaluations_before(stage: Stage, checkpoints: Path, split: Split, roi: str | None) -> dict[str, Path]:
+    """The evaluations that say where ``stage`` looks, of the newest runs; the reference pancreas needs none.
+
+    Raises InputError naming the script to run where one is missing, or older than what it was made from.
+    """
+    found = {}
+    for name in stage.before:
+        before = STAGES[name]
+        if before.sampling.target == "pancreas":
+            if roi == "reference":
+                continue
+            before_roi = None
+        else:
+            before_roi = roi
+        folder = evaluation_folder(find_run(checkpoints, before, split.held_out), before_roi)
+        option = " --roi reference" if before_roi == "reference" else ""
+        script = f"{before.script('evaluate')} --data {split.held_out}{option}{path_option(checkpoints)}"
+        if not (folder / "summary.json").exists():
+            raise InputError(f"{folder}: the stage {before.title} is not evaluated yet; run {script}")
+        now = {n: read_settings(f) for n, f in evaluations_before(before, checkpoints, split, before_roi).items()}
+        if read_settings(folder)["before"] != now:
+            raise InputError(f"{folder}: older than the evaluations that it was made from; run {script}")
+        found[name] = folder
+    return found

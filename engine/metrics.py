@@ -34,7 +34,8 @@ import numpy as np
 from medpy.metric.binary import assd, hd95
 from scipy import ndimage
 
-from data.boxes import Box, bounding_box, enlarge, union
+from data.boxes import Box, bounding_box, union
+from data.samples import INFERENCE_MARGIN_MM, margin_box
 
 AGREEMENT = ("dice", "recall", "precision", "cover", "cover_margin", "nsd_2mm", "nsd_1mm", "hd95_mm", "asd_mm")
 VOLUMES = ("reference_ml", "prediction_ml", "volume_error_ml")
@@ -52,7 +53,7 @@ def case_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
     spacing: Sequence[float],
-    margin_mm: Sequence[float] = (12.5, 20.0, 20.0),
+    margin_mm: Sequence[float] = INFERENCE_MARGIN_MM,
 ) -> dict[str, float]:
     """All metrics of one case, in the order of ``COLUMNS``; see the module's docstring for each and for empty masks.
 
@@ -73,7 +74,7 @@ def case_metrics(
     if predicted is None or wanted is None:
         agreement = _agreement_when_empty(missed=wanted is not None)
     else:
-        near, far = predicted, _enlarged(predicted, spacing, margin_mm, prediction.shape)
+        near, far = predicted, margin_box(predicted, prediction.shape, spacing, margin_mm)
         agreement = {
             **overlap(prediction, reference),
             "cover": cover(reference, near),
@@ -152,11 +153,6 @@ def _components(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
 def _agreement_when_empty(missed: bool) -> dict[str, float]:
     """The policy of the module's docstring for a case with an empty mask."""
     return {name: 0.0 if missed and name not in UNDEFINED_WHEN_MISSED else np.nan for name in AGREEMENT}
-
-
-def _enlarged(box: Box, spacing: Sequence[float], margin_mm: Sequence[float], shape: Sequence[int]) -> Box:
-    margin = [m / s for m, s in zip(margin_mm, spacing, strict=True)]
-    return enlarge(box, margin, margin, shape)
 
 
 def _cropped(prediction: np.ndarray, reference: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:

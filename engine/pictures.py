@@ -15,11 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from data.augment import HU_WINDOW
 from data.boxes import bounding_box, enlarge, whole
 from data.files import replacing
 from data.store import PANCREAS, TUMOUR
 
-WINDOW_HU = (-100, 240)
 CONTEXT_MM = 40.0
 PANEL_PIXELS = 420
 MIN_PIXELS = 300
@@ -118,7 +118,7 @@ def contours(mask: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
 
 def _panel(image: np.ndarray, masks: Mapping[str, np.ndarray], pixel_mm: Sequence[float], scale: float) -> np.ndarray:
     """One slice, windowed and enlarged to square pixels, with the outlines of every mask: (h, w, 3) uint8 RGB."""
-    low, high = WINDOW_HU
+    low, high = HU_WINDOW
     grey = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1) * 255
     height, width = (max(1, round(n * mm * scale)) for n, mm in zip(image.shape, pixel_mm, strict=True))
     fine = (FINER * width, FINER * height)
@@ -153,7 +153,7 @@ def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend
             lines.append((f"{who}{name}  {volume:.1f} ml" if volume else f"{who}: no{name}", COLOURS[who, code]))
     if "reference" not in masks:
         lines.append(("no reference given", None))
-    return [*lines, (f"window {WINDOW_HU[0]} to {WINDOW_HU[1]} HU", None), ("z, y: voxel index from 0", None)]
+    return [*lines, (f"window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU", None), ("z, y: voxel index from 0", None)]
 
 
 def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str) -> Figure:

@@ -30,7 +30,7 @@ AXIS_LABELS = {
     "seconds": "time [s]",
 }
 SHARES = ("dice", "recall", "precision", "cover", "cover_margin", "nsd_2mm", "nsd_1mm")
-NOT_LOSSES = ("epoch", "step", "lr", "seconds")
+NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")
 VALIDATION = "validation_"
 
 

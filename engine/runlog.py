@@ -75,6 +75,9 @@ class RunLog:
             self._board.close()
 
     def _read_table(self) -> list[dict[str, Any]]:
+        if not self.table.exists():
+            print(f"{self.table}: gone; the table of this run begins anew")
+            return []
         with self.table.open(newline="") as file:
             return [{name: float(v) if v else "" for name, v in row.items()} for row in csv.DictReader(file)]
 

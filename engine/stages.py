@@ -15,8 +15,8 @@ class Stage:
     name: as in the scripts and under checkpoints/. sampling: where it looks. heads: of the network.
     weights: of the loss terms. views: random-convolution views per image; 1 is the plain image.
     epochs: of the default training. min_cells: a slice of the bottom grid needs as many to give an anchor.
-    predecessor: the stage whose mask says where to look. rounds: at inference, at most as many times in the box
-    of its own last mask.
+    predecessor: the stage whose mask says where to look. fallback: the one to turn to when that found nothing.
+    rounds: at inference, at most as many times in the box of its own last mask.
     """
 
     name: str
@@ -27,7 +27,13 @@ class Stage:
     epochs: int
     min_cells: int
     predecessor: str | None
+    fallback: str | None = None
     rounds: int = 1
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The stages whose masks it may look around."""
+        return tuple(name for name in (self.predecessor, self.fallback) if name)
 
     @property
     def title(self) -> str:
@@ -102,6 +108,7 @@ STAGES: dict[str, Stage] = {
             epochs=500,
             min_cells=5,
             predecessor="tumor_coarse",
+            fallback="pancreas_fine",
             rounds=4,
         ),
     )

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from data.augment import make_batch
 from data.errors import InputError
-from data.samples import BoxDataset
+from data.samples import BoxDataset, Sample
 from data.splits import Split
-from data.store import Case
+from data.store import Case, digest
 from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.device import autocast
+from engine.device import autocast, naming_memory_errors
 from engine.runlog import RunLog
 from engine.stages import Stage
 from engine.validate import choose_threshold, validation_dice
@@ -39,6 +39,9 @@ class TrainSettings:
     width: int = field(default=32, metadata={"help": "channels at full resolution, a multiple of 8; 32 is the paper's"})
     workers: int = field(default=2, metadata={"help": "processes that read boxes; 0 reads in the training process"})
     validate_every: int = field(default=5, metadata={"help": "epochs between validations"})
+    ramp: float = field(
+        default=1.0, metadata={"help": "share of the training over which the agreement between views gains its weight"}
+    )
     clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
 
 
@@ -74,6 +77,11 @@ class Training:
     best_dice: float = -1.0
 
     @property
+    def data_hash(self) -> str:
+        """Of the cases that it trains and validates on."""
+        return digest([*self.train_loader.dataset.cases, *self.validation.cases])
+
+    @property
     def steps(self) -> int:
         """In the whole run."""
         return self.settings.epochs * len(self.train_loader)
@@ -101,6 +109,7 @@ def prepare_training(
         num_workers=settings.workers,
         collate_fn=list,
         persistent_workers=settings.workers > 0,
+        generator=torch.Generator(),  # the loader's own draws must not shift the dropout's
     )
     training = Training(
         stage,
@@ -112,9 +121,11 @@ def prepare_training(
         BoxDataset(validation_cases, stage.sampling, None),
         net,
         optimiser,
-        DualTaskLoss(stage.weights, min_cells=stage.min_cells),
+        DualTaskLoss(stage.weights, min_cells=stage.min_cells, ramp=settings.ramp),
     )
     if checkpoint:
+        if checkpoint["data_hash"] != training.data_hash:
+            raise InputError(f"{folder}: its cases have been prepared anew since; start a new run without --resume")
         net.load_state_dict(checkpoint["net"])
         optimiser.load_state_dict(checkpoint["optimiser"])
         training.epochs_done, training.best_dice = checkpoint["epoch"], checkpoint["best_dice"]
@@ -144,42 +155,46 @@ def fit(training: Training) -> None:
 def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, float]:
     """One pass over the training cases. Returns the mean of the loss and of each term, unweighted.
 
-    Raises InputError naming the case when a loss is not finite or the memory does not suffice.
+    Raises InputError naming the case when a loss or gradient is not finite or the memory does not suffice.
     """
-    stage, settings, device = training.stage, training.settings, training.device
+    settings, loader = training.settings, training.train_loader
     training.net.train()
-    training.train_loader.sampler.epoch = epoch
+    loader.sampler.epoch = epoch
     torch.manual_seed(derive_seed(settings.seed, epoch))  # of the dropout
     sums: dict[str, float] = {}
-    for step, samples in enumerate(training.train_loader):
-        progress = ((epoch - 1) * len(training.train_loader) + step) / training.steps
+    for step, samples in enumerate(loader):
+        progress = ((epoch - 1) * len(loader) + step) / training.steps
         set_learning_rate(training, progress)
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, epoch, step + 1))
-        batch = make_batch(samples, device, generator)
-        phi = signed_distance(batch.mask, batch.spacing) if "sdf" in stage.heads else None
-        images = random_views(batch.image, stage.views, generator) if stage.views > 1 else batch.image
-        try:
-            with autocast(device):
-                output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
-            loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)
-            if not torch.isfinite(loss):
-                values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
-                raise InputError(f"{', '.join(batch.keys)}: loss not finite ({values}); look at the case or lower --lr")
-            training.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-        except torch.OutOfMemoryError as error:
-            shape = "x".join(map(str, batch.image.shape[2:]))
-            raise InputError(
-                f"{', '.join(batch.keys)}: a box of {shape} needs more memory than {device} has; "
-                "lower --batch-size or --width, then --resume"
-            ) from error
-        norm = nn.utils.clip_grad_norm_(training.net.parameters(), settings.clip_norm)
-        training.optimiser.step()
-        for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
+        names = ", ".join(sample.key for sample in samples)
+        with naming_memory_errors(names, training.device, "start a new run with a smaller --batch-size or --width"):
+            terms = train_step(training, samples, generator, progress)
+        for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         bar.update()
-    means = {name: value / len(training.train_loader) for name, value in sums.items()}
-    return {"lr": training.optimiser.param_groups[0]["lr"], **means}
+    return {"lr": training.optimiser.param_groups[0]["lr"], **{name: v / len(loader) for name, v in sums.items()}}
+
+
+def train_step(
+    training: Training, samples: Sequence[Sample], generator: torch.Generator, progress: float
+) -> dict[str, torch.Tensor]:
+    """Augment, make the views, forward, backward, update. Returns the loss, each term and the gradient's norm."""
+    stage, device = training.stage, training.device
+    batch = make_batch(samples, device, generator)
+    phi = signed_distance(batch.mask, batch.spacing) if "sdf" in stage.heads else None
+    images = random_views(batch.image, stage.views, generator) if stage.views > 1 else batch.image
+    with autocast(device):
+        output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
+    loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)
+    training.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(training.net.parameters(), training.settings.clip_norm)
+    terms = {"loss": loss.detach(), **terms, "gradient_norm": norm}
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
+        raise InputError(f"{', '.join(batch.keys)}: loss not finite ({values}); look at the case or lower --lr")
+    training.optimiser.step()
+    return terms
 
 
 def set_learning_rate(training: Training, progress: float) -> None:
@@ -198,6 +213,7 @@ def keep(training: Training, epoch: int, dice: float | str) -> None:
         "stage": training.stage.name,
         "held_out": training.split.held_out,
         "split_hash": training.split.hash,
+        "data_hash": training.data_hash,
         "settings": asdict(training.settings),
         "weights": asdict(training.stage.weights),
         "epoch": epoch,

@@ -1,17 +1,18 @@
 """The command behind the four training scripts: plan, say it, train every split, go on after an interruption."""
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
-from data.errors import EXIT_INTERRUPTED, InputError, command
+from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.splits import Split, choose_splits, frozen_splits, select
-from data.store import DEFAULT_STORE, Case, read_store
-from engine.checkpoint import DEFAULT_CHECKPOINTS, list_runs, load_checkpoint, new_run
+from data.store import Case, read_store
+from engine.checkpoint import list_runs, load_checkpoint, new_run
 from engine.device import choose_device
+from engine.options import add_gpu, add_path, add_store
 from engine.runlog import write_settings
 from engine.stages import STAGES, Stage, with_weights
 from engine.train import TrainSettings, fit, prepare_training
@@ -27,9 +28,9 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="CENTRE", help="hold out this centre alone; none trains on all centres")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished runs, start those not begun")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
-    parser.add_argument("--gpu", default="auto", help="auto, the number of a GPU, or cpu")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help="prepared centres")
-    parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
+    add_gpu(parser)
+    add_store(parser)
+    add_path(parser)
     parser.add_argument(
         "--weight", action="append", default=[], metavar="TERM=NUMBER", help="change the weight of one loss term"
     )
@@ -43,7 +44,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
-    """Train a stage as the command line says. Returns the exit code."""
+    """Train a stage as the command line says. Returns the exit code: 2 when a split could not be trained."""
     args = parse(STAGES[stage_name], argv)
     stage = with_weights(STAGES[stage_name], args.weight)
     settings = TrainSettings(**{setting.name: getattr(args, setting.name) for setting in fields(TrainSettings)})
@@ -52,32 +53,37 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     centres = read_store(args.store)
     splits = choose_splits(frozen_splits(args.store, centres), args.data)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {args.path / stage.name}")
-    plans = [(split, *usable_cases(stage, split, centres)) for split in splits]
-    for split, train_cases, validation_cases in plans:
-        print(describe(split, train_cases, validation_cases, settings))
-    if args.dry_run:
-        return 0
-    for split, train_cases, validation_cases in plans:
+    plans, faults = [], []
+    for split in splits:
+        try:
+            plans.append((split, *usable_cases(stage, split, centres)))
+            print(describe(*plans[-1], settings))
+        except InputError as error:
+            faults.append(str(error))
+    for split, train_cases, validation_cases in plans if not args.dry_run else ():
         try:
             run_split(args, stage, split, train_cases, validation_cases, settings, device)
+        except InputError as error:
+            faults.append(str(error))
         except KeyboardInterrupt:
-            print(
-                f"\ninterrupted; finished epochs are kept: go on with the same command and --resume ({split.held_out})",
-                file=sys.stderr,
-            )
+            again = "finished epochs are kept: go on with the same command and --resume"
+            print(f"\ninterrupted with {split.held_out} held out; {again}", file=sys.stderr)
             return EXIT_INTERRUPTED
-    return 0
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return EXIT_BAD_INPUT if faults else 0
 
 
 def check(settings: TrainSettings) -> None:
     """Raises InputError for a setting that cannot be trained with."""
-    for name in ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm"):
-        if getattr(settings, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(settings, name)}: must be positive")
+    positive = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        flag = f"--{setting.name.replace('_', '-')} {value}"
+        if not math.isfinite(value) or value < 0 or (value == 0 and setting.name in positive):
+            raise InputError(f"{flag}: must be {'positive' if setting.name in positive else 'zero or more'}")
     if settings.width % 8:
         raise InputError(f"--width {settings.width}: must be a multiple of 8")
-    if settings.workers < 0:
-        raise InputError(f"--workers {settings.workers}: must not be negative")
 
 
 def usable_cases(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> tuple[list[Case], list[Case]]:
@@ -115,21 +121,22 @@ def run_split(
     device,
 ) -> None:
     """Train one split in a new run folder, or go on in its newest one."""
-    runs = [run for run in list_runs(args.path, stage, split.held_out) if (run / "last.pt").exists()]
+    runs = list_runs(args.path, stage, split.held_out) if args.resume else []
+    folder = runs[-1] if runs else new_run(args.path, stage, split.held_out)
     checkpoint = None
-    if args.resume and runs:
-        folder = runs[-1]
+    if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name)
-        settings = TrainSettings(**checkpoint["settings"])
-        stage = replace(stage, weights=LossWeights(**checkpoint["weights"]))
+        started_with = TrainSettings(**checkpoint["settings"])
         if checkpoint["split_hash"] != split.hash:
             raise InputError(f"{folder}: trained on another split of the data; start a new run without --resume")
-        if checkpoint["epoch"] >= settings.epochs:
-            print(f"{folder}: finished already, {settings.epochs} epochs")
+        if checkpoint["epoch"] >= started_with.epochs:
+            print(f"{folder}: finished already, {started_with.epochs} epochs")
             return
-        print(f"{folder}: goes on after epoch {checkpoint['epoch']}, with the settings it was started with")
+        changed = [f"{k} {v}" for k, v in asdict(started_with).items() if v != getattr(settings, k)]
+        kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
+        print(f"{folder}: goes on after epoch {checkpoint['epoch']}{kept}")
+        settings, stage = started_with, replace(stage, weights=LossWeights(**checkpoint["weights"]))
     else:
-        folder = new_run(args.path, stage, split.held_out)
         record = {
             "stage": stage.name,
             "held_out": split.held_out,
@@ -142,4 +149,4 @@ def run_split(
         write_settings(folder, record)
     training = prepare_training(stage, split, train_cases, validation_cases, settings, device, folder, checkpoint)
     fit(training)
-    print(f"{folder}: validation Dice {training.best_dice:.3f}")
+    print(f"{folder}: {f'validation Dice {training.best_dice:.3f}' if validation_cases else 'no case to validate on'}")

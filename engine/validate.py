@@ -35,10 +35,11 @@ def validation_dice(net: nn.Module, boxes: BoxDataset, device: torch.device) -> 
 
 
 def choose_threshold(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> float:
-    """The threshold for inference: that of best mean Dice over the validation cases, segmented as in inference.
+    """The threshold for inference: that of best mean Dice over the validation cases, in the boxes of their reference.
 
-    The average over flips is less extreme than a single pass, so the thresholds of the two differ. Of thresholds as
-    good as the best, the one nearest to 0.5, which a few cases can be trusted with; 0.5 without cases.
+    The probabilities are averaged over the flips as in inference, which makes them less extreme than a single pass.
+    Of thresholds as good as the best, the one nearest to 0.5, as a few cases cannot tell them apart; 0.5 without
+    cases.
     """
     net.eval()
     curves = []

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 TAU_MM = 10.0
@@ -71,6 +70,8 @@ def per_case_distance(mask: Tensor) -> Tensor:
     Voxels on the inner boundary are 0. For comparison only: its scale differs from crop to crop and ignores the
     spacing. Same shape and device as ``mask`` (B, 1, D, H, W); an empty or full mask gives 0 everywhere.
     """
+    from scipy import ndimage  # for this comparison alone: everything else in models/ needs torch only
+
     cross = ndimage.generate_binary_structure(3, 1)
     targets = []
     for sample in mask[:, 0].cpu().numpy() > 0.5:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.cascade import StageModel, segment_scan, segment_stage, tumour_fine_roi
+from engine.cascade import StageModel, segment_scan, segment_stage, where_to_look
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskOutput
 
@@ -65,14 +65,16 @@ def test_no_coarse_tumour_sends_the_fine_stage_to_the_whole_pancreas(scan):
     models = all_models() | {"tumor_coarse": model("tumor_coarse", 900, 999)}
     result = segment_scan(models, scan, SPACING)
     assert np.array_equal(result.label == 2, scan == 50)
-    assert any("tumor fine looks in the whole pancreas" in note for note in result.notes)
+    assert any("tumor fine looks around pancreas fine's mask" in note for note in result.notes)
 
 
 def test_a_coarse_speck_below_ten_voxels_is_no_tumour():
     coarse, pancreas = np.zeros((9, 9, 9), bool), np.ones((9, 9, 9), bool)
     coarse[4, 4, 4] = True
-    assert tumour_fine_roi(coarse, pancreas, (1, 1, 1))[0] is pancreas
-    assert tumour_fine_roi(coarse, pancreas, (3, 3, 3))[0] is coarse
+    masks = {"tumor_coarse": coarse, "pancreas_fine": pancreas}
+    assert where_to_look(STAGES["tumor_fine"], masks, (1, 1, 1))[0] is pancreas
+    assert where_to_look(STAGES["tumor_fine"], masks, (3, 3, 3)) == (coarse, "")
+    assert where_to_look(STAGES["pancreas_coarse"], {}, (1, 1, 1)) == (None, "")
 
 
 def test_rounds_stop_when_two_agree_and_after_four_at_most(scan):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,27 @@ def test_a_second_evaluation_keeps_what_is_done_and_a_new_threshold_does_not(wor
     before = mask.stat().st_mtime_ns
     assert evaluate.main("pancreas_coarse", arguments) == 0 and mask.stat().st_mtime_ns == before
     assert evaluate.main("pancreas_coarse", [*arguments, "--thresh", "0.31"]) == 0
-    assert mask.stat().st_mtime_ns != before and "threshold 0.31" in capsys.readouterr().out
+    assert "threshold 0.31" in capsys.readouterr().out
+    assert (run_of(world, "pancreas_coarse") / "evaluation_thresh_0.31" / "summary.json").exists()
+    assert mask.stat().st_mtime_ns == before  # what the next stages read is left alone
+
+
+def test_labels_prepared_anew_are_evaluated_anew_and_what_came_after_is_out_of_date(world, tmp_path, capsys):
+    shutil.copytree(world, tmp_path / "w")
+    root = tmp_path / "w"
+    for stage in ("pancreas_coarse", "pancreas_fine"):
+        assert evaluate.main(stage, ["--data", "east", *places(root)]) == 0
+    shutil.rmtree(root / "store" / "east" / "scan0")
+    shutil.copytree(root / "store" / "west" / "scan0", root / "store" / "east" / "scan0")
+    manifest = root / "store" / "east" / "scan0" / "case.json"
+    manifest.write_text(manifest.read_text().replace('"west"', '"east"'))
+    assert evaluate.main("pancreas_coarse", ["--data", "east", *places(root)]) == 0
+    assert evaluate.main("tumor_coarse", ["--data", "east", *places(root)]) == 2
+    message = capsys.readouterr().err
+    assert (
+        "older than the evaluations that it was made from; run python evaluate_pancreas/evaluate_sh_pancreas_fine.py"
+        in message
+    )
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
@@ -155,7 +176,12 @@ def test_predict_names_every_model_that_it_lacks(world, tmp_path, capsys):
         assert f"{stage.script('train')} --data none" in message
 
 
-def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_says_so(world, tmp_path, capsys):
+def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_says_so(world, tmp_path, capsys, monkeypatch):
+    load_models = predict.load_models
+    unsure = {"threshold": 0.999999}  # the tiny models would find something anywhere
+    monkeypatch.setattr(
+        predict, "load_models", lambda *a: {name: replace(m, **unsure) for name, m in load_models(*a).items()}
+    )
     write_lps(tmp_path / "air.nii.gz", np.full((20, 40, 40), -1000, np.int16), SPACING)
     options = ["-o", str(tmp_path), "--data", "east", *places(world)[2:]]
     assert predict.main([str(tmp_path / "air.nii.gz"), *options]) == 0
@@ -173,7 +199,7 @@ def test_every_script_has_help_and_is_a_thin_door(action, stage):
 
 
 def bad_training(root: Path, *options: str) -> list[str]:
-    return [*options, *places(root), "--epochs", "1", "--width", "8", "--workers", "0"]
+    return [*places(root), "--epochs", "1", "--width", "8", "--workers", "0", *options]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +208,8 @@ def bad_training(root: Path, *options: str) -> list[str]:
         (["--data", "north"], "--data north: no such centre is prepared; choose one of east, west, none"),
         (["--width", "12"], "--width 12: must be a multiple of 8"),
         (["--lr", "0"], "--lr 0.0: must be positive"),
+        (["--lr", "nan"], "--lr nan: must be positive"),
+        (["--seed", "-1"], "--seed -1: must be zero or more"),
         (["--gpu", "99"], "--gpu 99: this machine has"),
         (["--weight", "sdf=1"], "has not a head 'sdf'"),
     ],

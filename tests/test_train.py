@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from data.store import REPOSITORY, Case, read_case, write_case
 from engine.checkpoint import load_checkpoint
 from engine.runlog import write_settings
 from engine.stages import STAGES, with_weights
-from engine.train import TrainSettings, fit, prepare_training
+from engine.train import TrainSettings, fit, prepare_training, train_step
 from engine.validate import choose_threshold, dice_by_threshold
 
 CPU = torch.device("cpu")
@@ -77,26 +78,29 @@ def test_a_tiny_training_learns(tmp_path):
     assert best["threshold"] == choose_threshold(training.net, training.stage, training.validation.cases, CPU)
 
 
-def test_resuming_equals_never_having_stopped(tmp_path):
-    whole = training_of(tmp_path, "tumor_fine", SETTINGS, "whole")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
+    settings = replace(SETTINGS, workers=workers)
+    whole = training_of(tmp_path, "tumor_fine", settings, "whole")
     fit(whole)
-    stopped = training_of(tmp_path, "tumor_fine", SETTINGS, "stopped")
+    stopped = training_of(tmp_path, "tumor_fine", settings, "stopped")
 
     class PowerCut(Exception):
         pass
 
-    def cut(samples, step=[0]):  # noqa: B006 - counts calls
-        step[0] += 1
-        if step[0] == 6:  # in the middle of the third epoch of two steps each
-            raise PowerCut
-        return samples
+    steps = iter(range(100))
 
-    stopped.train_loader.collate_fn = cut
-    with pytest.raises(PowerCut):
+    def cut(*arguments):
+        if next(steps) == 5:  # in the middle of the third epoch of two steps each
+            raise PowerCut
+        return train_step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr("engine.train.train_step", cut)
         fit(stopped)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
     assert checkpoint["epoch"] == 2 and not (stopped.folder / "best.pt").exists()
-    resumed = training_of(tmp_path, "tumor_fine", SETTINGS, "stopped", checkpoint)
+    resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint)
     fit(resumed)
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, resumed.net.state_dict()[name]), name
@@ -110,7 +114,7 @@ def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
     training = training_of(tmp_path, "pancreas_fine", SETTINGS)
     with torch.no_grad():
         training.net.seg.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match=r"c/case\d: loss not finite \(dice nan.*lower --lr"):
+    with pytest.raises(InputError, match=r"c/case\d: loss not finite \(loss nan, dice nan.*lower --lr"):
         fit(training)
     assert not (training.folder / "last.pt").exists()
 

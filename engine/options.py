@@ -1,0 +1,19 @@
+"""Options that several commands share."""
+
+import argparse
+from pathlib import Path
+
+from data.store import DEFAULT_STORE
+from engine.checkpoint import DEFAULT_CHECKPOINTS
+
+
+def add_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", default="auto", help="auto, the number of a GPU, or cpu")
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help="prepared centres")
