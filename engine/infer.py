@@ -14,7 +14,7 @@ from models.dual_task_net import segmentation_probability
 
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
 TILE_OVERLAP = 32  # voxels that neighbouring tiles share
-BYTES_PER_VOXEL = 420  # of the network in float32 at width 32: its largest maps that live at the same time
+BYTES_PER_VOXEL = 700  # of the network in float32 at width 32: five of its largest maps live at the same time
 
 
 @torch.inference_mode()
