@@ -32,10 +32,10 @@ demo: .venv/installed ## the whole path on synthetic centres: about 10 minutes o
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
 	  $(PY) -m data.prepare folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared || exit 2; \
 	done
-	cd train_pancreas && ../$(PY) train_sh_pancreas_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 5e-3 --epochs 30 --weight consistency_cosine=0.1
-	cd train_pancreas && ../$(PY) train_sh_pancreas_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 5e-3 --epochs 55
-	cd train_tumor && ../$(PY) train_sh_tumor_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 2e-3 --epochs 100
-	cd train_tumor && ../$(PY) train_sh_tumor_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 2e-3 --epochs 120
+	cd train_pancreas && ../$(PY) train_sh_pancreas_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 5e-3 --epochs 28 --weight consistency_cosine=0.1
+	cd train_pancreas && ../$(PY) train_sh_pancreas_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 5e-3 --epochs 70
+	cd train_tumor && ../$(PY) train_sh_tumor_coarse.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 2e-3 --epochs 90
+	cd train_tumor && ../$(PY) train_sh_tumor_fine.py $(subst $(DEMO)/,../$(DEMO)/,$(TRAIN)) --lr 2e-3 --epochs 100
 	$(PY) evaluate_pancreas/evaluate_sh_pancreas_coarse.py $(SMALL)
 	$(PY) evaluate_pancreas/evaluate_sh_pancreas_fine.py $(SMALL)
 	$(PY) evaluate_tumor/evaluate_sh_tumor_coarse.py $(SMALL)
