@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", type=Path, help="folder to write; a sub-folder per centre")
     add("--cases", type=_count, default=8, help="cases per centre (with --anatomy: at most)")
     add("--seed", type=_seed, default=0, help="the same seed gives the same voxels")
-    add("--size", choices=("small", "full"), default="small", help="small: voxels of about 2.5 mm; full: clinical")
+    add("--size", choices=("small", "full"), default="small", help="small: voxels of about 3 mm; full: clinical")
     add("--anatomy", type=Path, metavar="DIR", help="real label maps DIR/<centre>/*.npz; else all is procedural")
     add("--centres", nargs="+", metavar="NAME", help=f"else {', '.join(DEFAULT_CENTRES)}, or all folders of DIR")
     add("--workers", type=_count, default=2, help="cases made at the same time")

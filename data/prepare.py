@@ -46,9 +46,13 @@ class Outcome(NamedTuple):
     line: str = ""
 
 
-def argument_parser(description: str) -> argparse.ArgumentParser:
+def argument_parser(command_name: str, description: str) -> argparse.ArgumentParser:
     """The arguments that prepare and verify share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {command_name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     kinds = "; ".join(f"{name}: {source.summary}" for name, source in SOURCES.items())
     parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help=f"kind of data set. {kinds}")
     parser.add_argument("root", metavar="ROOT", type=Path, help="its folder")
@@ -191,7 +195,9 @@ def _report(centre: Centre, outcomes: list[Outcome]) -> int:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = argument_parser("Read a centre's scans once and keep them ready for training.").parse_args(argv)
+    args = argument_parser("data.prepare", "Read a centre's scans once and keep them ready for training.").parse_args(
+        argv
+    )
     centre = find_centre(args)
     where = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter}) -> {centre.folder}"
     print(f"centre {centre.name}: {where}, labels {centre.labels}, {args.workers} workers", flush=True)

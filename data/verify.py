@@ -107,7 +107,8 @@ def table(findings: Sequence[Finding]) -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argument_parser("Is this centre fit to train on? Reads everything that prepare would, writes nothing.")
+    description = "Is this centre fit to train on? Reads everything that prepare would, writes nothing."
+    parser = argument_parser("data.verify", description)
     args = parser.parse_args(argv)
     centre = find_centre(args)
     print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
