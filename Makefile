@@ -30,16 +30,16 @@ install: .venv/installed ## make .venv and install what the scripts need
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed ## the whole path on synthetic centres: about 10 minutes on 2 cores; goes on where it was stopped
+demo: .venv/installed ## the whole path on synthetic centres: 11 minutes on 2 cores; goes on where it was stopped
 	$(PY) -m data.phantom $(DEMO)/raw --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
 	  $(PY) -m data.prepare folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared || exit 2; \
 	done
 	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(PANCREAS) --epochs 28 --weight consistency_cosine=0.1
-	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(PANCREAS) --epochs 70
+	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(PANCREAS) --epochs 80
 	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TUMOUR) --epochs 90
-	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TUMOUR) --epochs 100
+	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TUMOUR) --epochs 200
 	cd evaluate_pancreas; $(PY) evaluate_sh_pancreas_coarse.py $(SMALL)
 	cd evaluate_pancreas; $(PY) evaluate_sh_pancreas_fine.py $(SMALL)
 	cd evaluate_tumor; $(PY) evaluate_sh_tumor_coarse.py $(SMALL)
