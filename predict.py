@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
@@ -40,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [case_name(scan.resolve().name) or scan.resolve().name for scan in args.scans]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{', '.join(sorted(twice))}: two scans of this name would write one mask; rename one")
-    device = choose_device(args.gpu)
-    models = load_models(args, device)
+    models = load_models(args)
     for model in models.values():
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
     args.output.mkdir(parents=True, exist_ok=True)
@@ -54,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT if faults else 0
 
 
-def load_models(args: argparse.Namespace, device: torch.device) -> dict[str, StageModel]:
+def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
     """The models of the four stages. Raises InputError naming every one that is lacking, with what makes it."""
     models, lacking = {}, []
+    device = choose_device(args.gpu)
     for stage in STAGES:
         try:
             models[stage] = load_model(args.path, stage, args.data, device, until=args.time)

@@ -1,6 +1,7 @@
 """The training loop on boxes that it can learn in seconds."""
 
 import csv
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -181,3 +182,16 @@ def test_settings_are_recorded(tmp_path):
     write_settings(tmp_path, {"lr": 1e-4, "weights": {"dice": 1.0}})
     record = yaml.safe_load((tmp_path / "settings.yaml").read_text())
     assert record["lr"] == 1e-4 and record["versions"]["torch"] == torch.__version__
+
+
+def test_no_command_loads_torch_before_the_wait_policy_is_set():
+    program = """
+import importlib.abc, os, sys
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        assert name != "torch" or os.environ.get("OMP_WAIT_POLICY") == "PASSIVE"
+sys.meta_path.insert(0, Watch())
+import predict, engine.train_command, engine.evaluate
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, env=environment)
