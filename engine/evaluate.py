@@ -129,7 +129,8 @@ class Evaluation:
 
     def run(self, cases: Sequence[Case]) -> list[str]:
         """Segment and score every case, write tables and pictures. Returns a line per failed case."""
-        title = f"{self.model.stage.title}, {cases[0].centre} held out"
+        where = f", in the {self.roi} pancreas" if self.roi else ""
+        title = f"{self.model.stage.title}, {cases[0].centre} held out{where}"
         table = self.folder / "cases.csv"
         rows = [row for row in read_cases(table) if not failed(row)] if table.exists() else []
         done = {row["case"] for row in rows}

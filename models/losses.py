@@ -68,7 +68,7 @@ class DualTaskLoss:
     """The weighed sum of the terms of a stage.
 
     The terms that reward agreement alone are perfect on an empty prediction. At full weight from the first step they
-    hold the network there, so their weight rises over the first part of the training.
+    hold the network there, so their weight rises over the training.
 
     Args:
         weights: which terms, how much.

@@ -33,11 +33,13 @@ def test_probabilities_lie_on_the_boxs_own_grid(shape):
 
 def test_halved_grids_come_back_to_the_same_place():
     z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 40, 44)], indexing="ij")
-    image = (np.exp(-2 * (z**2 + y**2 + x**2)) * 300 - 80).astype(np.int16)
+    image = (np.exp(-0.5 * (z**2 + y**2 + x**2)) * 300 - 80).astype(np.int16)
     sampling = Sampling(target="pancreas", roi="scan", halve_below_mm=3.0)
     probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), sampling, CPU)
     inside = (slice(2, -2),) * 3  # at the very border the zeros beyond the box mix in
-    assert np.abs(probability - (image + 100.0) / 340)[inside].max() < 0.02
+    assert (
+        np.abs(probability - (image + 100.0) / 340)[inside].max() < 0.01
+    )  # a shift of half a voxel would give 0.013 and more
 
 
 def test_flips_average_eight_orientations_of_the_same_image():

@@ -129,10 +129,10 @@ def test_consistency_compares_the_views_of_the_same_sample():
     assert float(total) == 0
 
 
-def test_terms_of_mere_agreement_rise_over_the_first_half():
+def test_terms_of_mere_agreement_rise_over_the_ramp():
     mask = torch.zeros(1, 1, 8, 8, 8)
     logits = torch.randn(2, 1, 8, 8, 8, generator=Generator().manual_seed(3))
     output = DualTaskOutput(logits, None, None, None)
-    loss = DualTaskLoss(LossWeights(dice=0, bce=0, consistency=1))
+    loss = DualTaskLoss(LossWeights(dice=0, bce=0, consistency=1), ramp=0.5)
     totals = [float(loss(output, mask, None, torch.ones(1, 3), Generator(), p)[0]) for p in (0.0, 0.25, 0.5, 1.0)]
     assert totals[0] == pytest.approx(math.exp(-5) * totals[3]) and totals[0] < totals[1] < totals[2] == totals[3]
