@@ -3,7 +3,8 @@
     python -m data.phantom OUT [--cases 8] [--seed 0] [--size small|full] [--anatomy DIR] [--centres NAME ...]
 
 writes ``OUT/<centre>/images/<case>.nii.gz`` (int16 HU) and ``OUT/<centre>/labels/<case>.nii.gz`` (0 background,
-1 pancreas, 2 tumour): the layout ``folder`` of ``data.prepare``. The same seed gives the same voxels.
+1 pancreas, 2 tumour): the layout ``folder`` of ``data.prepare``. With ``--prepared`` OUT becomes a store of prepared
+cases instead, ready to train on, and SimpleITK is not needed. The same seed gives the same voxels.
 """
 
 import argparse
@@ -17,12 +18,12 @@ import numpy as np
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
+from data.grid import Grid
 from data.parallel import in_parallel
-from data.phantom_scanner import SCANNERS, Scanner, render_case
-from data.store import TUMOUR
-from data.volume import read_label, write_lps
+from data.phantom_scanner import REAL_SCANNERS, SCANNERS, Scanner, render_case
+from data.store import TUMOUR, read_case, write_case
 
-VERSION = 1  # to be raised when the same seed gives other voxels
+VERSION = 2  # to be raised when the same seed gives other voxels
 DEFAULT_CENTRES = ("north", "south", "west")
 
 
@@ -36,27 +37,61 @@ class Job:
     size: str
     anatomy: Path | None
     folder: Path
+    prepared: bool = False  # write a prepared case, not a scan and its label
 
     @property
     def name(self) -> str:
         return self.anatomy.stem if self.anatomy else f"{self.scanner.name}_{self.index:03d}"
 
     @property
-    def files(self) -> tuple[Path, Path]:
+    def files(self) -> tuple[Path, ...]:
+        """What there is when the case is written."""
         centre = self.folder / self.scanner.name
+        if self.prepared:
+            return (centre / self.name / "case.json",)
         return tuple(centre / kind / f"{self.name}.nii.gz" for kind in ("images", "labels"))
+
+    @property
+    def written(self) -> bool:
+        return all(path.exists() for path in self.files)
 
     def run(self) -> str | None:
         """Write the case where it is not there yet; returns what is wrong with its label map, if anything is."""
-        if all(path.exists() for path in self.files):
+        if self.written:
             return None
         try:
             image, label, spacing = render_case(self.scanner, self.index, self.seed, self.size, self.anatomy)
         except InputError as error:
             return str(error)
+        if self.prepared:
+            made = {"phantom": VERSION, "scanner": asdict(self.scanner), "index": self.index, "seed": self.seed}
+            write_case(
+                self.folder,
+                self.scanner.name,
+                self.name,
+                image,
+                label,
+                patient=f"{self.scanner.name}/{self.name}",
+                spacing=spacing,
+                grid=Grid.plain(image.shape, spacing).to_json(),
+                source=made | {"size": self.size, "anatomy": self.anatomy and self.anatomy.name},
+            )
+            return None
+        from data.volume import write_lps  # SimpleITK, which a rented GPU box may lack, for files alone
+
         for path, array in zip(self.files, (image, label), strict=True):
             write_lps(path, array, spacing)
         return None
+
+    def look(self) -> tuple[bool, tuple[float, ...], tuple[int, ...]]:
+        """Of the written case: whether it has a tumour, its spacing and its shape, both (z, y, x)."""
+        if self.prepared:
+            case = read_case(self.files[0].parent)
+            return case.tumour_box is not None, case.spacing, case.shape
+        from data.volume import read_label
+
+        label = read_label(self.files[1])
+        return bool((label.array == TUMOUR).any()), label.spacing, label.array.shape
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
@@ -70,7 +105,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
     else:
         chosen = _real_centres(args.anatomy, args.centres, args.cases)
     return [
-        Job(scanner, index, args.seed, args.size, path, args.out)
+        Job(scanner, index, args.seed, args.size, path, args.out, args.prepared)
         for scanner, paths in chosen
         for index, path in enumerate(paths)
     ]
@@ -83,7 +118,7 @@ def _real_centres(folder: Path, names: Sequence[str] | None, cases: int) -> list
         raise InputError(f"{folder}: no sub-folder with label maps (.npz); give the folder that holds the centres")
     if unknown := [name for name in names or () if name not in found]:
         raise InputError(f"--centres {unknown[0]}: no such folder in {folder}; choose from {', '.join(found)}")
-    scanners = {name: replace(SCANNERS[i % len(SCANNERS)], name=name) for i, name in enumerate(found)}
+    scanners = {name: replace(REAL_SCANNERS[i % len(REAL_SCANNERS)], name=name) for i, name in enumerate(found)}
     return [(scanners[name], found[name][:cases]) for name in dict.fromkeys(names or found)]
 
 
@@ -104,13 +139,12 @@ def _claim(folder: Path, settings: dict) -> None:
 def _summary(jobs: list[Job]) -> str:
     """One line per centre, read back from what was written."""
     lines = [f"{'centre':<10} {'cases':>5} {'with tumour':>11}  spacing z y x (mm)  shape"]
-    written = [job for job in jobs if all(path.exists() for path in job.files)]
+    written = [job for job in jobs if job.written]
     for centre in dict.fromkeys(job.scanner.name for job in written):
-        labels = [read_label(job.files[1]) for job in written if job.scanner.name == centre]
-        tumours = sum(bool((label.array == TUMOUR).any()) for label in labels)
-        spacing = " ".join(f"{s:.2f}" for s in np.median([label.spacing for label in labels], axis=0))
-        shape = " x ".join(str(int(n)) for n in np.median([label.array.shape for label in labels], axis=0))
-        lines.append(f"{centre:<10} {len(labels):>5} {tumours:>11}  {spacing:<18}  {shape}")
+        tumours, spacings, shapes = zip(*(job.look() for job in written if job.scanner.name == centre), strict=True)
+        spacing = " ".join(f"{s:.2f}" for s in np.median(spacings, axis=0))
+        shape = " x ".join(str(int(n)) for n in np.median(shapes, axis=0))
+        lines.append(f"{centre:<10} {len(tumours):>5} {sum(tumours):>11}  {spacing:<18}  {shape}")
     return "\n".join(lines)
 
 
@@ -139,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", choices=("small", "full"), default="small", help="small: voxels of about 3 mm; full: clinical")
     add("--anatomy", type=Path, metavar="DIR", help="real label maps DIR/<centre>/*.npz; else all is procedural")
     add("--centres", nargs="+", metavar="NAME", help=f"else {', '.join(DEFAULT_CENTRES)}, or all folders of DIR")
+    add("--prepared", action="store_true", help="write OUT as a store of prepared cases, to be given as --store")
     add("--workers", type=_count, default=2, help="cases made at the same time")
     return parser
 
@@ -148,10 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     jobs = plan(args)
     anatomy = str(args.anatomy.resolve()) if args.anatomy else None
-    scanners = [asdict(scanner) for scanner in SCANNERS]
-    _claim(
-        args.out, {"version": VERSION, "seed": args.seed, "size": args.size, "anatomy": anatomy, "scanners": scanners}
-    )
+    scanners = [asdict(scanner) for scanner in (REAL_SCANNERS if args.anatomy else SCANNERS)]
+    settings = {"version": VERSION, "seed": args.seed, "size": args.size, "anatomy": anatomy, "scanners": scanners}
+    _claim(args.out, settings | {"prepared": args.prepared})
     faults = sorted(filter(None, in_parallel(Job.run, jobs, args.workers, "phantom")))  # they finish in any order
     print(_summary(jobs))
     for fault in faults:

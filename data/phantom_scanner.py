@@ -31,22 +31,35 @@ class Scanner:
     edge: float  # edge enhancement of the kernel: share of the unsharp mask
     bias: float  # HU
     contrast: tuple[float, float]  # tumour below parenchyma, HU, least and most
-    real_contrast: tuple[float, float]  # the same around real label maps: harder
-    tumour: tuple[float, float]  # diameter in mm, least and most
+    tumour: tuple[float, float]  # diameter in mm, least and most; a real label map has its own
+    isodense: float = 0.0  # share of the tumours that differ from the parenchyma by ISODENSE_HU at most
 
 
 # fmt: off
 SCANNERS = (  # a centre: its grids, then portal, noise, grain, blur, edge, bias, contrasts and sizes of the tumour
     Scanner("north", (3.6, 2.8, 2.8), (2.5, 0.78, 0.78), (270, 345),
-            1.0, 9, 0.45, 0.6, 0.0, 0, (55, 68), (15, 40), (28, 42)),
+            1.0, 9, 0.45, 0.6, 0.0, 0, (55, 68), (28, 42)),
     Scanner("south", (4.0, 2.9, 2.9), (5.0, 0.88, 0.88), (290, 370),
-            0.35, 13, 0.7, 1.0, 0.0, -6, (57, 70), (8, 30), (30, 44)),
+            0.35, 13, 0.7, 1.0, 0.0, -6, (57, 70), (30, 44)),
     Scanner("west", (3.2, 2.7, 2.7), (1.5, 0.70, 0.70), (275, 350),
-            0.75, 11, 0.3, 0.4, 0.35, 8, (52, 66), (10, 35), (27, 41)),
+            0.75, 11, 0.3, 0.4, 0.35, 8, (52, 66), (27, 41)),
     Scanner("east", (3.4, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
-            0.9, 10, 0.55, 0.7, 0.1, 3, (50, 64), (5, 30), (26, 42)),
+            0.9, 10, 0.55, 0.7, 0.1, 3, (50, 64), (26, 42)),
+)
+# Around real label maps, one after the other: as hard as real tumours, whose contrast in portal venous scans lies
+# mostly between 5 and 40 HU, in noise of 10 to 30 HU.
+REAL_SCANNERS = (
+    Scanner("portal, soft kernel", (3.0, 2.8, 2.8), (2.5, 0.78, 0.78), (270, 345),
+            1.0, 12, 0.45, 0.6, 0.0, 0, (15, 40), (0, 0), 0.1),
+    Scanner("pancreatic phase, low dose", (3.0, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
+            0.5, 24, 0.55, 0.8, 0.0, 3, (8, 35), (0, 0), 0.1),
+    Scanner("late arterial to portal, sharp kernel", (2.8, 2.6, 2.6), (1.5, 0.70, 0.70), (275, 350),
+            0.55, 19, 0.3, 0.4, 0.5, 8, (10, 35), (0, 0), 0.1),
+    Scanner("portal, coarse grain", (3.2, 3.0, 3.0), (5.0, 0.88, 0.88), (290, 370),
+            0.8, 26, 0.9, 1.1, 0.0, -10, (8, 30), (0, 0), 0.1),
 )
 # fmt: on
+ISODENSE_HU = 5.0
 
 # HU in the late arterial and in the portal venous phase, and the sd of fine and coarse texture.
 HOUNSFIELD = {
@@ -101,7 +114,7 @@ def render_case(
         scene = procedural_scene(rng, *_grid(scanner, size, rng), tumour=_tumour(scanner, seed, index, rng))
     else:
         scene = real_scene(rng, anatomy, scanner.small if size == "small" else None)
-    hounsfield, fine, coarse = _tissue_table(scanner, rng, scene.real is not None)
+    hounsfield, fine, coarse = _tissue_table(scanner, rng)
     image = np.empty(scene.shape, np.int16)
     label = np.empty(scene.shape, np.uint8)
     for first in range(0, scene.shape[0], SLAB):
@@ -134,7 +147,7 @@ def _tumour(scanner: Scanner, seed: int, index: int, rng: np.random.Generator) -
     return None if index % 6 == spared else diameter
 
 
-def _tissue_table(scanner: Scanner, rng: np.random.Generator, real: bool) -> np.ndarray:
+def _tissue_table(scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
     """Mean, fine and coarse texture of each tissue in this patient: float32 (3, tissues)."""
     table = np.array([HOUNSFIELD[tissue] for tissue in Tissue], np.float32)
     portal = np.clip(scanner.portal + rng.normal(0, 0.08), 0, 1.1)
@@ -142,7 +155,9 @@ def _tissue_table(scanner: Scanner, rng: np.random.Generator, real: bool) -> np.
     enhanced = (mean > 60) & (mean < 300)
     mean[enhanced] *= rng.normal(1, 0.05)  # cardiac output and dose of contrast agent
     mean += rng.normal(0, 2, len(mean))
-    mean[Tissue.LESION] = mean[Tissue.PARENCHYMA] - rng.uniform(*(scanner.real_contrast if real else scanner.contrast))
+    isodense = scanner.isodense and rng.uniform() < scanner.isodense
+    below = rng.uniform(-ISODENSE_HU, ISODENSE_HU) if isodense else rng.uniform(*scanner.contrast)
+    mean[Tissue.LESION] = mean[Tissue.PARENCHYMA] - below
     fine = table[:, 2]
     fine[Tissue.PARENCHYMA] *= rng.uniform(0.8, 1.5)  # fat between the lobules
     return np.stack([mean, fine, table[:, 3]]).astype(np.float32)

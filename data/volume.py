@@ -5,8 +5,7 @@ right. Outside, a file keeps its own orientation: ``Grid`` remembers it, and ``w
 for voxel. Oblique scans are turned to the nearest LPS order of axes and never resampled.
 """
 
-from dataclasses import asdict, dataclass, replace
-from itertools import permutations
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,71 +14,12 @@ import SimpleITK as sitk
 from data.dicom import read_series
 from data.errors import InputError
 from data.files import replacing
+from data.grid import Grid
 from data.integrity import check_file, suffix_of
 
 SAME_GRID_MM = 1e-3  # headers are float32: an origin may differ by 2e-5 mm between files of one grid
 WHOLE_NUMBER = 1e-3  # published masks hold values such as 1.00000006
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A file's own voxel grid, verbatim (SimpleITK's words: x, y, z; direction row by row, LPS world, mm).
-
-    ``order[i]`` is the file axis that runs along axis i of the (x, y, z) LPS array, ``flips[i]`` whether it runs
-    backwards.
-    """
-
-    size: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
-    direction: tuple[float, ...]
-    order: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
-
-    @staticmethod
-    def of(image: sitk.Image) -> "Grid":
-        axes = np.array(image.GetDirection()).reshape(3, 3)
-        order = max(permutations(range(3)), key=lambda p: sum(abs(axes[i, p[i]]) for i in range(3)))
-        flips = tuple(bool(axes[i, order[i]] < 0) for i in range(3))
-        return Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), order, flips)
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(fields: dict) -> "Grid":
-        return Grid(**{key: tuple(value) for key, value in fields.items()})
-
-    def to_lps(self, array: np.ndarray) -> np.ndarray:
-        """The file's array (z, y, x) as a contiguous LPS array (D, H, W)."""
-        return np.ascontiguousarray(array.T.transpose(self.order)[self._steps].T)
-
-    def from_lps(self, array: np.ndarray) -> np.ndarray:
-        """The inverse of ``to_lps``."""
-        return np.ascontiguousarray(array.T[self._steps].transpose(np.argsort(self.order)).T)
-
-    @property
-    def _steps(self) -> tuple[slice, ...]:
-        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
-
-    @property
-    def orientation(self) -> str:
-        """Where the file's axes point, by the nearest direction, such as LPS or RAS (towards right, front, head)."""
-        letters = [("R" if f else "L", "A" if f else "P", "I" if f else "S")[i] for i, f in enumerate(self.flips)]
-        return "".join(letters[self.order.index(axis)] for axis in range(3))
-
-    @property
-    def lps_shape(self) -> tuple[int, int, int]:
-        return tuple(self.size[axis] for axis in reversed(self.order))
-
-    def lps_frame(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-        """Spacing (z, y, x), origin (x, y, z) and direction (row by row) of the LPS array."""
-        axes, order, flips = np.array(self.direction).reshape(3, 3), list(self.order), np.array(self.flips)
-        spacing, size = np.array(self.spacing)[order], np.array(self.size)[order]
-        origin = np.array(self.origin) + axes[:, order] @ (flips * spacing * (size - 1))
-        direction = axes[:, order] * np.where(flips, -1.0, 1.0) + 0.0  # no -0.0
-        return tuple(map(float, spacing[::-1])), tuple(map(float, origin)), tuple(map(float, direction.ravel()))
 
 
 @dataclass(frozen=True)
@@ -186,9 +126,13 @@ def _read(path: Path) -> Volume:
     array = sitk.GetArrayFromImage(image)  # a copy: a view would outlive the image
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{path}: has voxels that are not numbers (NaN or Inf); replace them or export again")
-    grid = Grid.of(image)
+    grid = _grid_of(image)
     notes = () if grid.orientation == "LPS" else (f"turned from {grid.orientation} to LPS",)
     return Volume(grid.to_lps(array), *grid.lps_frame(), grid, notes)
+
+
+def _grid_of(image: sitk.Image) -> Grid:
+    return Grid.of(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 def _onto(path: Path, label: Volume, like: Volume) -> Volume:

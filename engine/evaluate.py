@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
+from data.grid import Grid
 from data.samples import INFERENCE_MARGIN_MM, target_mask
 from data.splits import NONE_HELD_OUT, Split, choose_splits, frozen_splits, select
 from data.store import PANCREAS, TUMOUR, Case, digest, read_store
-from data.volume import Grid, read_label, write_mask
+from data.volume import read_label, write_mask
 from engine.cascade import StageModel, load_model, segment_stage, where_to_look
 from engine.checkpoint import find_run, path_option
 from engine.device import choose_device, naming_memory_errors

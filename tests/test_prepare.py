@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from data import prepare
+from data.grid import Grid
 from data.prepare import fingerprint, main
 from data.store import REPOSITORY, read_store
-from data.volume import Grid, write_lps, write_mask
+from data.volume import write_lps, write_mask
 from tests.conftest import tiny_scan
 
 

@@ -1,0 +1,75 @@
+"""The voxel grid of a scan's file and the way between it and the LPS array inside; needs numpy only."""
+
+from dataclasses import asdict, dataclass
+from itertools import permutations
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A file's own voxel grid, verbatim (SimpleITK's words: x, y, z; direction row by row, LPS world, mm).
+
+    ``order[i]`` is the file axis that runs along axis i of the (x, y, z) LPS array, ``flips[i]`` whether it runs
+    backwards.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+    order: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    @staticmethod
+    def of(
+        size: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]
+    ) -> "Grid":
+        """The grid of a file whose header says so; which axes run where is read from its direction."""
+        axes = np.array(direction).reshape(3, 3)
+        order = max(permutations(range(3)), key=lambda p: sum(abs(axes[i, p[i]]) for i in range(3)))
+        flips = tuple(bool(axes[i, order[i]] < 0) for i in range(3))
+        return Grid(size, spacing, origin, direction, order, flips)
+
+    @staticmethod
+    def plain(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> "Grid":
+        """That of an LPS array (D, H, W) with spacing (z, y, x) mm which starts at the origin."""
+        size, spacing = tuple(int(n) for n in reversed(shape)), tuple(float(s) for s in reversed(spacing))
+        return Grid.of(size, spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(fields: dict) -> "Grid":
+        return Grid(**{key: tuple(value) for key, value in fields.items()})
+
+    def to_lps(self, array: np.ndarray) -> np.ndarray:
+        """The file's array (z, y, x) as a contiguous LPS array (D, H, W)."""
+        return np.ascontiguousarray(array.T.transpose(self.order)[self._steps].T)
+
+    def from_lps(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of ``to_lps``."""
+        return np.ascontiguousarray(array.T[self._steps].transpose(np.argsort(self.order)).T)
+
+    @property
+    def _steps(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+
+    @property
+    def orientation(self) -> str:
+        """Where the file's axes point, by the nearest direction, such as LPS or RAS (towards right, front, head)."""
+        letters = [("R" if f else "L", "A" if f else "P", "I" if f else "S")[i] for i, f in enumerate(self.flips)]
+        return "".join(letters[self.order.index(axis)] for axis in range(3))
+
+    @property
+    def lps_shape(self) -> tuple[int, int, int]:
+        return tuple(self.size[axis] for axis in reversed(self.order))
+
+    def lps_frame(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+        """Spacing (z, y, x), origin (x, y, z) and direction (row by row) of the LPS array."""
+        axes, order, flips = np.array(self.direction).reshape(3, 3), list(self.order), np.array(self.flips)
+        spacing, size = np.array(self.spacing)[order], np.array(self.size)[order]
+        origin = np.array(self.origin) + axes[:, order] @ (flips * spacing * (size - 1))
+        direction = axes[:, order] * np.where(flips, -1.0, 1.0) + 0.0  # no -0.0
+        return tuple(map(float, spacing[::-1])), tuple(map(float, origin)), tuple(map(float, direction.ravel()))
