@@ -47,7 +47,7 @@ demo: .venv/installed ## the whole path on synthetic centres: 11 minutes on 2 co
 	$(PY) -m data.phantom $(DEMO)/unseen --centres $(HELD_OUT) --cases 1 --seed 1
 	$(PY) predict.py $(DEMO)/unseen/$(HELD_OUT)/images/*.nii.gz -o $(DEMO)/predictions --data $(HELD_OUT) --path $(DEMO)/checkpoints
 	@echo; echo "held-out centre $(HELD_OUT), which no stage was trained on:"; echo
-	@cat $(DEMO)/checkpoints/pancreas_fine/$(HELD_OUT)/*/evaluation/summary.txt; echo
+	@cat $(DEMO)/checkpoints/pancreas_fine/$(HELD_OUT)/*/evaluation_predicted/summary.txt; echo
 	@cat $(DEMO)/checkpoints/tumor_fine/$(HELD_OUT)/*/evaluation_predicted/summary.txt
 	@echo; echo "pictures:"; ls $(DEMO)/predictions/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/evaluation*/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/curves.png
 

@@ -15,7 +15,7 @@ from data.store import TUMOUR
 from data.volume import read_image, write_mask
 from engine.cascade import StageModel, load_model, segment_scan, volume_ml
 from engine.device import choose_device, naming_memory_errors
-from engine.options import add_gpu, add_path
+from engine.options import add_average, add_gpu, add_path
 from engine.pictures import overlay
 from engine.report import write_cases
 from engine.stages import STAGES
@@ -29,6 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--time", help="of each stage the newest run begun at this time or before")
     add_gpu(parser)
     add_path(parser)
+    add_average(parser)
     return parser.parse_args(argv)
 
 
@@ -58,7 +59,8 @@ def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
     device = choose_device(args.gpu)
     for stage in STAGES:
         try:
-            models[stage] = load_model(args.path, stage, args.data, device, until=args.time)
+            readout = "average" if args.average and "sdf" in STAGES[stage].method.heads else "segmentation"
+            models[stage] = load_model(args.path, stage, args.data, device, until=args.time, readout=readout)
         except InputError as error:
             lacking.append(str(error))
     if lacking:

@@ -1,7 +1,7 @@
 """The cascade at inference: stage after stage, each in the box of the mask before it, on the scan's own grid."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from data.samples import mask_box, scan_box
 from data.store import PANCREAS, TUMOUR
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer import box_probability, keep_large_components
+from engine.method import Method
 from engine.stages import STAGES, Stage
 from models.dual_task_net import DualTaskNet
 
@@ -25,10 +26,11 @@ AGREED_DICE = 0.92  # of two rounds: the next would change nothing
 
 @dataclass(frozen=True)
 class StageModel:
-    """A trained stage, ready to segment; ``threshold`` was chosen on its validation cases."""
+    """A trained stage, ready to segment; the ``threshold`` of the ``readout`` was chosen on its validation cases."""
 
     stage: Stage
     net: nn.Module
+    readout: str
     threshold: float
     device: torch.device
     run: Path
@@ -58,22 +60,26 @@ def load_model(
     at: str | None = None,
     threshold: float | None = None,
     until: str | None = None,
+    readout: str = "segmentation",
 ) -> StageModel:
     """The newest model of a stage and split (``until`` a time), or that of the time ``at``.
 
-    Raises InputError naming the script that makes it.
+    Raises InputError naming the script that makes it, or where the model has not the heads that ``readout`` needs.
     """
     stage = STAGES[stage_name]
     run = find_run(checkpoints, stage, held_out, at, until)
     content = load_checkpoint(run / "best.pt", stage_name)
-    net = DualTaskNet(width=content["settings"]["width"], heads=stage.heads)
+    stage = replace(stage, method=Method.from_record(content["method"]))
+    if readout not in content["thresholds"]:
+        raise InputError(f"{run / 'best.pt'}: has no distance head to average with; leave out --average")
+    net = DualTaskNet(width=content["settings"]["width"], heads=stage.method.heads)
     try:
         net.load_state_dict(content["net"])
     except RuntimeError as error:
         raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
-    threshold = content["threshold"] if threshold is None else threshold
-    return StageModel(stage, net, threshold, device, run, content["epoch"], content["split_hash"])
+    threshold = content["thresholds"][readout] if threshold is None else threshold
+    return StageModel(stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"])
 
 
 def segment_stage(
@@ -147,7 +153,9 @@ def volume_ml(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:
 
 
 def _segment_box(model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], box: Box) -> np.ndarray:
-    probability = box_probability(model.net, image[box.slices], spacing, model.stage.sampling, model.device)
+    probability = box_probability(
+        model.net, image[box.slices], spacing, model.stage.sampling, model.device, model.readout
+    )
     mask = np.zeros(image.shape, bool)
     mask[box.slices] = keep_large_components(probability > model.threshold)
     return mask

@@ -21,7 +21,7 @@ from data.files import replacing
 from data.store import REPOSITORY
 from engine.stages import STAGES, Stage
 
-FORMAT = 1
+FORMAT = 2
 DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
 # What torch raises for files that are cut or altered.

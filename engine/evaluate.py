@@ -23,7 +23,7 @@ from engine.cascade import StageModel, load_model, segment_stage, where_to_look
 from engine.checkpoint import find_run, path_option
 from engine.device import choose_device, naming_memory_errors
 from engine.metrics import case_metrics
-from engine.options import add_gpu, add_path, add_store
+from engine.options import add_average, add_gpu, add_path, add_store
 from engine.pictures import overlay
 from engine.plots import distributions
 from engine.report import failed, pick_cases, read_cases, summary_table, write_cases, write_summary
@@ -44,13 +44,15 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
-    if stage.sampling.target == "tumour":
+    if stage.predecessor:
         parser.add_argument(
             "--roi",
             choices=("predicted", "reference"),
             default="predicted",
-            help="the pancreas that the cascade looks in: as predicted, or the reference to compare on equal ground",
+            help="the pancreas that the stage looks around: as predicted before, or the reference, for equal ground",
         )
+    if not is_pancreas(stage):
+        add_average(parser)
     return parser.parse_args(argv)
 
 
@@ -68,7 +70,8 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     faults = []
     for split in choose_splits(frozen_splits(args.store, centres), args.data):
         try:
-            model = load_model(args.path, stage_name, split.held_out, device, args.time, args.thresh)
+            readout = "average" if getattr(args, "average", False) else "segmentation"
+            model = load_model(args.path, stage_name, split.held_out, device, args.time, args.thresh, readout=readout)
             cases = select(centres, split.test)
             faults += Evaluation.start(model, split, cases, args).run(cases)
         except InputError as error:
@@ -78,12 +81,13 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT if faults else 0
 
 
-def evaluation_folder(run: Path, roi: str | None, threshold: float | None = None) -> Path:
+def evaluation_folder(run: Path, roi: str | None, readout: str, threshold: float | None = None) -> Path:
     """Where the results of a run lie: a folder per kind of pancreas that a tumour stage looked in.
 
     A threshold given on the command line has a folder of its own, so that the stages after never read it.
     """
-    parts = ["evaluation", roi, f"thresh_{threshold:g}" if threshold is not None else None]
+    averaged = "average" if readout == "average" else None
+    parts = ["evaluation", roi, averaged, f"thresh_{threshold:g}" if threshold is not None else None]
     return run / "_".join(filter(None, parts))
 
 
@@ -106,8 +110,9 @@ class Evaluation:
         if model.split_hash != split.hash:
             raise InputError(f"{model.run}: trained on another split than {split.held_out} is now; train again")
         roi = getattr(args, "roi", None)
-        before = evaluations_before(model.stage, args.path, split, roi)
-        evaluation = Evaluation(model, evaluation_folder(model.run, roi, args.thresh), before, roi)
+        before = evaluations_before(model.stage, args.path, split, roi, model.readout)
+        folder = evaluation_folder(model.run, roi, model.readout, args.thresh)
+        evaluation = Evaluation(model, folder, before, roi)
         evaluation._open(cases)
         return evaluation
 
@@ -115,6 +120,7 @@ class Evaluation:
         settings = {
             "run": self.model.run.name,
             "epoch": self.model.epoch,
+            "readout": self.model.readout,
             "threshold": self.model.threshold,
             "roi": self.roi,
             "cases": digest(cases),
@@ -176,7 +182,8 @@ class Evaluation:
             for name, folder in self.before.items()
         }
         if self.roi == "reference":
-            masks["pancreas_fine"] = np.asarray(case.label()) > 0
+            pancreas = np.asarray(case.label()) > 0
+            masks |= {name: pancreas for name in self.model.stage.before if is_pancreas(STAGES[name])}
         return where_to_look(self.model.stage, masks, case.spacing)
 
     def _prediction(self, case: Case) -> Path:
@@ -186,7 +193,7 @@ class Evaluation:
         scored = [row for row in rows if not failed(row)]
         if scored:
             distributions(self.folder / "distributions.png", scored, PLOTTED, title)
-        code = TUMOUR if self.model.stage.sampling.target == "tumour" else PANCREAS
+        code = PANCREAS if is_pancreas(self.model.stage) else TUMOUR
         for rank, row in pick_cases(rows)._asdict().items():
             if row is None:
                 continue
@@ -197,12 +204,17 @@ class Evaluation:
             overlay(self.folder / f"{rank}.png", np.asarray(case.image()), reference, prediction, case.spacing, caption)
 
 
+def is_pancreas(stage: Stage) -> bool:
+    """Whether the stage finds the pancreas, for which the reference can stand."""
+    return stage.sampling.target == "pancreas"
+
+
 def read_settings(folder: Path) -> dict:
     """What an evaluation was made with."""
     return yaml.safe_load((folder / "settings.yaml").read_text())
 
 
-def evaluations_before(stage: Stage, checkpoints: Path, split: Split, roi: str | None) -> dict[str, Path]:
+def evaluations_before(stage: Stage, checkpoints: Path, split: Split, roi: str | None, readout: str) -> dict[str, Path]:
     """The evaluations that say where ``stage`` looks, of the newest runs; the reference pancreas needs none.
 
     Raises InputError naming the script to run where one is missing, or older than what it was made from.
@@ -210,18 +222,22 @@ def evaluations_before(stage: Stage, checkpoints: Path, split: Split, roi: str |
     found = {}
     for name in stage.before:
         before = STAGES[name]
-        if before.sampling.target == "pancreas":
+        if is_pancreas(before):
             if roi == "reference":
                 continue
-            before_roi = None
+            before_roi, before_readout = "predicted" if before.predecessor else None, "segmentation"
         else:
-            before_roi = roi
-        folder = evaluation_folder(find_run(checkpoints, before, split.held_out), before_roi)
+            before_roi, before_readout = roi, readout
+        folder = evaluation_folder(find_run(checkpoints, before, split.held_out), before_roi, before_readout)
         option = " --roi reference" if before_roi == "reference" else ""
+        option += " --average" if before_readout == "average" else ""
         script = f"{before.script('evaluate')} --data {split.held_out}{option}{path_option(checkpoints)}"
         if not (folder / "summary.json").exists():
             raise InputError(f"{folder}: the stage {before.title} is not evaluated yet; run {script}")
-        now = {n: read_settings(f) for n, f in evaluations_before(before, checkpoints, split, before_roi).items()}
+        now = {
+            n: read_settings(f)
+            for n, f in evaluations_before(before, checkpoints, split, before_roi, before_readout).items()
+        }
         if read_settings(folder)["before"] != now:
             raise InputError(f"{folder}: older than the evaluations that it was made from; run {script}")
         found[name] = folder

@@ -1,6 +1,8 @@
 """From a box of a scan to the probability of every voxel in it."""
 
 import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +12,20 @@ from torch import Tensor, nn
 from data.augment import resample, window
 from data.samples import MULTIPLE, NetworkGrid, Sampling, network_grid
 from engine.device import autocast
-from models.dual_task_net import segmentation_probability
+from models.dual_task_net import DualTaskOutput, averaged_probability, segmentation_probability
 
+
+class Readout(NamedTuple):
+    """A way to read a probability off the network, and the heads that it needs."""
+
+    probability: Callable[[DualTaskOutput, Tensor], Tensor]
+    heads: frozenset[str]
+
+
+READOUTS = {
+    "segmentation": Readout(segmentation_probability, frozenset({"seg"})),
+    "average": Readout(averaged_probability, frozenset({"seg", "sdf"})),
+}
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
 TILE_OVERLAP = 32  # voxels that neighbouring tiles share
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32: five of its largest maps live at the same time
@@ -24,7 +38,7 @@ def box_probability(
     spacing: tuple[float, float, float],
     sampling: Sampling,
     device: torch.device,
-    flips: bool = True,
+    readout: str = "segmentation",
 ) -> np.ndarray:
     """Probability of the stage's target in a box.
 
@@ -32,19 +46,25 @@ def box_probability(
         net: a DualTaskNet in evaluation mode on ``device``.
         image: int16 HU (D, H, W). spacing: (z, y, x) mm.
         sampling: of the stage, says on which grid the network sees the box.
-        flips: average over the eight flips.
+        readout: of READOUTS.
 
-    Returns float32 (D, H, W) in [0, 1], on the box's own grid.
+    Averaged over the eight flips. Returns float32 (D, H, W) in [0, 1], on the box's own grid.
     """
     grid = network_grid(image.shape, spacing, sampling)
     volume = window(torch.from_numpy(np.array(image)).to(device))[None, None]
     on_grid = resample(volume, grid)
     probability = torch.zeros_like(on_grid)
-    chosen = FLIPS if flips else FLIPS[:1]
-    for axes in chosen:
-        probability += _tiled(net, on_grid.flip(axes), device).flip(axes)
+    voxel = torch.tensor([[s * f for s, f in zip(spacing, grid.factor, strict=True)]], device=device)
+
+    def forward(part: Tensor) -> Tensor:
+        with autocast(device):
+            output = net(part.contiguous(memory_format=torch.channels_last_3d))
+        return READOUTS[readout].probability(output, voxel)
+
+    for axes in FLIPS:
+        probability += _tiled(forward, on_grid.flip(axes)).flip(axes)
     back = NetworkGrid(tuple(image.shape), tuple(1 / f for f in grid.factor))
-    return resample(probability / len(chosen), back, beyond="border")[0, 0].cpu().numpy()
+    return resample(probability / len(FLIPS), back, beyond="border")[0, 0].cpu().numpy()
 
 
 def keep_large_components(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
@@ -56,24 +76,25 @@ def keep_large_components(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
     return np.concatenate(([False], sizes > share * sizes.max()))[components]
 
 
-def _tiled(net: nn.Module, image: Tensor, device: torch.device) -> Tensor:
+def _tiled(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """The whole image at once where it fits into the device's memory, else overlapping slabs along the longest axis."""
-    length = _affordable_length(image, device)
+    length = _affordable_length(image)
     axis = max((2, 3, 4), key=lambda a: image.shape[a])
     if length >= image.shape[axis]:
-        return _forward(net, image, device)
+        return forward(image)
     total, weight = torch.zeros_like(image), torch.zeros_like(image)
     starts = range(0, image.shape[axis] - TILE_OVERLAP, length - TILE_OVERLAP)
     for start in (min(s, image.shape[axis] - length) for s in starts):
         # A triangular weight lets a slab's uncertain border count less than its neighbour's middle.
         ramp = torch.arange(1, length + 1, device=image.device, dtype=image.dtype)
         ramp = torch.minimum(ramp, ramp.flip(0)).reshape([-1 if a == axis else 1 for a in range(5)])
-        total.narrow(axis, start, length).add_(_forward(net, image.narrow(axis, start, length), device) * ramp)
+        total.narrow(axis, start, length).add_(forward(image.narrow(axis, start, length)) * ramp)
         weight.narrow(axis, start, length).add_(ramp)
     return total / weight
 
 
-def _affordable_length(image: Tensor, device: torch.device) -> int:
+def _affordable_length(image: Tensor) -> int:
+    device = image.device
     longest = max(image.shape[2:])
     if device.type != "cuda":
         return longest
@@ -81,9 +102,3 @@ def _affordable_length(image: Tensor, device: torch.device) -> int:
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     slices = int(0.8 * free / BYTES_PER_VOXEL / (image.numel() / longest))
     return longest if slices >= longest else max(2 * TILE_OVERLAP, slices // MULTIPLE * MULTIPLE)
-
-
-def _forward(net: nn.Module, image: Tensor, device: torch.device) -> Tensor:
-    with autocast(device):
-        output = net(image.contiguous(memory_format=torch.channels_last_3d))
-    return segmentation_probability(output)

@@ -15,5 +15,11 @@ def add_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
 
 
+def add_average(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--average", action="store_true", help="take the mean of both tasks, p and T(d), where the stage has both"
+    )
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help="prepared centres")

@@ -1,4 +1,4 @@
-"""Plots over many values: the distribution of metrics over cases, the curves of a training."""
+"""Plots over many values: the distribution of metrics over cases, the curves of a training, a study."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -77,6 +77,78 @@ def _distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) ->
         axes.set_xticks([])
     elif max(map(len, centres)) > 10:
         axes.tick_params(axis="x", rotation=15)
+
+
+def study_figure(
+    path: Path,
+    dice: Mapping[str, Sequence[tuple[str, float]]],
+    differences: Mapping[str, tuple[float, float, float]],
+    against: str,
+    title: str = "",
+) -> None:
+    """Write a PNG of a study, a line a variant: Dice of every case on the left, its difference on the right.
+
+    Args:
+        dice: by variant, (held-out centre, Dice) of every case.
+        differences: by variant, mean difference to the variant ``against`` and the bounds of its interval; NaN
+            bounds are not drawn.
+    """
+    variants = list(dice)
+    centres = sorted({centre for points in dice.values() for centre, _ in points})
+    with _style():
+        figure = Figure(figsize=(10.5, 1.7 + 0.55 * len(variants)), dpi=150, layout="constrained")
+        figure.suptitle(title or None, weight="bold")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
+        _dice_by_variant(left, dice, centres)
+        _differences(right, [differences.get(variant) for variant in variants], variants.index(against))
+        left.set_yticks(range(len(variants)), variants)
+        left.set(ylim=(len(variants) - 0.45, -0.55), xlabel="Dice of a case, mean over its seeds")
+        right.set_xlabel(f"mean difference in Dice to {against}, 95 % interval")
+        handles, labels = left.get_legend_handles_labels()
+        columns = min(len(centres), 8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title="held out")
+        save(figure, path)
+
+
+def _dice_by_variant(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]], centres: Sequence[str]) -> None:
+    """A grey box and the points in the colour of their centre, each centre on a height of its own."""
+    palette = seaborn.color_palette("deep" if len(centres) <= 10 else "husl", max(1, len(centres)))
+    heights = np.linspace(-0.22, 0.22, len(centres)) if len(centres) > 1 else [0.0]
+    for place, points in enumerate(dice.values()):
+        look = {"showfliers": False, "patch_artist": True, "widths": 0.62, "zorder": 1}
+        colours = {"boxprops": {"facecolor": "0.94", "edgecolor": "0.6"}, "medianprops": {"color": "0.2", "lw": 1.6}}
+        lines = {name: {"color": "0.6"} for name in ("whiskerprops", "capprops")}
+        values = [value for _, value in points]
+        if values:
+            axes.boxplot(values, positions=[place], orientation="horizontal", **look, **colours, **lines)
+        for centre, colour, height in zip(centres, palette, heights, strict=True):
+            numbers = [value for name, value in points if name == centre]
+            spread = place + height + np.random.default_rng(0).uniform(-0.04, 0.04, len(numbers))
+            label = centre if place == 0 else None
+            axes.scatter(
+                numbers, spread, s=18, color=colour, alpha=0.85, edgecolors="0.3", lw=0.4, label=label, zorder=3
+            )
+    axes.set_xlim(-0.03, 1.03)
+    axes.grid(False, axis="y")
+
+
+def _differences(axes: Axes, intervals: Sequence[tuple[float, float, float] | None], reference: int) -> None:
+    """Points with their interval around a line at 0; the reference itself is a ring on that line."""
+    axes.axvline(0, color="0.35", linewidth=1.2, zorder=1)
+    axes.plot(0, reference, marker="o", ms=7, mfc="white", mec="0.35", mew=1.4, zorder=3)
+    colours = seaborn.color_palette("deep")
+    for place, interval in enumerate(intervals):
+        if interval is None or math.isnan(interval[0]):
+            continue
+        mean, low, high = interval
+        colour = colours[2] if low > 0 else colours[3] if high < 0 else "0.25"
+        axes.plot(mean, place, marker="o", ms=7, color=colour, zorder=4)
+        if not math.isnan(low):
+            axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt", zorder=3)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", labelleft=False)
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:

@@ -1,10 +1,11 @@
 """THE table of the method: four stages. Everything that differs between stages is here and nowhere else."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from data.errors import InputError
 from data.samples import Sampling
+from engine.method import Method
 from models.losses import LossWeights
 
 
@@ -12,18 +13,17 @@ from models.losses import LossWeights
 class Stage:
     """One stage of the cascade.
 
-    name: as in the scripts and under checkpoints/. sampling: where it looks. heads: of the network.
-    weights: of the loss terms. views: random-convolution views per image; 1 is the plain image.
-    epochs: of the default training. min_cells: a slice of the bottom grid needs as many to give an anchor.
+    name: as in the scripts and under checkpoints/. sampling: where it looks. method: how it learns.
+    published: how the published release says that it learns. epochs: of the default training.
+    min_cells: a slice of the bottom grid needs as many to give an anchor.
     predecessor: the stage whose mask says where to look. fallback: the one to turn to when that found nothing.
     rounds: at inference, at most as many times in the box of its own last mask.
     """
 
     name: str
     sampling: Sampling
-    heads: tuple[str, ...]
-    weights: LossWeights
-    views: int
+    method: Method
+    published: Method
     epochs: int
     min_cells: int
     predecessor: str | None
@@ -49,8 +49,14 @@ class Stage:
         return f"python {action}_{self.organ}/{action}_sh_{self.name}.py"
 
 
-_PANCREAS = LossWeights(dice=1, bce=1, contrast=0.1)
-_TUMOUR = replace(_PANCREAS, sdf=1, transform=1, consistency=1)
+_SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)
+_DUAL = replace(_SEGMENT, sdf=1, transform=1, consistency=1)
+
+
+def _published(weights: LossWeights, views: str = "raw-randconv") -> Method:
+    """Its quirks as far as they are defined: views never drawn again, a distance per case, a transform cut off."""
+    return Method(weights, views, distance="per_case", steepness=math.inf, ramp=0.0)
+
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -58,9 +64,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="pancreas_coarse",
             sampling=Sampling(target="pancreas", roi="scan", halve_below_mm=3.0),
-            heads=("seg", "embedding"),
-            weights=replace(_PANCREAS, consistency_cosine=1),
-            views=2,
+            method=Method(replace(_SEGMENT, consistency_cosine=1)),
+            published=_published(replace(_SEGMENT, consistency_cosine=1)),
             epochs=150,
             min_cells=10,
             predecessor=None,
@@ -70,9 +75,8 @@ STAGES: dict[str, Stage] = {
             sampling=Sampling(
                 target="pancreas", roi="pancreas", jitter_z_mm=(-12.5, 12.5), jitter_plane_mm=(-16.0, 16.0)
             ),
-            heads=("seg", "embedding"),
-            weights=_PANCREAS,
-            views=1,
+            method=Method(_SEGMENT, views="none"),
+            published=_published(_SEGMENT, views="none"),
             epochs=150,
             min_cells=10,
             predecessor="pancreas_coarse",
@@ -86,9 +90,8 @@ STAGES: dict[str, Stage] = {
                 jitter_plane_mm=(0.0, 24.0),
                 max_voxels=4_500_000,
             ),
-            heads=("seg", "sdf", "embedding"),
-            weights=_TUMOUR,
-            views=2,
+            method=Method(_DUAL),
+            published=_published(_DUAL),
             epochs=800,
             min_cells=5,
             predecessor="pancreas_fine",
@@ -102,9 +105,8 @@ STAGES: dict[str, Stage] = {
                 jitter_plane_mm=(-8.0, 32.0),
                 max_voxels=4_500_000,
             ),
-            heads=("seg", "sdf", "embedding", "slice"),
-            weights=replace(_TUMOUR, sdf_consistency=1, slice=1),
-            views=2,
+            method=Method(replace(_DUAL, sdf_consistency=1, slice=1)),
+            published=_published(replace(_DUAL, sdf_consistency=1, slice=1)),
             epochs=500,
             min_cells=5,
             predecessor="tumor_coarse",
@@ -115,39 +117,18 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def with_weights(stage: Stage, changes: Sequence[str]) -> Stage:
-    """``stage`` with single weights changed: ``["sdf=0.5", "contrast=0"]``.
-
-    Raises InputError for an unknown term, a value that is no number >= 0, or a term whose head or second view the
-    stage does not have.
-    """
-    known = {field.name for field in fields(LossWeights)}
-    weights = {}
-    for change in changes:
-        name, _, value = change.partition("=")
-        try:
-            weights[name] = float(value)
-        except ValueError:
-            weights[name] = -1.0
-        if name not in known or not 0 <= weights[name] < float("inf"):
-            raise InputError(f"--weight {change}: write TERM=NUMBER with a TERM of {', '.join(sorted(known))}")
-    changed = replace(stage, weights=replace(stage.weights, **weights))
-    for term in changed.weights.active:
-        need = _NEEDS.get(term)
-        if need and need not in stage.heads and not (need == "views" and stage.views > 1):
-            lacks = "a second view" if need == "views" else f"a head '{need}'"
-            raise InputError(f"--weight {term}: the stage {stage.name} has not {lacks}, which this term needs")
-    return changed
+def with_variant(stage: Stage, variant: str) -> Stage:
+    """``stage`` with another method: one of VARIANTS."""
+    return replace(stage, method=VARIANTS[variant](stage))
 
 
-_NEEDS = {
-    "contrast": "embedding",
-    "sdf": "sdf",
-    "transform": "sdf",
-    "reciprocal": "sdf",
-    "agreement": "sdf",
-    "consistency": "views",
-    "consistency_cosine": "views",
-    "sdf_consistency": "sdf",
-    "slice": "slice",
+# What an ablation compares. Each takes its part from the full method of the stage.
+VARIANTS: dict[str, Callable[[Stage], Method]] = {
+    "full": lambda stage: stage.method,
+    "baseline": lambda stage: stage.method.only(),
+    "contrast": lambda stage: stage.method.only("contrast"),
+    "views": lambda stage: stage.method.only("views"),
+    "sdf": lambda stage: stage.method.only("sdf"),
+    "hard-transform": lambda stage: replace(stage.method, steepness=math.inf),
+    "published": lambda stage: stage.published,
 }

@@ -20,11 +20,11 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.device import autocast, naming_memory_errors
 from engine.runlog import RunLog
 from engine.stages import Stage
-from engine.validate import choose_threshold, validation_dice
+from engine.validate import choose_thresholds, validation_dice
 from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
-from models.randconv import random_views
-from models.signed_distance import signed_distance
+from models.signed_distance import per_case_distance, signed_distance
+from models.views import random_views
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,6 @@ class TrainSettings:
     width: int = field(default=32, metadata={"help": "channels at full resolution, a multiple of 8; 32 is the paper's"})
     workers: int = field(default=2, metadata={"help": "processes that read boxes; 0 reads in the training process"})
     validate_every: int = field(default=5, metadata={"help": "epochs between validations"})
-    ramp: float = field(
-        default=1.0, metadata={"help": "share of the training over which the agreement between views gains its weight"}
-    )
     clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
 
 
@@ -99,7 +96,7 @@ def prepare_training(
 ) -> Training:
     """Build the network, the optimiser and the loaders; with a checkpoint, in the state that it was saved in."""
     torch.manual_seed(settings.seed)  # of the initial weights
-    net = DualTaskNet(width=settings.width, heads=stage.heads).to(device, memory_format=torch.channels_last_3d)
+    net = DualTaskNet(width=settings.width, heads=stage.method.heads).to(device, memory_format=torch.channels_last_3d)
     optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
     loader = DataLoader(
@@ -121,7 +118,12 @@ def prepare_training(
         BoxDataset(validation_cases, stage.sampling, None),
         net,
         optimiser,
-        DualTaskLoss(stage.weights, min_cells=stage.min_cells, ramp=settings.ramp),
+        DualTaskLoss(
+            stage.method.weights,
+            min_cells=stage.min_cells,
+            ramp=stage.method.ramp,
+            steepness=stage.method.steepness,
+        ),
     )
     if checkpoint:
         if checkpoint["data_hash"] != training.data_hash:
@@ -179,10 +181,13 @@ def train_step(
     training: Training, samples: Sequence[Sample], generator: torch.Generator, progress: float
 ) -> dict[str, torch.Tensor]:
     """Augment, make the views, forward, backward, update. Returns the loss, each term and the gradient's norm."""
-    stage, device = training.stage, training.device
+    method, device = training.stage.method, training.device
     batch = make_batch(samples, device, generator)
-    phi = signed_distance(batch.mask, batch.spacing) if "sdf" in stage.heads else None
-    images = random_views(batch.image, stage.views, generator) if stage.views > 1 else batch.image
+    phi = None
+    if "sdf" in method.heads:
+        per_case = method.distance == "per_case"
+        phi = per_case_distance(batch.mask) if per_case else signed_distance(batch.mask, batch.spacing)
+    images = random_views(batch.image, method.views, generator)
     with autocast(device):
         output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
     loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)
@@ -206,7 +211,7 @@ def set_learning_rate(training: Training, progress: float) -> None:
 def keep(training: Training, epoch: int, dice: float | str) -> None:
     """Save ``best_so_far.pt`` where this epoch is the best on validation (or none can be told), then ``last.pt``.
 
-    After the last epoch the best weights get their threshold and become ``best.pt``: what has one is finished. The
+    After the last epoch the best weights get their thresholds and become ``best.pt``: what has one is finished. The
     network is left holding them.
     """
     content = {
@@ -215,7 +220,7 @@ def keep(training: Training, epoch: int, dice: float | str) -> None:
         "split_hash": training.split.hash,
         "data_hash": training.data_hash,
         "settings": asdict(training.settings),
-        "weights": asdict(training.stage.weights),
+        "method": training.stage.method.to_record(),
         "epoch": epoch,
         "net": {name: value.clone() for name, value in training.net.state_dict().items()},
     }
@@ -226,8 +231,8 @@ def keep(training: Training, epoch: int, dice: float | str) -> None:
     if finished:
         best = load_checkpoint(so_far, training.stage.name)
         training.net.load_state_dict(best["net"])
-        threshold = choose_threshold(training.net, training.stage, training.validation.cases, training.device)
-        save_checkpoint(training.folder / "best.pt", {**best, "threshold": threshold})
+        thresholds = choose_thresholds(training.net, training.stage, training.validation.cases, training.device)
+        save_checkpoint(training.folder / "best.pt", {**best, "thresholds": thresholds})
     state = {"best_dice": training.best_dice, "optimiser": training.optimiser.state_dict()}
     save_checkpoint(training.folder / "last.pt", {**content, **state})
     if finished:

@@ -5,18 +5,18 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import Field, asdict, fields, replace
 
 from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.splits import Split, choose_splits, frozen_splits, select
 from data.store import Case, read_store
 from engine.checkpoint import list_runs, load_checkpoint, new_run
 from engine.device import choose_device
+from engine.method import Method
 from engine.options import add_gpu, add_path, add_store
 from engine.runlog import write_settings
-from engine.stages import STAGES, Stage, with_weights
+from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import TrainSettings, fit, prepare_training
-from models.losses import LossWeights
 
 
 def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,9 +31,14 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
+    parser.add_argument("--variant", choices=VARIANTS, default="full", help="of the method, for an ablation")
     parser.add_argument(
         "--weight", action="append", default=[], metavar="TERM=NUMBER", help="change the weight of one loss term"
     )
+    for name, option in _method_options().items():
+        shown = f"{option.metadata['help']} (default: as the variant has it)"
+        kind = {"choices": option.metadata["choices"]} if "choices" in option.metadata else {"type": float}
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=shown, **kind)
     for setting in fields(TrainSettings):
         default = stage.epochs if setting.name == "epochs" else setting.default
         flag = "--" + setting.name.replace("_", "-")
@@ -42,11 +47,18 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _method_options() -> dict[str, Field]:
+    """The settings of the method that have an option of their own."""
+    return {option.name: option for option in fields(Method) if option.metadata}
+
+
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     """Train a stage as the command line says. Returns the exit code: 2 when a split could not be trained."""
     args = parse(STAGES[stage_name], argv)
-    stage = with_weights(STAGES[stage_name], args.weight)
+    stage = with_variant(STAGES[stage_name], args.variant)
+    chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
+    stage = replace(stage, method=stage.method.changed(args.weight, **chosen))
     settings = TrainSettings(**{setting.name: getattr(args, setting.name) for setting in fields(TrainSettings)})
     check(settings)
     device = choose_device(args.gpu)
@@ -135,7 +147,7 @@ def run_split(
         changed = [f"{k} {v}" for k, v in asdict(started_with).items() if v != getattr(settings, k)]
         kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
         print(f"{folder}: goes on after epoch {checkpoint['epoch']}{kept}")
-        settings, stage = started_with, replace(stage, weights=LossWeights(**checkpoint["weights"]))
+        settings, stage = started_with, replace(stage, method=Method.from_record(checkpoint["method"]))
     else:
         record = {
             "stage": stage.name,
@@ -144,7 +156,7 @@ def run_split(
             "device": str(device),
             "store": str(args.store),
             **asdict(settings),
-            "weights": asdict(stage.weights),
+            "method": stage.method.to_record(),
         }
         write_settings(folder, record)
     training = prepare_training(stage, split, train_cases, validation_cases, settings, device, folder, checkpoint)

@@ -10,7 +10,7 @@ from data.augment import make_batch
 from data.samples import BoxDataset, reference_box, target_mask
 from data.store import Case
 from engine.device import autocast
-from engine.infer import box_probability
+from engine.infer import READOUTS, box_probability
 from engine.stages import Stage
 from models.dual_task_net import segmentation_probability
 
@@ -30,11 +30,19 @@ def validation_dice(net: nn.Module, boxes: BoxDataset, device: torch.device) -> 
         batch = make_batch([boxes[0, index]], device, None)
         with autocast(device):
             output = net(batch.image.contiguous(memory_format=torch.channels_last_3d))
-        curves.append(dice_by_threshold(segmentation_probability(output), batch.mask))
+        curves.append(dice_by_threshold(segmentation_probability(output, batch.spacing), batch.mask))
     return float(torch.stack(curves).mean(dim=0).max()) if curves else math.nan
 
 
-def choose_threshold(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> float:
+def choose_thresholds(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> dict[str, float]:
+    """The threshold for each readout of the network: by name of those in ``engine.infer.READOUTS`` that it has."""
+    names = [name for name, readout in READOUTS.items() if readout.heads <= {*stage.method.heads}]
+    return {name: choose_threshold(net, stage, cases, device, name) for name in names}
+
+
+def choose_threshold(
+    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, readout: str = "segmentation"
+) -> float:
     """The threshold for inference: that of best mean Dice over the validation cases, in the boxes of their reference.
 
     The probabilities are averaged over the flips as in inference, which makes them less extreme than a single pass.
@@ -45,7 +53,7 @@ def choose_threshold(net: nn.Module, stage: Stage, cases: Sequence[Case], device
     curves = []
     for case in cases:
         box = reference_box(case, stage.sampling, None)
-        probability = box_probability(net, case.image()[box.slices], case.spacing, stage.sampling, device)
+        probability = box_probability(net, case.image()[box.slices], case.spacing, stage.sampling, device, readout)
         mask = target_mask(case.label()[box.slices], stage.sampling.target)
         curves.append(dice_by_threshold(torch.from_numpy(probability), torch.from_numpy(mask)))
     if not curves:

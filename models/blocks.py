@@ -1,10 +1,13 @@
 """The two bricks of the network: a weight-standardised convolution and a pre-activation residual block."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 8  # of every GroupNorm
+ONEDNN_ABOVE = 20480  # channels x slices x rows: for one sample of fewer torch leaves oneDNN for a slow path on a CPU
 
 
 class StandardisedConv3d(nn.Conv3d):
@@ -21,7 +24,10 @@ class StandardisedConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
         weight = (self.weight - mean) * torch.rsqrt(variance + 1e-12)
-        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)
+        count = len(x)
+        if count == 1 and not x.is_cuda and math.prod(x.shape[1:4]) <= ONEDNN_ABOVE:
+            x = x.expand(2, -1, -1, -1, -1)  # two take less than half the time of one there
+        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)[:count]
 
 
 def norm_relu_conv(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import GROUPS, ResidualBlock, StandardisedConv3d, norm_relu_conv
+from models.signed_distance import distance_to_mask, steepness_on
 
 REDUCTION = 8  # the bottom grid is 1/8 of the input along each axis
 HEADS = ("seg", "sdf", "embedding", "slice")
@@ -106,6 +107,15 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def segmentation_probability(output: DualTaskOutput) -> Tensor:
-    """p = sigmoid(s) in float32, (B, 1, D, H, W)."""
+def segmentation_probability(output: DualTaskOutput, spacing: Tensor) -> Tensor:
+    """p = sigmoid(s) in float32, (B, 1, D, H, W), whatever the ``spacing`` (B, 3) mm."""
     return torch.sigmoid(output.seg.float())
+
+
+def averaged_probability(output: DualTaskOutput, spacing: Tensor) -> Tensor:
+    """The mean of p and T(d), what both tasks make of the image, (B, 1, D, H, W). Needs the head "sdf".
+
+    ``spacing`` (B, 3) mm says how steep T is.
+    """
+    transformed = distance_to_mask(torch.tanh(output.sdf.float()), steepness_on(spacing))
+    return (segmentation_probability(output, spacing) + transformed) / 2

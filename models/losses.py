@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from models.contrast import draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
-from models.signed_distance import TAU_MM, distance_to_mask, mask_to_distance
+from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, steepness_on
 
 SLICE_MIN_VOXELS = 10  # a slice is positive when it holds more target voxels than this
 RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")  # agree on nothing and you agree
@@ -75,10 +75,19 @@ class DualTaskLoss:
         min_cells: cells a bottom slice needs to give an anchor.
         tau: mm, unit of the signed distance.
         ramp: share of the training over which the weight of the agreement terms rises; 0 for none.
+        steepness: k of the transform T for voxels of 0.9 mm.
     """
 
-    def __init__(self, weights: LossWeights, *, min_cells: int = 5, tau: float = TAU_MM, ramp: float = 1.0):
-        self.weights, self.min_cells, self.tau, self.ramp = weights, min_cells, tau, ramp
+    def __init__(
+        self,
+        weights: LossWeights,
+        *,
+        min_cells: int = 5,
+        tau: float = TAU_MM,
+        ramp: float = 1.0,
+        steepness: float = STEEPNESS,
+    ):
+        self.weights, self.min_cells, self.tau, self.ramp, self.steepness = weights, min_cells, tau, ramp, steepness
 
     def __call__(
         self,
@@ -133,11 +142,12 @@ class DualTaskLoss:
     ) -> dict[str, Tensor]:
         d = torch.tanh(output.sdf.float())
         p = torch.sigmoid(output.seg.float())
+        k = steepness_on(spacing, self.steepness)
         compute = {
             "sdf": lambda: F.l1_loss(d, phi),
-            "transform": lambda: dice_loss(distance_to_mask(d), mask),
+            "transform": lambda: dice_loss(distance_to_mask(d, k), mask),
             "reciprocal": lambda: F.l1_loss(mask_to_distance(p, spacing, self.tau), phi),
-            "agreement": lambda: F.mse_loss(distance_to_mask(d), p),
+            "agreement": lambda: F.mse_loss(distance_to_mask(d, k), p),
             "sdf_consistency": lambda: F.mse_loss(*d.chunk(views)),
         }
         return self._compute(compute)

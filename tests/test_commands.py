@@ -83,7 +83,7 @@ def test_a_run_folder_records_everything(world):
 def test_the_four_stages_are_evaluated_in_order(world):
     evaluate_all(world)
     for stage in STAGES:
-        roi = "evaluation_predicted" if STAGES[stage].sampling.target == "tumour" else "evaluation"
+        roi = "evaluation_predicted" if STAGES[stage].predecessor else "evaluation"
         folder = run_of(world, stage) / roi
         with (folder / "cases.csv").open() as file:
             rows = list(csv.DictReader(file))
@@ -94,7 +94,7 @@ def test_the_four_stages_are_evaluated_in_order(world):
             prediction = sitk.ReadImage(str(folder / "predictions" / f"{name}.nii.gz"))
             scan = sitk.ReadImage(str(world / "east" / "images" / f"{name}.nii.gz"))
             assert prediction.GetSize() == scan.GetSize() and prediction.GetDirection() == scan.GetDirection()
-    with (run_of(world, "pancreas_fine") / "evaluation" / "cases.csv").open() as file:
+    with (run_of(world, "pancreas_fine") / "evaluation_predicted" / "cases.csv").open() as file:
         assert np.mean([float(row["dice"]) for row in csv.DictReader(file)]) > 0.6  # it has learnt, held out
 
 
@@ -178,7 +178,7 @@ def test_predict_names_every_model_that_it_lacks(world, tmp_path, capsys):
 
 def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_says_so(world, tmp_path, capsys, monkeypatch):
     load_models = predict.load_models
-    unsure = {"threshold": 0.999999}  # the tiny models would find something anywhere
+    unsure = {"thresholds": {"segmentation": 0.999999}}  # the tiny models would find something anywhere
     monkeypatch.setattr(
         predict, "load_models", lambda *a: {name: replace(m, **unsure) for name, m in load_models(*a).items()}
     )

@@ -17,7 +17,7 @@ from data.splits import Split
 from data.store import REPOSITORY, Case, read_case, write_case
 from engine.checkpoint import load_checkpoint
 from engine.runlog import write_settings
-from engine.stages import STAGES, with_weights
+from engine.stages import STAGES, VARIANTS, with_variant
 from engine.train import TrainSettings, fit, prepare_training, train_step
 from engine.validate import choose_threshold, dice_by_threshold
 
@@ -42,11 +42,20 @@ def make_cases(store: Path, count: int = 3) -> list[Case]:
     return cases
 
 
-def training_of(tmp_path: Path, stage: str, settings: TrainSettings, folder: str = "run", checkpoint=None, weights=()):
+def training_of(
+    tmp_path: Path,
+    stage: str,
+    settings: TrainSettings,
+    folder: str = "run",
+    checkpoint=None,
+    weights=(),
+    variant="full",
+):
     cases = make_cases(tmp_path / "store")
     split = Split("none", tuple(c.key for c in cases[:2]), (cases[2].key,), ())
     (tmp_path / folder).mkdir(exist_ok=True)
-    stage = with_weights(STAGES[stage], weights)
+    stage = with_variant(STAGES[stage], variant)
+    stage = replace(stage, method=stage.method.changed(weights))
     return prepare_training(stage, split, cases[:2], cases[2:], settings, CPU, tmp_path / folder, checkpoint)
 
 
@@ -62,7 +71,7 @@ def test_every_stage_runs_and_records_every_term(tmp_path, stage, batch_size):
     fit(training_of(tmp_path, stage, settings))
     rows = read_losses(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert set(STAGES[stage].weights.active) <= set(rows[0]) and all(
+    assert set(STAGES[stage].method.weights.active) <= set(rows[0]) and all(
         np.isfinite(list(row.values())).all() for row in rows
     )
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.pt", "best.pt", "curves.png", "losses.csv"}
@@ -76,7 +85,9 @@ def test_a_tiny_training_learns(tmp_path):
     assert load_checkpoint(training.folder / "last.pt", "pancreas_fine")["best_dice"] == training.best_dice
     best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
     training.net.load_state_dict(best["net"])
-    assert best["threshold"] == choose_threshold(training.net, training.stage, training.validation.cases, CPU)
+    assert best["thresholds"]["segmentation"] == choose_threshold(
+        training.net, training.stage, training.validation.cases, CPU
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -135,18 +146,23 @@ def test_the_threshold_is_the_one_of_best_dice():
     assert dice[10] == 1 and dice[12] == pytest.approx(2 / 3)  # thresholds 0.55 and 0.65
 
 
-def test_a_weight_needs_its_head_and_a_number():
-    assert with_weights(STAGES["tumor_coarse"], ["sdf=0.5"]).weights.sdf == 0.5
-    for change, complaint in [
-        ("sdf", "TERM=NUMBER"),
-        ("sdf=-1", "TERM=NUMBER"),
-        ("magic=1", "TERM of agreement"),
-        ("slice=1", "head 'slice'"),
-    ]:
-        with pytest.raises(InputError, match=complaint):
-            with_weights(STAGES["tumor_coarse"], [change])
-    with pytest.raises(InputError, match="second view"):
-        with_weights(STAGES["pancreas_fine"], ["consistency=1"])
+def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
+    training = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, epochs=1, validate_every=1))
+    fit(training)
+    assert tuple(load_checkpoint(training.folder / "best.pt", "tumor_coarse")["thresholds"]) == (
+        "segmentation",
+        "average",
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
+def test_every_variant_trains(tmp_path, stage, variant):
+    training = training_of(tmp_path, stage, replace(SETTINGS, epochs=1), variant=variant)
+    samples = next(iter(training.train_loader))
+    terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
+    assert {"dice", "bce"} <= set(terms) and all(torch.isfinite(term) for term in terms.values())
+    assert set(training.stage.method.weights.active) <= set(terms)
 
 
 @pytest.mark.parametrize(

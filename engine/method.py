@@ -1,0 +1,88 @@
+"""How a stage learns: its loss terms, its views and the transform between its two tasks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from data.errors import InputError
+from models.losses import LossWeights
+from models.signed_distance import STEEPNESS
+from models.views import FAMILIES
+
+DISTANCES = ("truncated_mm", "per_case")
+# The terms that each part of the method brings; those of the plain segmentation belong to every variant.
+_SEGMENTATION = ("dice", "bce")
+PARTS = {
+    "contrast": ("contrast",),
+    "views": ("consistency", "consistency_cosine", "sdf_consistency"),
+    "sdf": ("sdf", "transform", "reciprocal", "agreement"),
+}
+# The head of the network that a term needs.
+_HEAD = {"contrast": "embedding", "slice": "slice", "sdf_consistency": "sdf"} | dict.fromkeys(PARTS["sdf"], "sdf")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What distinguishes one variant of a stage from another; a checkpoint remembers it. ``help`` is for the user."""
+
+    weights: LossWeights
+    views: str = field(
+        default="randconv", metadata={"help": "how the views of an image are made", "choices": ("none", *FAMILIES)}
+    )
+    distance: str = field(
+        default="truncated_mm", metadata={"help": "the target of the regression head", "choices": DISTANCES}
+    )
+    steepness: float = field(
+        default=STEEPNESS, metadata={"help": "k of the transform T(d) = sigmoid(-k d); inf cuts off, without gradient"}
+    )
+    ramp: float = field(
+        default=1.0, metadata={"help": "share of the training over which the terms of agreement gain their weight"}
+    )
+
+    def __post_init__(self) -> None:
+        """Raises InputError where two settings contradict each other."""
+        if not self.steepness > 0:
+            raise InputError(f"--steepness {self.steepness}: must be positive")
+        if not 0 <= self.ramp < math.inf:
+            raise InputError(f"--ramp {self.ramp}: must be zero or more")
+        lonely = [term for term in PARTS["views"] if getattr(self.weights, term)]
+        if self.views == "none" and lonely:
+            raise InputError(f"--views none: the loss term {lonely[0]} compares two views; add --weight {lonely[0]}=0")
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Those that the network needs: no head is built that no term trains."""
+        return ("seg", *sorted({_HEAD[term] for term in self.weights.active if term in _HEAD}))
+
+    def only(self, *parts: str) -> "Method":
+        """Plain segmentation with these of the PARTS as this method has them."""
+        terms = {*_SEGMENTATION, *(term for part in parts for term in PARTS[part])}
+        if "sdf" not in parts:
+            terms -= {"sdf_consistency"}
+        kept = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}
+        return replace(self, weights=LossWeights(**kept), views=self.views if "views" in parts else "none")
+
+    def changed(self, weights: Sequence[str], **settings: str | float) -> "Method":
+        """With single weights, ``["sdf=0.5", "contrast=0"]``, and other settings changed.
+
+        Raises InputError for an unknown term, a weight that is no number >= 0, or settings that contradict each other.
+        """
+        known = {f.name for f in fields(LossWeights)}
+        numbers = {}
+        for change in weights:
+            name, _, value = change.partition("=")
+            try:
+                numbers[name] = float(value)
+            except ValueError:
+                numbers[name] = -1.0
+            if name not in known or not 0 <= numbers[name] < math.inf:
+                raise InputError(f"--weight {change}: write TERM=NUMBER with a TERM of {', '.join(sorted(known))}")
+        return replace(self, weights=replace(self.weights, **numbers), **settings)
+
+    def to_record(self) -> dict:
+        """As plain values, for a checkpoint."""
+        return asdict(self)
+
+    @staticmethod
+    def from_record(record: dict) -> "Method":
+        return Method(**{**record, "weights": LossWeights(**record["weights"])})
