@@ -36,7 +36,7 @@ class Method:
         default=STEEPNESS, metadata={"help": "k of the transform T(d) = sigmoid(-k d); inf cuts off, without gradient"}
     )
     ramp: float = field(
-        default=1.0, metadata={"help": "share of the training over which the terms of agreement gain their weight"}
+        default=0.5, metadata={"help": "share of the training over which transform and consistency gain their weight"}
     )
 
     def __post_init__(self) -> None:

@@ -105,13 +105,19 @@ def study_figure(
         left.set(ylim=(len(variants) - 0.45, -0.55), xlabel="Dice of a case, mean over its seeds")
         right.set_xlabel(f"mean difference in Dice to {against}, 95 % interval")
         handles, labels = left.get_legend_handles_labels()
-        columns = min(len(centres), 8)
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title="held out")
+        columns = min(len(labels), 8)
+        looks = {
+            "frameon": False,
+            "handletextpad": 0.2,
+            "columnspacing": 1.4,
+            "title": "points: cases by held-out centre",
+        }
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, **looks)
         save(figure, path)
 
 
 def _dice_by_variant(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]], centres: Sequence[str]) -> None:
-    """A grey box and the points in the colour of their centre, each centre on a height of its own."""
+    """A grey box, the mean, and points in the colour of their centre, each centre on a height of its own."""
     palette = seaborn.color_palette("deep" if len(centres) <= 10 else "husl", max(1, len(centres)))
     heights = np.linspace(-0.22, 0.22, len(centres)) if len(centres) > 1 else [0.0]
     for place, points in enumerate(dice.values()):
@@ -121,6 +127,10 @@ def _dice_by_variant(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]]
         values = [value for _, value in points]
         if values:
             axes.boxplot(values, positions=[place], orientation="horizontal", **look, **colours, **lines)
+            label = "mean" if place == len(dice) - 1 else None
+            axes.scatter(
+                np.mean(values), place, s=46, marker="D", color="white", edgecolors="0.1", label=label, zorder=4
+            )
         for centre, colour, height in zip(centres, palette, heights, strict=True):
             numbers = [value for name, value in points if name == centre]
             spread = place + height + np.random.default_rng(0).uniform(-0.04, 0.04, len(numbers))
@@ -136,15 +146,13 @@ def _differences(axes: Axes, intervals: Sequence[tuple[float, float, float] | No
     """Points with their interval around a line at 0; the reference itself is a ring on that line."""
     axes.axvline(0, color="0.35", linewidth=1.2, zorder=1)
     axes.plot(0, reference, marker="o", ms=7, mfc="white", mec="0.35", mew=1.4, zorder=3)
-    colours = seaborn.color_palette("deep")
     for place, interval in enumerate(intervals):
         if interval is None or math.isnan(interval[0]):
             continue
         mean, low, high = interval
-        colour = colours[2] if low > 0 else colours[3] if high < 0 else "0.25"
-        axes.plot(mean, place, marker="o", ms=7, color=colour, zorder=4)
+        axes.plot(mean, place, marker="o", ms=7, color="0.2", zorder=4)
         if not math.isnan(low):
-            axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt", zorder=3)
+            axes.plot([low, high], [place, place], color="0.2", linewidth=2, solid_capstyle="butt", zorder=3)
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.grid(False, axis="y")

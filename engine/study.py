@@ -8,7 +8,6 @@
 """
 
 import argparse
-import os
 import shlex
 import signal
 import sys
@@ -31,7 +30,7 @@ from engine.study_jobs import Children, alone, execute
 from engine.study_report import write_report
 from engine.study_runs import Run, Study, joined, read_studies, write_study
 from engine.train import TrainSettings
-from engine.train_command import check, describe, usable_cases
+from engine.train_command import add_settings, check, describe, usable_cases
 
 # Do not change what is computed, or differ from run to run.
 NOT_OF_THE_STUDY = ("seed", "workers")
@@ -90,17 +89,6 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", choices=STAGES, default="tumor_coarse", help="of the cascade")
 
 
-def add_settings(parser: argparse.ArgumentParser, epochs: int, leave_out: Sequence[str] = ()) -> None:
-    """Give every setting of the training an option."""
-    for setting in fields(TrainSettings):
-        if setting.name in leave_out:
-            continue
-        default = epochs if setting.name == "epochs" else setting.default
-        flag = "--" + setting.name.replace("_", "-")
-        help_text = "passes over the training cases" if setting.name == "epochs" else setting.metadata["help"]
-        parser.add_argument(flag, type=type(setting.default), default=default, help=help_text)
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
@@ -134,15 +122,18 @@ def run_study(args: argparse.Namespace, typed: str) -> int:
     print("\n".join(lines))
     if args.dry_run:
         return 0
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, torch.get_num_threads() // jobs)  # a script alone would take them all
     environment = {"OMP_NUM_THREADS": str(threads)} if gpus[0] == "cpu" else {}
     with alone(study.folder) as lock, answering_signals():
+        joint = joined(study)  # once more: another study may have ended here since
         write_study(joint)
         faults = execute(study, todo, gpus, args.workers, Children(lock, environment)) if todo else []
-    if joint.runs():
-        print(write_report(joint, args.against))
-    for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
+    try:
+        if joint.runs():
+            print(write_report(joint, args.against))
+    finally:
+        for fault in faults:
+            print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
 
 
@@ -208,10 +199,10 @@ def places(gpu: str, jobs: int) -> list[str]:
 
 def summary(study: Study, total: int, todo: int, gpus: Sequence[str]) -> str:
     """What will be done, in words."""
-    counts = f"{len(study.variants)} variants x {len(study.seeds)} seeds x {len(study.steps)} centres"
+    counts = f"{len(study.variants)} variant(s) x {len(study.seeds)} seed(s) x {len(study.steps)} centre(s)"
     where = "cpu" if gpus[0] == "cpu" else f"GPU {', '.join(sorted(set(gpus)))}"
     lines = [
-        f"{study.stage.title}: {counts} = {total} runs, {total - todo} finished, {todo} to do",
+        f"{study.stage.title}: {counts} = {total} run(s), {total - todo} finished, {todo} to do",
         f"  {len(gpus)} at a time on {where}, kept under {study.folder}",
         f"  variants: {', '.join(study.variants)}; seeds: {', '.join(map(str, study.seeds))}",
     ]

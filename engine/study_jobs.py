@@ -90,9 +90,11 @@ class Children:
         with self._guard:
             self._stopped = True
             running = list(self._running)
+        # A study in the background of a shell script was started to ignore Ctrl-C, and its scripts with it.
+        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         try:
             for process in running:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
             for process in running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(PATIENCE_S)

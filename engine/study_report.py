@@ -163,8 +163,8 @@ def markdown(
     study: Study, results: Mapping[str, Results], rows: Sequence[Row], means: Mapping[str, dict], against: str
 ) -> str:
     """Both tables and what has to be known to read them."""
-    head = ["variant", "runs", "seeds", "Dice", "NSD 2 mm", "HD95 mm", "missed"]
-    head += [f"Dice - {against}", "95 % interval", "p", "cases"]
+    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed"]
+    head += [f"Dice - {against}", "95 % interval", "p", "compared"]
     centres = sorted({centre for found in means.values() for centre in found})
     centre_rows = [[variant, *(number(means[variant].get(c, math.nan)) for c in centres)] for variant in means]
     parts = [
@@ -181,10 +181,10 @@ def cells(row: Row) -> list[str]:
     """A variant's line of the first table."""
     defined = f" ({row['hd95_defined']} of {row['evaluations']})"
     lost = f"{100 * row['missed_share']:.0f} % ({row['missed']} of {row['evaluations']})" if row["evaluations"] else "-"
-    line = [row["variant"], str(row["runs"]), str(row["seeds"])]
+    line = [str(row[name]) for name in ("variant", "runs", "seeds", "cases")]
     line += [number(row["dice"]), number(row["nsd_2mm"]), number(row["hd95_mm"], ".1f") + defined, lost]
     if "difference" not in row:
-        return [*line, "", "", "", str(row["cases"])]
+        return [*line, "", "", "", ""]
     interval = f"{number(row['low'], '+.3f')} to {number(row['high'], '+.3f')}"
     p = "< 0.001" if row["p"] < 0.001 else number(row["p"])
     return [*line, number(row["difference"], "+.3f"), interval, p, str(row["n"])]

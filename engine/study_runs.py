@@ -91,7 +91,7 @@ class Study:
 
 
 def read_studies(folder: Path) -> dict[str, Study]:
-    """The studies of a folder by stage, none where it has no ``study.yaml``. Raises InputError where that is damaged."""
+    """The studies of a folder by stage; none without a ``study.yaml``. Raises InputError where that is damaged."""
     path = folder / "study.yaml"
     if not path.exists():
         return {}

@@ -39,12 +39,19 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
         shown = f"{option.metadata['help']} (default: as the variant has it)"
         kind = {"choices": option.metadata["choices"]} if "choices" in option.metadata else {"type": float}
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=shown, **kind)
+    add_settings(parser, stage.epochs)
+    return parser.parse_args(argv)
+
+
+def add_settings(parser: argparse.ArgumentParser, epochs: int, leave_out: Sequence[str] = ()) -> None:
+    """Give every setting of the training an option, but those to leave out; ``epochs``: its default."""
     for setting in fields(TrainSettings):
-        default = stage.epochs if setting.name == "epochs" else setting.default
+        if setting.name in leave_out:
+            continue
+        default = epochs if setting.name == "epochs" else setting.default
         flag = "--" + setting.name.replace("_", "-")
         help_text = "passes over the training cases" if setting.name == "epochs" else setting.metadata["help"]
         parser.add_argument(flag, type=type(setting.default), default=default, help=help_text)
-    return parser.parse_args(argv)
 
 
 def _method_options() -> dict[str, Field]:

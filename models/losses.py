@@ -12,7 +12,9 @@ from models.dual_task_net import DualTaskOutput
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, steepness_on
 
 SLICE_MIN_VOXELS = 10  # a slice is positive when it holds more target voxels than this
-RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")  # agree on nothing and you agree
+# Terms that do harm at full weight from the first step. Views that agree on nothing agree. T of a distance that is not
+# learned yet is saturated: its slope is nil nearly everywhere and steep where it happens to cross zero.
+RAMPED = ("transform", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,13 @@ def ramp_up(progress: float, length: float) -> float:
 class DualTaskLoss:
     """The weighed sum of the terms of a stage.
 
-    The terms that reward agreement alone are perfect on an empty prediction. At full weight from the first step they
-    hold the network there, so their weight rises over the training.
+    The weight of the terms in RAMPED rises over the training.
 
     Args:
         weights: which terms, how much.
         min_cells: cells a bottom slice needs to give an anchor.
         tau: mm, unit of the signed distance.
-        ramp: share of the training over which the weight of the agreement terms rises; 0 for none.
+        ramp: share of the training over which the weight of the RAMPED terms rises; 0 for none.
         steepness: k of the transform T for voxels of 0.9 mm.
     """
 

@@ -1,6 +1,7 @@
 """The families of views that the consistency terms compare."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -8,16 +9,25 @@ from torch import Generator, Tensor
 from models.gin import random_intensity
 from models.randconv import random_convolution, unchecked_random_convolution
 
-VIEWS = 2  # per image
-FAMILIES: dict[str, Callable[[Tensor, Generator], Tensor]] = {
-    "randconv": random_convolution,
-    "gin": random_intensity,
-    "raw-randconv": unchecked_random_convolution,
+
+class Family(NamedTuple):
+    """``make`` draws a view of one sample, (1, 1, D, H, W). ``plain``: the first of the two views is the image."""
+
+    make: Callable[[Tensor, Generator], Tensor]
+    plain: bool
+
+
+# What is segmented later is a plain image: one of the two views is what the network will meet. The published release
+# never shows it one.
+FAMILIES: dict[str, Family] = {
+    "randconv": Family(random_convolution, plain=True),
+    "gin": Family(random_intensity, plain=True),
+    "raw-randconv": Family(unchecked_random_convolution, plain=False),
 }
 
 
 def random_views(image: Tensor, family: str, generator: Generator) -> Tensor:
-    """Two independent views of every sample, view after view: (2 B, 1, D, H, W).
+    """Two views of every sample, view after view: (2 B, 1, D, H, W).
 
     Args:
         image: (B, 1, D, H, W) in [0, 1]. family: of FAMILIES, or "none", which gives back the images alone (B, ...).
@@ -25,5 +35,6 @@ def random_views(image: Tensor, family: str, generator: Generator) -> Tensor:
     """
     if family == "none":
         return image
-    make = FAMILIES[family]
-    return torch.cat([make(sample[None], generator) for _ in range(VIEWS) for sample in image])
+    make, plain = FAMILIES[family]
+    first = [image] if plain else [make(sample[None], generator) for sample in image]
+    return torch.cat([*first, *(make(sample[None], generator) for sample in image)])

@@ -15,7 +15,7 @@ import yaml
 from data.errors import InputError
 from data.splits import Split
 from data.store import REPOSITORY, Case, read_case, write_case
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import FORMAT, load_checkpoint
 from engine.runlog import write_settings
 from engine.stages import STAGES, VARIANTS, with_variant
 from engine.train import TrainSettings, fit, prepare_training, train_step
@@ -172,15 +172,15 @@ def test_every_variant_trains(tmp_path, stage, variant):
         (b"PK\x03\x04 not a zip", "truncated or damaged|holds more"),
         ("cut", "truncated or damaged"),
         ({"format": 0}, "not a checkpoint of this project"),
-        ({"format": 1, "stage": "tumor_fine"}, "belongs to the stage tumor_fine"),
-        ({"format": 1, "stage": Path}, "holds more than tensors"),
+        ({"format": FORMAT, "stage": "tumor_fine"}, "belongs to the stage tumor_fine"),
+        ({"format": FORMAT, "stage": Path}, "holds more than tensors"),
     ],
     ids=["empty", "noise", "truncated", "format", "stage", "code"],
 )
 def test_checkpoints_that_cannot_be_trusted_are_refused(tmp_path, content, complaint):
     path = tmp_path / "best.pt"
     if content == "cut":
-        torch.save({"format": 1, "stage": "pancreas_fine", "net": torch.rand(10_000)}, path)
+        torch.save({"format": FORMAT, "stage": "pancreas_fine", "net": torch.rand(10_000)}, path)
         content = path.read_bytes()[:20_000]
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(InputError, match=complaint):

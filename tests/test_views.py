@@ -58,13 +58,13 @@ def test_views_differ_from_their_image_as_much_as_the_lesion_allows():
 def test_a_constant_image_gives_a_finite_view(value, family):
     image = torch.full((1, 1, 8, 8, 8), value)
     for seed in range(20):
-        view = FAMILIES[family](image, Generator().manual_seed(seed))
+        view = FAMILIES[family].make(image, Generator().manual_seed(seed))
         assert torch.isfinite(view).all()
 
 
 def test_gin_keeps_the_norm_and_varies():
     image = smooth_image(3)
-    views = [FAMILIES["gin"](image, Generator().manual_seed(seed)) for seed in range(8)]
+    views = [FAMILIES["gin"].make(image, Generator().manual_seed(seed)) for seed in range(8)]
     for view in views:
         assert view.shape == image.shape and float(view.norm()) == pytest.approx(float(image.norm()), rel=1e-4)
     assert max(float((view - image).abs().mean()) for view in views) > 0.1
@@ -82,6 +82,7 @@ def test_views_are_ordered_view_after_view_and_repeat_with_the_seed(family):
     assert views.shape == (4, 1, 16, 24, 24)
     assert torch.equal(views, random_views(batch, family, Generator().manual_seed(5)))
     assert not torch.equal(views[:2], views[2:])
+    assert torch.equal(views[:2], batch) == FAMILIES[family].plain
     if family == "randconv":
         similarity = torch.corrcoef(torch.cat([views.flatten(1), batch.flatten(1)]))
         for sample in (0, 1):  # each view resembles its own sample more than the other one
