@@ -9,11 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.grid import volume_ml
 from data.sources import case_name
 from data.splits import NONE_HELD_OUT
 from data.store import TUMOUR
 from data.volume import read_image, write_mask
-from engine.cascade import StageModel, load_model, segment_scan, volume_ml
+from engine.cascade import StageModel, load_model, segment_scan
 from engine.device import choose_device, naming_memory_errors
 from engine.options import add_average, add_gpu, add_path
 from engine.pictures import overlay

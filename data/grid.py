@@ -1,5 +1,6 @@
 """The voxel grid of a scan's file and the way between it and the LPS array inside; needs numpy only."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 
@@ -73,3 +74,8 @@ class Grid:
         origin = np.array(self.origin) + axes[:, order] @ (flips * spacing * (size - 1))
         direction = axes[:, order] * np.where(flips, -1.0, 1.0) + 0.0  # no -0.0
         return tuple(map(float, spacing[::-1])), tuple(map(float, origin)), tuple(map(float, direction.ravel()))
+
+
+def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """Volume in ml of a mask (D, H, W) whose voxels have the ``spacing`` (z, y, x) in mm."""
+    return np.count_nonzero(mask) * float(np.prod(spacing)) / 1000

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from data.boxes import bounding_box
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.grid import volume_ml
 from data.parallel import in_parallel
 from data.prepare import argument_parser, find_centre
 from data.sources import Entry, LabelMap, load_entry
@@ -63,15 +64,15 @@ def _doubts(image: Volume, label: np.ndarray) -> list[tuple[str, str]]:
     if min(image.spacing) < SPACING_MM[0] or max(image.spacing) > SPACING_MM[1]:
         spacing = " x ".join(f"{s:.3g}" for s in reversed(image.spacing))
         doubts.append((f"implausible spacing {spacing} mm", "check the header's units, they should be mm"))
-    return doubts + _label_doubts(label, float(np.prod(image.spacing)) / 1000)
+    return doubts + _label_doubts(label, image.spacing)
 
 
-def _label_doubts(label: np.ndarray, voxel_ml: float) -> list[tuple[str, str]]:
+def _label_doubts(label: np.ndarray, spacing: Sequence[float]) -> list[tuple[str, str]]:
     box = bounding_box(label)
     if box is None:
         return [("no pancreas label", "label it, or leave the case out")]
     crop, doubts = label[box.slices], []
-    pancreas_ml, tumour_ml = (float((crop == code).sum()) * voxel_ml for code in (PANCREAS, TUMOUR))
+    pancreas_ml, tumour_ml = (volume_ml(crop == code, spacing) for code in (PANCREAS, TUMOUR))
     if pancreas_ml + tumour_ml < SMALL_PANCREAS_ML:
         doubts.append(
             (f"pancreas of {pancreas_ml + tumour_ml:.2g} ml", "check the label map; is the gland in the scan?")

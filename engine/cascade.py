@@ -11,6 +11,7 @@ from torch import nn
 
 from data.boxes import Box
 from data.errors import InputError
+from data.grid import volume_ml
 from data.samples import mask_box, scan_box
 from data.store import PANCREAS, TUMOUR
 from engine.checkpoint import find_run, load_checkpoint
@@ -145,11 +146,6 @@ def segment_scan(
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
     """Two masks -> labels 0/1/2."""
     return np.where(tumour, TUMOUR, np.where(pancreas, PANCREAS, 0)).astype(np.uint8)
-
-
-def volume_ml(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:
-    """Volume of a mask in ml."""
-    return float(np.count_nonzero(mask) * np.prod(spacing) / 1000)
 
 
 def _segment_box(model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], box: Box) -> np.ndarray:

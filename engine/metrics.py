@@ -35,6 +35,7 @@ from medpy.metric.binary import assd, hd95
 from scipy import ndimage
 
 from data.boxes import Box, bounding_box, union
+from data.grid import volume_ml
 from data.samples import INFERENCE_MARGIN_MM, margin_box
 
 AGREEMENT = ("dice", "recall", "precision", "cover", "cover_margin", "nsd_2mm", "nsd_1mm", "hd95_mm", "asd_mm")
@@ -124,8 +125,7 @@ def pooled_surface_distances(prediction: np.ndarray, reference: np.ndarray, spac
 
 def volumes(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     """Volumes in ml; the error is positive where too much was predicted."""
-    voxel_ml = float(np.prod(spacing)) / 1000
-    wanted, found = np.count_nonzero(reference) * voxel_ml, np.count_nonzero(prediction) * voxel_ml
+    wanted, found = volume_ml(reference, spacing), volume_ml(prediction, spacing)
     return {"reference_ml": wanted, "prediction_ml": found, "volume_error_ml": found - wanted}
 
 

@@ -18,6 +18,7 @@ from scipy import ndimage
 from data.augment import HU_WINDOW
 from data.boxes import bounding_box, enlarge, whole
 from data.files import replacing
+from data.grid import volume_ml
 from data.store import PANCREAS, TUMOUR
 
 CONTEXT_MM = 40.0
@@ -137,7 +138,6 @@ def _interpolation(smaller: bool) -> int:
 
 def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend:
     """Lines of the text cell with the colour of their swatch (None: no swatch)."""
-    ml = float(np.prod(spacing)) / 1000
     names = {PANCREAS: "pancreas", TUMOUR: "tumour"}
     shown = [code for code in names if any((mask == code).any() for mask in masks.values())] or [PANCREAS]
     lines: Legend = []
@@ -148,7 +148,7 @@ def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend
             )
             continue
         for code in shown:
-            volume = np.count_nonzero(mask >= code) * ml  # the tumour is part of the pancreas
+            volume = volume_ml(mask >= code, spacing)  # the tumour is part of the pancreas
             name = f" {names[code]}" if TUMOUR in shown else ""
             lines.append((f"{who}{name}  {volume:.1f} ml" if volume else f"{who}: no{name}", COLOURS[who, code]))
     if "reference" not in masks:
