@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from data.errors import InputError
-from models.losses import LossWeights
+from models.losses import RAMPED, LossWeights
 from models.signed_distance import STEEPNESS
 from models.views import FAMILIES
 
@@ -53,6 +53,13 @@ class Method:
     def heads(self) -> tuple[str, ...]:
         """Those that the network needs: no head is built that no term trains."""
         return ("seg", *sorted({_HEAD[term] for term in self.weights.active if term in _HEAD}))
+
+    @property
+    def effective(self) -> "Method":
+        """The same with every setting that nothing reads at its default: methods that compute the same are equal."""
+        unread = [] if "sdf" in self.heads else ["distance", "steepness"]
+        unread += [] if {*RAMPED} & {*self.weights.active} else ["ramp"]
+        return replace(self, **{f.name: f.default for f in fields(Method) if f.name in unread})
 
     def only(self, *parts: str) -> "Method":
         """Plain segmentation with these of the PARTS as this method has them."""

@@ -75,7 +75,7 @@ STAGES: dict[str, Stage] = {
             sampling=Sampling(
                 target="pancreas", roi="pancreas", jitter_z_mm=(-12.5, 12.5), jitter_plane_mm=(-16.0, 16.0)
             ),
-            method=Method(_SEGMENT, views="none"),
+            method=Method(_DUAL),
             published=_published(_SEGMENT, views="none"),
             epochs=150,
             min_cells=10,
@@ -120,6 +120,14 @@ STAGES: dict[str, Stage] = {
 def with_variant(stage: Stage, variant: str) -> Stage:
     """``stage`` with another method: one of VARIANTS."""
     return replace(stage, method=VARIANTS[variant](stage))
+
+
+def distinct_variants(stage: Stage) -> list[str]:
+    """The names in VARIANTS, the plain baseline first, without those that compute the same as one before them."""
+    found: dict[Method, str] = {}
+    for name in sorted(VARIANTS, key=lambda name: name != "baseline"):
+        found.setdefault(with_variant(stage, name).method.effective, name)
+    return list(found.values())
 
 
 # What an ablation compares. Each takes its part from the full method of the stage.

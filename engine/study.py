@@ -24,7 +24,7 @@ from data.splits import NONE_HELD_OUT, Split, choose_splits, frozen_splits
 from data.store import digest, read_store
 from engine.device import choose_device
 from engine.options import add_average, add_gpu, add_store
-from engine.stages import STAGES, VARIANTS, with_variant
+from engine.stages import STAGES, VARIANTS, Stage, distinct_variants, with_variant
 from engine.study_compare import compare_runs
 from engine.study_jobs import Children, alone, execute
 from engine.study_report import write_report
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
     run = add_action("run", "train and evaluate every run that is not finished, then report")
     add_folder(run)
-    add_runs(run)
+    add_runs(run, stage)
     add_settings(run, stage.epochs, leave_out=("seed",))
     report = add_action("report", "make the tables and the figure from the runs that are finished")
     add_folder(report)
@@ -70,10 +70,9 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
+def add_runs(parser: argparse.ArgumentParser, stage: Stage) -> None:
     """Which runs, and how they are made."""
-    variants = sorted(VARIANTS, key=lambda name: name != "baseline")
-    names = {"choices": VARIANTS, "metavar": "V", "default": variants}
+    names = {"choices": VARIANTS, "metavar": "V", "default": distinct_variants(stage)}
     add_stage(parser)
     parser.add_argument("--variants", nargs="+", help=f"of the method, of {', '.join(VARIANTS)}", **names)
     parser.add_argument("--centres", nargs="+", metavar="CENTRE", help="hold out these; if not given, each in turn")

@@ -1,5 +1,6 @@
 """What several test files share: a tiny centre on disk, and the folder of real scans where there is one."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from study_parts import CENTRES, case, fake_run
 
 from data.errors import InputError
+from data.grid import Grid
+from data.store import write_case
 from data.volume import read_image, write_lps
+from engine import study_jobs
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 VALUES = np.arange(120, dtype=np.int16).reshape(4, 5, 6)  # every voxel is known by its value
@@ -75,3 +80,44 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def study_store(tmp_path_factory) -> Path:
+    """Three centres of three prepared cases with a tumour, too small to train on."""
+    root = tmp_path_factory.mktemp("store")
+    label = np.zeros((4, 8, 8), np.uint8)
+    label[1:3, 2:6, 2:6], label[2, 3:5, 3:5] = 1, 2
+    for centre in CENTRES:
+        for index in range(3):
+            name, spacing = f"case{index}", (3.0, 2.0, 2.0)
+            grid = Grid.plain(label.shape, spacing).to_json()
+            image = np.full(label.shape, index, np.int16)
+            write_case(root, centre, name, image, label, patient=name, spacing=spacing, grid=grid, source={})
+    return root
+
+
+# A stand-in for the scripts: it puts what they leave behind where it belongs.
+FAKE = """
+import shutil, sys
+run, made, folder, failing = sys.argv[1:]
+with open(folder + "/order", "a") as file: print(run, file=file)
+if failing: sys.exit("error: no luck")
+shutil.copytree(made, folder, dirs_exist_ok=True)
+"""
+
+
+@pytest.fixture
+def fake_scripts(monkeypatch, tmp_path_factory):
+    """``fake_scripts(failing="full")``: children that finish at once, those of one variant without success."""
+
+    def install(failing: str = "") -> None:
+        def commands(study, run, gpu, workers):
+            made = tmp_path_factory.mktemp("made")
+            fake_run(made, run, [case(f"{run.centre}/case{i}", 0.5 + 0.1 * i) for i in range(3)])
+            fails = "yes" if run.variant == failing else ""
+            return [[sys.executable, "-c", FAKE, str(run), str(made), str(study.folder), fails]]
+
+        monkeypatch.setattr(study_jobs, "commands", commands)
+
+    return install

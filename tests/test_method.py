@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import InputError
 from engine.method import PARTS, Method
-from engine.stages import STAGES, VARIANTS, with_variant
+from engine.stages import STAGES, VARIANTS, distinct_variants, with_variant
 from models.losses import LossWeights
 
 
@@ -55,3 +55,10 @@ def test_settings_that_contradict_each_other_are_refused():
         method.changed([], steepness=0.0)
     with pytest.raises(InputError, match="--ramp"):
         method.changed([], ramp=-1.0)
+
+
+def test_variants_that_compute_the_same_are_one():
+    assert distinct_variants(STAGES["tumor_coarse"])[0] == "baseline"
+    assert {*distinct_variants(STAGES["tumor_coarse"])} == {*VARIANTS}
+    # No distance head: nothing to transform, and no part "sdf".
+    assert distinct_variants(STAGES["pancreas_coarse"]) == ["baseline", "full", "contrast", "views", "published"]
