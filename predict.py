@@ -4,12 +4,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.grid import volume_ml
+from data.resample import fit
 from data.sources import case_name
 from data.splits import NONE_HELD_OUT
 from data.store import TUMOUR
@@ -66,6 +68,10 @@ def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
             lacking.append(str(error))
     if lacking:
         raise InputError("\n       ".join(lacking))
+    first = next(iter(models.values()))
+    if other := next((m for m in models.values() if m.preparation != first.preparation), None):
+        ways = f"{other.preparation}, {first.run} with {first.preparation}"
+        raise InputError(f"{other.run}: trained on cases prepared with {ways}; train both on one store")
     return models
 
 
@@ -75,14 +81,16 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
     row = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
     try:
         volume = read_image(scan)
-        with naming_memory_errors(str(scan), next(iter(models.values())).device, "use --gpu cpu"):
-            label, notes = segment_scan(models, volume.array, volume.spacing)
-        write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, volume.grid)
+        model = next(iter(models.values()))
+        image, spacing, part = fit(volume.array, volume.spacing, model.preparation)  # as the training cases were
+        with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
+            label, notes = segment_scan(models, image, spacing)
+        write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=part))
     except (InputError, PermissionError) as error:
         return row | {"error": str(error)}
-    pancreas, tumour = volume_ml(label > 0, volume.spacing), volume_ml(label == TUMOUR, volume.spacing)
+    pancreas, tumour = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
     title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
-    overlay(output / f"{name}.png", volume.array, None, label, volume.spacing, title)
+    overlay(output / f"{name}.png", image, None, label, spacing, title)
     seconds = round(time.monotonic() - start, 1)
     volumes = {"pancreas_ml": round(pancreas, 2), "tumour_ml": round(tumour, 2), "seconds": seconds}
     return row | volumes | {"note": "; ".join(notes)}

@@ -14,6 +14,8 @@ from data.errors import InputError
 from data.integrity import AGAIN, check_kind
 
 EVEN = 0.02  # slice distances may differ from their median by this share: positions are rounded decimals
+# Bits allocated, stored and highest, signed or not, rescale intercept and slope: a scanner writes a series in one way.
+VOXELS = ("0028|0100", "0028|0101", "0028|0102", "0028|0103", "0028|1052", "0028|1053")
 DRIFT_PIXELS = 0.5  # sideways, from the first slice to the last; more is a tilted gantry
 
 
@@ -26,6 +28,7 @@ class Slice(NamedTuple):
     pixel: tuple[float, ...]  # spacing of rows and columns, mm
     position: np.ndarray  # (3,) mm
     orientation: np.ndarray  # (6,) direction of a row, direction of a column
+    voxels: tuple[str, ...]  # how its stored values become HU
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -78,9 +81,11 @@ def _read_header(path: Path) -> Slice:
         position = np.array(reader.GetMetaData("0020|0032").split("\\"), float)
         orientation = np.array(reader.GetMetaData("0020|0037").split("\\"), float)
         series = reader.GetMetaData("0020|000e").strip("\0 ")
+        reader.GetMetaData("0028|0103")  # signed or not: where that is lost, GDCM takes all values for positive
+        voxels = tuple(reader.GetMetaData(t).strip("\0 ") if reader.HasMetaDataKey(t) else "" for t in VOXELS)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: a truncated, damaged or incomplete DICOM slice; {AGAIN}") from error
-    return Slice(path, series, reader.GetSize()[:2], reader.GetSpacing()[:2], position, orientation)
+    return Slice(path, series, reader.GetSize()[:2], reader.GetSpacing()[:2], position, orientation, voxels)
 
 
 def _in_order(folder: Path, slices: list[Slice]) -> list[Slice]:
@@ -94,6 +99,10 @@ def _in_order(folder: Path, slices: list[Slice]) -> list[Slice]:
         aligned = np.allclose(other.orientation, first.orientation, atol=1e-4)
         if other.size != first.size or not aligned or not np.allclose(other.pixel, first.pixel, rtol=1e-4):
             raise InputError(f"{other.path}: size, pixel spacing or orientation differ from {first.path.name}; {AGAIN}")
+        if other.voxels != first.voxels:
+            raise InputError(
+                f"{other.path}: its values are stored or rescaled unlike those of {first.path.name}; {AGAIN}"
+            )
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     slices = sorted(slices, key=lambda s: float(s.position @ normal))
     if len(slices) < 2:

@@ -8,11 +8,24 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of a scan's LPS array was prepared: its box ``start`` to ``stop`` (z, y, x), resampled to ``shape``."""
+
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+
+@dataclass(frozen=True)
 class Grid:
     """A file's own voxel grid, verbatim (SimpleITK's words: x, y, z; direction row by row, LPS world, mm).
 
     ``order[i]`` is the file axis that runs along axis i of the (x, y, z) LPS array, ``flips[i]`` whether it runs
-    backwards.
+    backwards. ``part`` is set where a case was cropped or resampled when it was prepared.
     """
 
     size: tuple[int, int, int]
@@ -21,6 +34,7 @@ class Grid:
     direction: tuple[float, ...]
     order: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
+    part: Part | None = None
 
     @staticmethod
     def of(
@@ -39,19 +53,46 @@ class Grid:
         return Grid.of(size, spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
     def to_json(self) -> dict:
-        return asdict(self)
+        fields = asdict(self)
+        if self.part is None:
+            del fields["part"]
+        return fields
 
     @staticmethod
     def from_json(fields: dict) -> "Grid":
-        return Grid(**{key: tuple(value) for key, value in fields.items()})
+        """The inverse of ``to_json``, also after a way through JSON, which turns tuples into lists."""
+        own = {key: tuple(value) for key, value in fields.items() if key != "part"}
+        part = fields.get("part")
+        return Grid(**own, part=part and Part(**{key: tuple(value) for key, value in part.items()}))
 
     def to_lps(self, array: np.ndarray) -> np.ndarray:
-        """The file's array (z, y, x) as a contiguous LPS array (D, H, W)."""
+        """The file's array (z, y, x) as a contiguous LPS array (D, H, W), whole whatever ``part`` is."""
         return np.ascontiguousarray(array.T.transpose(self.order)[self._steps].T)
 
     def from_lps(self, array: np.ndarray) -> np.ndarray:
-        """The inverse of ``to_lps``."""
-        return np.ascontiguousarray(array.T[self._steps].transpose(np.argsort(self.order)).T)
+        """The prepared array (``prepared_shape``) as the file's (z, y, x): nearest voxels, 0 outside the part."""
+        return np.ascontiguousarray(self.in_file_order(self._put_back(array)))
+
+    def in_file_order(self, array: np.ndarray) -> np.ndarray:
+        """A view of a whole LPS array (D, H, W) with the file's axes (z, y, x)."""
+        return array.T[self._steps].transpose(np.argsort(self.order)).T
+
+    def take(self, array: np.ndarray) -> np.ndarray:
+        """The part that was prepared, out of a whole LPS array of labels (D, H, W): nearest voxels."""
+        return array if self.part is None else nearest(array[self.part.slices], self.part.shape)
+
+    def _put_back(self, array: np.ndarray) -> np.ndarray:
+        if self.part is None:
+            return array
+        whole = np.zeros(self.lps_shape, array.dtype)
+        region = whole[self.part.slices]
+        region[...] = nearest(array, region.shape)
+        return whole
+
+    @property
+    def prepared_shape(self) -> tuple[int, int, int]:
+        """Shape (D, H, W) of the array inside: of the part where there is one, else of the whole scan."""
+        return self.part.shape if self.part else self.lps_shape
 
     @property
     def _steps(self) -> tuple[slice, ...]:
@@ -74,6 +115,14 @@ class Grid:
         origin = np.array(self.origin) + axes[:, order] @ (flips * spacing * (size - 1))
         direction = axes[:, order] * np.where(flips, -1.0, 1.0) + 0.0  # no -0.0
         return tuple(map(float, spacing[::-1])), tuple(map(float, origin)), tuple(map(float, direction.ravel()))
+
+
+def nearest(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The array (D, H, W) resampled to ``shape`` with the outer faces kept: each voxel takes the one at its centre."""
+    if array.shape == tuple(shape):
+        return array
+    index = [((2 * np.arange(n) + 1) * old) // (2 * n) for n, old in zip(shape, array.shape, strict=True)]
+    return array[np.ix_(*index)]
 
 
 def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:

@@ -16,10 +16,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from data.errors import InputError
+from data.headers import AGAIN, check_meta, check_nifti, check_nrrd
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-AGAIN = "download or copy it again"
 CHUNK = 1 << 24
+BLANKS = " \t\r\n"  # ITK knows no others
 NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 META_TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
 META_TYPES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8}
@@ -147,19 +148,22 @@ def _nifti_layout(path: Path, file: BinaryIO) -> Layout:
         raise InputError(f"{path}: truncated, ends within its header; {AGAIN}")
     if head[4:7] in (b"n+2", b"ni2"):
         raise InputError(f"{path}: NIfTI-2 is not read; save it as NIfTI-1")
-    if head[:4] != struct.pack(order + "i", 348) or head[344:347] != b"n+1":
+    if head[:4] != struct.pack(order + "i", 348) or head[344:348] != b"n+1\0":
         raise InputError(f"{path}: not a NIfTI-1 file by its first bytes; {AGAIN}, or name it by what it is")
     dims = struct.unpack(order + "8h", head[40:56])
     (code,) = struct.unpack(order + "h", head[70:72])
-    offset = max(352, int(struct.unpack(order + "f", head[108:112])[0]))
-    if head[252:256] == bytes(4):  # qform_code and sform_code: ITK would guess, and left and right with it
-        raise InputError(f"{path}: its header does not say which way the patient lies; set its sform, or export again")
+    (offset,) = struct.unpack(order + "f", head[108:112])
     if code not in NIFTI_TYPES:
         raise InputError(f"{path}: its voxels are not plain numbers (NIfTI type {code}); export it as int16 or float32")
     if not 1 <= dims[0] <= 7:
         raise InputError(f"{path}: its header promises {dims[0]} axes; {AGAIN}")
-    file.seek(offset)
-    return Layout(dims[1 : 1 + dims[0]], order + NIFTI_TYPES[code], offset)
+    if not (offset >= 352 and offset.is_integer()):
+        raise InputError(f"{path}: its header says that its voxels start within the header ({offset:g}); {AGAIN}")
+    layout = Layout(dims[1 : 1 + dims[0]], order + NIFTI_TYPES[code], int(offset))
+    if len(layout.sizes) == 3:
+        check_nifti(path, head, order, layout.sizes)
+    file.seek(layout.offset)
+    return layout
 
 
 def _check_nrrd(path: Path, file: BinaryIO) -> None:
@@ -167,9 +171,9 @@ def _check_nrrd(path: Path, file: BinaryIO) -> None:
     if not file.readline().startswith(b"NRRD"):
         raise InputError(f"{path}: not an NRRD file by its first bytes; {AGAIN}, or name it by what it is")
     fields = {}
-    while line := file.readline().decode("latin-1").strip():
+    while line := file.readline().decode("latin-1").strip(BLANKS):
         key, _, value = line.partition(":")
-        fields[key.strip().lower()] = value.lstrip("=").strip().lower()
+        fields[key.strip(BLANKS).lower()] = value.lstrip("=").strip(BLANKS).lower()
     if {"data file", "datafile", "line skip", "byte skip"} & set(fields):
         raise InputError(f"{path}: keeps its data elsewhere or after a gap; save it as one plain .nrrd file")
     packed = fields.get("encoding") in ("gzip", "gz")
@@ -178,6 +182,8 @@ def _check_nrrd(path: Path, file: BinaryIO) -> None:
     if fields.get("type") not in NRRD_TYPES:
         raise InputError(f"{path}: its voxels are not plain numbers (NRRD type {fields.get('type')}); export as int16")
     layout = Layout(tuple(map(int, fields.get("sizes", "").split())), f"V{NRRD_TYPES[fields['type']]}", file.tell())
+    if len(layout.sizes) == 3:
+        check_nrrd(path, fields, NRRD_TYPES[fields["type"]])
     _check_data(path, _inflated(file, 31) if packed else _chunks(file), layout)
 
 
@@ -189,17 +195,18 @@ def _check_meta(path: Path, file: BinaryIO) -> None:
         key, equals, value = line.partition("=")
         if not equals:
             raise InputError(f"{path}: not a whole MetaImage header; {AGAIN}, or name it by what it is")
-        fields[key.strip()] = value.strip()
+        fields[key.strip(BLANKS)] = value.strip(BLANKS)
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if kind not in META_TYPES or fields.get("ElementNumberOfChannels", "1") != "1":
         raise InputError(f"{path}: its voxels are not plain numbers (ElementType {kind}); export it as int16")
     layout = Layout(tuple(map(int, fields.get("DimSize", "").split())), f"V{META_TYPES[kind]}", file.tell())
     packed = fields.get("CompressedData", "False").lower() == "true"
-    if fields["ElementDataFile"] == "LOCAL":
-        _check_data(path, _inflated(file, 15) if packed else _chunks(file), layout)
-        return
-    beside = path.parent / fields["ElementDataFile"]
-    if not beside.is_file():
-        raise InputError(f"{path}: its data file {beside.name} is not beside it; copy both")
-    with beside.open("rb") as data:
-        _check_data(beside, _inflated(data, 15) if packed else _chunks(data), layout)
+    inside = fields["ElementDataFile"] == "LOCAL"
+    data, start = (path, layout.offset) if inside else (path.parent / fields["ElementDataFile"], 0)
+    if not data.is_file():
+        raise InputError(f"{path}: its data file {data.name} is not beside it; copy both")
+    if len(layout.sizes) == 3:
+        check_meta(path, fields, META_TYPES[kind], data.stat().st_size - start)
+    with data.open("rb") as voxels:
+        voxels.seek(start)
+        _check_data(data, _inflated(voxels, 15) if packed else _chunks(voxels), layout)

@@ -1,41 +1,37 @@
 """Command: a centre's scans -> prepared cases in the store, in parallel; the same command goes on after a stop.
 
 python -m data.prepare folder ~/my_hospital --centre my_hospital
+python -m data.prepare --list
+
+Scans are cropped to the body (``--crop``) and resampled if asked to (``--spacing``), which a whole store has in
+common. Masks of such cases are written back onto the scan's own voxels all the same.
 """
 
 import argparse
 import hashlib
-import json
-import os
-import re
+import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from data.boxes import bounding_box
+from data.centres import Centre, argument_parser, find_centres
+from data.centres import find_centre as find_centre
+from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.grid import Grid
 from data.parallel import in_parallel
-from data.sources import SOURCES, Entry, LabelMap, load_entry
-from data.store import DEFAULT_STORE, read_case, write_case
+from data.resample import fit
+from data.sources import Entry, load_entry, remarks
+from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, write_case
 
-
-@dataclass(frozen=True)
-class Centre:
-    """What the command line asks for: one data set, read as one centre."""
-
-    name: str
-    adapter: str
-    root: Path
-    store: Path
-    labels: LabelMap
-    entries: tuple[Entry, ...]
-
-    @property
-    def folder(self) -> Path:
-        return self.store / self.name
+NOT_CONTENT = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it lay, not what it was
 
 
 class Outcome(NamedTuple):
@@ -46,68 +42,8 @@ class Outcome(NamedTuple):
     line: str = ""
 
 
-def argument_parser(command_name: str, description: str) -> argparse.ArgumentParser:
-    """The arguments that prepare and verify share."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {command_name}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    kinds = "; ".join(f"{name}: {source.summary}" for name, source in SOURCES.items())
-    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help=f"kind of data set. {kinds}")
-    parser.add_argument("root", metavar="ROOT", type=Path, help="its folder")
-    parser.add_argument(
-        "--centre",
-        required=True,
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="what to call this centre from now on",
-    )
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="where prepared cases live")
-    codes = 'what the label codes mean, code=label with 1 pancreas and 2 tumour, such as "10=1,*=0" (*: all others)'
-    parser.add_argument(
-        "--labels", default="auto", metavar="MAP", help=f"{codes}; auto: as the data set documents them"
-    )
-    workers = min(os.cpu_count() or 1, 4)
-    parser.add_argument(
-        "--workers", type=int, default=workers, metavar="N", help="processes that read at the same time"
-    )
-    return parser
-
-
-def find_centre(args: argparse.Namespace) -> Centre:
-    """List the cases and settle the label map. Raises InputError for an empty root or a centre name that is taken."""
-    if not re.fullmatch(r"\w[\w.-]*", args.centre) or args.centre == "none":
-        rule = "letters, digits, _ - . only, and not 'none', which means no centre"
-        raise InputError(f"--centre {args.centre}: not usable as a name; use {rule}")
-    if args.workers < 1:
-        raise InputError(f"--workers {args.workers}: at least one process is needed; give 1 or more")
-    source, root = SOURCES[args.source], args.root.expanduser().resolve()
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; check ROOT")
-    labels = source.codes(root) if args.labels == "auto" else LabelMap.parse(args.labels)
-    entries = tuple(source.entries(root))
-    if not entries:
-        raise InputError(f"{root}: no case in it; the layout of {args.source} is {source.summary}")
-    centre = Centre(args.centre, args.source, root, args.store.expanduser(), labels, entries)
-    _check_not_taken(centre)
-    return centre
-
-
-def _check_not_taken(centre: Centre) -> None:
-    """One centre comes from one place; a second root under its name would mix hospitals unseen."""
-    for path in centre.folder.glob("[!.]*/case.json"):
-        try:
-            root = json.loads(path.read_text())["source"]["root"]
-        except (ValueError, KeyError, TypeError):
-            continue  # not readable: that case is prepared anew
-        if root != str(centre.root):
-            remedy = f"choose another --centre, or delete {centre.folder}"
-            raise InputError(f"--centre {centre.name}: the store has it from {root} already; {remedy}")
-
-
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a DICOM folder: of the content, as copying changes dates but not scans."""
+    """SHA-256 of a file, or of all files of a folder: of the content, as copying changes dates but not scans."""
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -119,39 +55,68 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def prepare_entry(entry: Entry, centre: Centre) -> Outcome:
-    """Read, check and store one case; nothing to do where the store has it from the same files and label map."""
+def glimpse(path: Path) -> str:
+    """Size and date of a file, or of all files of a folder: while these stay, the content is taken to stay."""
+    stats = [file.stat() for file in (path.iterdir() if path.is_dir() else [path])]
+    size, changed = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+    return f"{len(stats)} files, {size} bytes, {changed}"
+
+
+def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Outcome:
+    """Read, check and store one case; nothing to do where the store has it from the same files and settings."""
     folder = centre.folder / entry.name
+    earlier = _earlier(folder)
     try:
-        source = _source_of(entry, centre)
-        if _is_current(folder, source):
+        source = _source_of(entry, centre, earlier.source if earlier else {})
+        if earlier and earlier.preparation == preparation and _content(earlier.source) == _content(source):
             return Outcome(entry.name, "already there")
-        image, label, notes = load_entry(entry, centre.labels)
+        notes = _read_and_write(entry, centre, preparation, source)
     except InputError as error:
-        earlier = " (the store keeps an earlier version of this case)" if folder.exists() else ""
-        return Outcome(entry.name, "failed", f"{error}{earlier}")
+        kept = " (the store keeps an earlier version of this case)" if folder.exists() else ""
+        return Outcome(entry.name, "failed", f"{error}{kept}")
+    except MemoryError:
+        return Outcome(entry.name, "failed", f"{entry.image}: too large for the memory; use fewer --workers")
+    return Outcome(entry.name, "prepared", "; ".join(note for note in notes if "resampled" in note))
+
+
+def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, source: dict) -> list[str]:
+    scan, label, notes = load_entry(entry, centre.labels)
+    fitted = fit(scan.array, scan.spacing, preparation, bounding_box(label))
+    grid = replace(scan.grid, part=fitted.part)
     write_case(
         centre.store,
         centre.name,
         entry.name,
-        image.array,
-        label,
+        fitted.image,
+        _fitted_label(entry, label, grid),
         patient=entry.patient,
-        spacing=image.spacing,
-        grid=image.grid.to_json(),
+        spacing=fitted.spacing,
+        grid=grid.to_json(),
         source=source,
+        preparation=preparation,
     )
-    return Outcome(entry.name, "prepared", "; ".join(note for note in notes if "resampled" in note))
+    return notes
 
 
-def _source_of(entry: Entry, centre: Centre) -> dict[str, str]:
-    """The manifest's record of where a case came from; equal records mean an equal case."""
+def _fitted_label(entry: Entry, label: np.ndarray, grid: Grid) -> np.ndarray:
+    """Raises InputError where resampling would make a case without a tumour, or a pancreas, out of one with it."""
+    part = grid.take(label)
+    for code, organ in ((PANCREAS, "pancreas"), (TUMOUR, "tumour")):
+        if not (part == code).any() and (label == code).any():
+            raise InputError(f"{entry.label}: its {organ} is too small for --spacing and vanishes; give a finer one")
+    return part
+
+
+def _source_of(entry: Entry, centre: Centre, earlier: dict) -> dict[str, str]:
+    """The manifest's record of where a case came from. Files that look as they did earlier are not read again."""
     if entry.fault:
         raise InputError(entry.fault)
     files = {}
     for kind, path in (("image", entry.image), ("label", entry.label)):
         try:
-            files |= {kind: str(path), f"{kind}_sha256": fingerprint(path)}
+            seen = {kind: str(path), f"{kind}_seen": glimpse(path)}
+            same = all(earlier.get(key) == value for key, value in seen.items())
+            files |= {**seen, f"{kind}_sha256": earlier[f"{kind}_sha256"] if same else fingerprint(path)}
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; it belongs to case {entry.name}") from error
         except OSError as error:
@@ -159,11 +124,25 @@ def _source_of(entry: Entry, centre: Centre) -> dict[str, str]:
     return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}
 
 
-def _is_current(folder: Path, source: dict[str, str]) -> bool:
+def _content(source: dict) -> dict:
+    return {key: value for key, value in source.items() if key not in NOT_CONTENT}
+
+
+def _earlier(folder: Path) -> Case | None:
     try:
-        return read_case(folder).source == source
-    except InputError:  # not there, unreadable, or prepared in another way: all are made anew
-        return False
+        return read_case(folder)
+    except InputError:  # not there, unreadable, or of another version: all are made anew
+        return None
+
+
+def _check_same_way(centres: Sequence[Centre], preparation: Preparation) -> None:
+    """What the store has of other centres must have been prepared in the same way."""
+    store, ours = centres[0].store, {centre.name for centre in centres}
+    for path in sorted(store.glob("[!.]*/[!.]*/case.json")):
+        case = None if path.parent.parent.name in ours else _earlier(path.parent)
+        if case and case.preparation != preparation:
+            other = f"has {case.centre} prepared with {case.preparation}"
+            raise InputError(f"{store}: {other}, not {preparation}; do the same, or choose another --store")
 
 
 def _make_room(centre: Centre) -> None:
@@ -179,10 +158,17 @@ def _remove_unfinished(centre: Centre) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _to_prepare(centre: Centre, preparation: Preparation) -> list[Path]:
+    """The images of which the store has no case prepared like this."""
+    sound = [entry for entry in centre.entries if entry.image and not entry.fault]
+    there = {entry.name: _earlier(centre.folder / entry.name) for entry in sound}
+    return [e.image for e in sound if there[e.name] is None or there[e.name].preparation != preparation]
+
+
 def _report(centre: Centre, outcomes: list[Outcome]) -> int:
     count = {state: sum(o.state == state for o in outcomes) for state in ("prepared", "already there", "failed")}
     print(f"{centre.folder}: " + ", ".join(f"{number} {state}" for state, number in count.items()))
-    gone = {path.parent.name for path in centre.folder.glob("[!.]*/case.json")} - {e.name for e in centre.entries}
+    gone = {path.parent.name for path in centre.manifests()} - {e.name for e in centre.entries}
     if gone:
         print(f"no longer in {centre.root}, still in the store: {', '.join(sorted(gone))}; delete them if not wanted")
     for outcome in sorted(outcomes):
@@ -193,18 +179,56 @@ def _report(centre: Centre, outcomes: list[Outcome]) -> int:
     return EXIT_BAD_INPUT if count["failed"] else 0
 
 
+class _List(argparse.Action):
+    """``--list``: like ``--help`` it needs no other argument."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        from data.sources import listing
+
+        print(listing())
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argument_parser("data.prepare", "Read a centre's scans once and keep them ready for training.")
+    parser.add_argument("--list", action=_List, nargs=0, help="say which data sets can be read, and where to get them")
+    by = "register a centre NAME_<value> for each value of this column of the data set's table, such as its scanner"
+    parser.add_argument("--centre-by", metavar="COLUMN", help=by)
+    parser.add_argument("--crop", choices=("body", "none"), default="body", help="what to keep of a scan: all is none")
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="resample to voxels of this size in mm"
+    )
+    parser.add_argument("--fill-disk", action="store_true", help="start even where the disk may be too small")
+    return parser
+
+
+def _preparation(args: argparse.Namespace) -> Preparation:
+    spacing = args.spacing and tuple(args.spacing)
+    if spacing and not all(math.isfinite(s) and 0.1 <= s <= 20 for s in spacing):
+        raise InputError(f"--spacing {' '.join(f'{s:g}' for s in spacing)}: not voxels of a CT; give 0.1 to 20 mm")
+    return Preparation(crop=args.crop, spacing=spacing)
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = argument_parser("data.prepare", "Read a centre's scans once and keep them ready for training.").parse_args(
-        argv
-    )
-    centre = find_centre(args)
+    args = _parser().parse_args(argv)
+    preparation, centres = _preparation(args), find_centres(args)
+    _check_same_way(centres, preparation)
+    images = [image for centre in centres for image in _to_prepare(centre, preparation)]
+    for line in remarks(args.source, centres[0].root):
+        print(f"note: {line}")
+    print(check_space(centres[0].store, images, preparation, args.fill_disk))
+    return max([_prepare(centre, preparation, args.workers) for centre in centres])
+
+
+def _prepare(centre: Centre, preparation: Preparation, workers: int) -> int:
     where = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter}) -> {centre.folder}"
-    print(f"centre {centre.name}: {where}, labels {centre.labels}, {args.workers} workers", flush=True)
+    settings = f"labels {centre.labels}, {preparation}, {workers} workers"
+    print(f"centre {centre.name}: {where}, {settings}", flush=True)
     _make_room(centre)
     try:
-        work = partial(prepare_entry, centre=centre)
-        outcomes = list(in_parallel(work, centre.entries, args.workers, f"preparing {centre.name}"))
+        work = partial(prepare_entry, centre=centre, preparation=preparation)
+        outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
     finally:
         _remove_unfinished(centre)
     return _report(centre, outcomes)

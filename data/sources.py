@@ -1,122 +1,81 @@
-"""What is specific to a data set: which files make a case, what its label codes mean, whose scan it is.
+"""All kinds of data sets that are read, by name: which files make a case, what its codes mean, whose scan it is.
 
-A new data set is one class here with ``summary``, ``codes(root)`` and ``entries(root)``, and its line in SOURCES.
+A new data set is one class with ``summary``, ``about``, ``codes(root)``, ``entries(root)`` and ``remarks(root)``
+(data.layouts.Source; the public ones are in data.public_sets, data.nih_set and data.organ_sets), and its line in
+SOURCES.
 """
 
-import json
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from textwrap import wrap
 
 import numpy as np
 
 from data.errors import InputError
-from data.integrity import SUFFIXES
-from data.volume import Volume, read_image, read_label
+from data.labels import TUMOUR, LabelMap
+from data.layouts import (
+    About,
+    Entry,
+    Source,
+    by_case,
+    case_name,
+    not_there,
+    packed,
+    paired,
+    read_dataset_json,
+    sorted_by_name,
+    visible,
+)
+from data.nih_set import NIH
+from data.organ_sets import AMOS, BTCV, WORD, TotalSegmentator
+from data.public_sets import MSD, Panorama, PanTS
+from data.tables import Row, read_table, require_columns
+from data.volume import Volume, read_image
 
-OURS = {0: "background", 1: "pancreas", 2: "tumour"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One case as a data set keeps it. ``fault`` says in one line why it cannot be used, where that is known."""
-
-    name: str
-    patient: str
-    image: Path | None
-    label: Path | None
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """Which of our labels each code of a data set becomes; ``rest`` for all codes not named, None refuses them."""
-
-    codes: tuple[tuple[int, int], ...]
-    rest: int | None = None
-
-    @staticmethod
-    def parse(text: str) -> "LabelMap":
-        """Read ``"10=1,11=2,*=0"``: code of the data set = our label. 0 stays background unless named."""
-        codes, rest = {0: 0}, None
-        for item in text.split(","):
-            match = re.fullmatch(r"\s*(\d+|\*)\s*=\s*([012])\s*", item)
-            if not match or (match[1] != "*" and int(match[1]) > 255):
-                example = 'write code=label pairs with labels 0, 1 or 2, such as "10=1,*=0"'
-                raise InputError(f"--labels {text}: {item.strip() or 'nothing'} is not a pair; {example}")
-            if match[1] == "*":
-                rest = int(match[2])
-            else:
-                codes[int(match[1])] = int(match[2])
-        return LabelMap(tuple(sorted(codes.items())), rest)
-
-    def __str__(self) -> str:
-        return ",".join(
-            [f"{code}={label}" for code, label in self.codes] + [f"*={self.rest}"] * (self.rest is not None)
-        )
-
-    def apply(self, path: Path, array: np.ndarray) -> np.ndarray:
-        """Raw codes (uint8) to labels 0/1/2 (uint8). Raises InputError naming the codes that the map does not know."""
-        table = np.full(256, 255 if self.rest is None else self.rest, np.uint8)
-        for code, label in self.codes:
-            table[code] = label
-        present = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
-        unknown = present[table[present] == 255]
-        if unknown.size:
-            named = ", ".join(map(str, unknown))
-            remedy = f'say what they are, e.g. --labels "{self},{unknown[0]}=1", or add *=0 for background'
-            raise InputError(f"{path}: has label codes {named}, which the map {self} does not know; {remedy}")
-        return table[array]
-
-
-class Source(Protocol):
-    """A data set's adapter."""
-
-    summary: str  # for --help
-
-    def codes(self, root: Path) -> LabelMap:
-        """What the label codes mean. Raises InputError where only the user can know."""
-
-    def entries(self, root: Path) -> list[Entry]:
-        """All cases, sorted by name, with the faults that the file names alone give away."""
+__all__ = ["SOURCES", "Entry", "LabelMap", "Source", "case_name", "listing", "load_entry", "remarks"]
 
 
 class Folder:
-    summary = "images/<case>.<ext> or images/<case>/ (DICOM), labels/<case>.<ext>, codes 0/1/2"
+    """Your own scans: a folder of images and one of labels, or a table (CSV) that says which files make a case.
+
+    The table has the columns image and label (paths, relative to the table, or absolute), and optionally case (its
+    name; else the image's file name), patient, centre and any others, by which --centre-by can tell centres apart.
+    """
+
+    summary = (
+        "images/<case>.<ext> or images/<case>/ (DICOM), labels/<case>.<ext>; or cases.csv (or ROOT itself a .csv) "
+        "with the columns image,label,patient,centre; codes 0/1/2"
+    )
+    about = About("your own scans", "yours", "1 pancreas, 2 tumour, or --labels", "-")
 
     def codes(self, root: Path) -> LabelMap:
         return LabelMap.parse("1=1,2=2")
 
     def entries(self, root: Path) -> list[Entry]:
-        images = _by_case(root / "images", folders=True)
-        return _paired(images, _by_case(root / "labels"), root / "images", root / "labels")
+        table = root if root.suffix.lower() == ".csv" and not root.is_dir() else root / "cases.csv"
+        if table.is_file() or table == root:
+            return _listed(table)
+        images = by_case(root / "images", folders=True)
+        return paired(images, by_case(root / "labels"), root / "images", root / "labels")
 
-
-class MSD:
-    summary = "Task07_Pancreas of the Medical Segmentation Decathlon, as unpacked"
-
-    def codes(self, root: Path) -> LabelMap:
-        return LabelMap.parse("1=1,2=2")
-
-    def entries(self, root: Path) -> list[Entry]:
-        listing = _dataset_json(root)
-        try:
-            pairs = [(root / item["image"], root / item["label"]) for item in listing["training"]]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{root / 'dataset.json'}: lists no training cases; unpack the archive again") from error
-        cases = [(case_name(image.name), image, label) for image, label in pairs if not image.name.startswith("._")]
-        return sorted((Entry(name, name, image, label) for name, image, label in cases), key=lambda e: e.name)
+    def remarks(self, root: Path) -> list[str]:
+        return []
 
 
 class NnUNet:
+    """The raw layout of nnU-Net, version 1 or 2; what the codes mean is read from dataset.json."""
+
     summary = "raw layout of nnU-Net: imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, codes from dataset.json"
+    about = About("any set in the raw layout of nnU-Net", "its own", "by name from dataset.json", "-")
 
     TUMOUR = re.compile(r"(pancrea\w*[ _-]*)?(tumou?r|lesion|cancer)s?", re.IGNORECASE)
     PANCREAS = re.compile(r"pancreas", re.IGNORECASE)
 
     def codes(self, root: Path) -> LabelMap:
-        named = _dataset_json(root).get("labels")
+        named = read_dataset_json(root).get("labels")
         if not isinstance(named, dict):
             raise InputError(
                 f'{root / "dataset.json"}: names no labels; say what the codes mean with --labels "1=1,2=2"'
@@ -131,19 +90,36 @@ class NnUNet:
         return LabelMap.parse(",".join([f"{pancreas[0]}=1"] + [f"{code}=2" for code in tumour]))
 
     def entries(self, root: Path) -> list[Entry]:
-        ending = _dataset_json(root).get("file_ending", ".nii.gz")
+        ending = read_dataset_json(root).get("file_ending", ".nii.gz")
         images, second = {}, set()
-        for path in _files(root / "imagesTr"):
+        for path in visible(root / "imagesTr"):
             if match := re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name):
                 images.setdefault(match[1], []).extend([path] if match[2] == "0000" else [])
                 second |= {match[1]} if match[2] != "0000" else set()
         if second:
             raise InputError(f"{root}: {len(second)} cases have more than one channel; give a data set of CT alone")
-        labels = {p.name.removesuffix(ending): [p] for p in _files(root / "labelsTr") if p.name.endswith(ending)}
-        return _paired(images, labels, root / "imagesTr", root / "labelsTr")
+        labels = {p.name.removesuffix(ending): [p] for p in visible(root / "labelsTr") if p.name.endswith(ending)}
+        return paired(images, labels, root / "imagesTr", root / "labelsTr")
+
+    def remarks(self, root: Path) -> list[str]:
+        return []
 
 
-SOURCES: dict[str, Source] = {"folder": Folder(), "msd": MSD(), "nnunet": NnUNet()}
+SOURCES: dict[str, Source] = {
+    "folder": Folder(),
+    "nnunet": NnUNet(),
+    "msd": MSD(),
+    "nih": NIH(),
+    "panorama": Panorama(),
+    "panorama-manual": Panorama(manual_only=True),
+    "panorama-all": Panorama(nested=True),
+    "panorama-pancreas": Panorama(pdac=False),
+    "pants": PanTS(),
+    "amos": AMOS(),
+    "btcv": BTCV(),
+    "word": WORD(),
+    "totalsegmentator": TotalSegmentator(),
+}
 
 
 def load_entry(entry: Entry, labels: LabelMap) -> tuple[Volume, np.ndarray, list[str]]:
@@ -155,60 +131,70 @@ def load_entry(entry: Entry, labels: LabelMap) -> tuple[Volume, np.ndarray, list
         raise InputError(entry.fault)
     try:
         image = read_image(entry.image)
-        label = read_label(entry.label, like=image)
+        codes, mended = entry.reader.read(entry.label, image)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the file and the disk") from error
-    notes = [f"image {note}" for note in image.notes] + [f"label {note}" for note in label.notes]
-    return image, labels.apply(entry.label, label.array), notes
+    label = labels.apply(entry.label, codes)
+    if entry.tumour and labels.gives_tumour and not (label == TUMOUR).any():
+        raise InputError(
+            f"{entry.label}: the data set's table says that case {entry.name} has a tumour, and its label draws none; "
+            "leave it out, it is no tumour-free scan"
+        )
+    return image, label, [f"image {note}" for note in image.notes] + [f"label {note}" for note in mended]
 
 
-def _files(folder: Path) -> list[Path]:
-    """What lies in a folder, without hidden files and the ``._*`` that macOS leaves in archives."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check ROOT and the layout that SOURCE expects (--help)")
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def remarks(source: str, root: Path) -> list[str]:
+    """One line each for what of a data set is left out on purpose, or still packed: for the user to read."""
+    lines = SOURCES[source].remarks(root)
+    if archives := packed(root):
+        lines.append(f"still packed: {len(archives)} archives such as {archives[0]}; unpack them if cases are missing")
+    return lines
 
 
-def case_name(file_name: str) -> str:
-    """The file's name without its format's suffix; empty where it is no format we read."""
-    suffix = next((s for s in SUFFIXES if file_name.lower().endswith(s)), None)
-    return file_name[: -len(suffix)] if suffix else ""
+def listing() -> str:
+    """All sources as a table: where each comes from, its licence, its codes, how to download it."""
+    lines = [("SOURCE", "data set", "licence", "codes", "download")]
+    for name, source in SOURCES.items():
+        about = source.about
+        lines.append((name, about.source, about.licence, about.codes, about.download))
+    return "\n\n".join(_columns(line, (17, 32, 18, 28, 48)) for line in lines)
 
 
-def _by_case(folder: Path, folders: bool = False) -> dict[str, list[Path]]:
-    cases: dict[str, list[Path]] = {}
-    for path in _files(folder):
-        name = path.name * folders if path.is_dir() else case_name(path.name)
-        if name:
-            cases.setdefault(name, []).append(path)
-    return cases
+def _columns(line: Sequence[str], widths: Sequence[int]) -> str:
+    """One row of a table, each cell wrapped to its width; addresses stay whole, so that they can be copied."""
+    cells = [
+        wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        for text, width in zip(line, widths, strict=True)
+    ]
+    return "\n".join(
+        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip_longest(*cells, fillvalue="")
+    )
 
 
-def _paired(images: dict[str, list], labels: dict[str, list], image_place: Path, label_place: Path) -> list[Entry]:
-    """One entry per name found on either side."""
-    entries = []
-    for name in sorted(images.keys() | labels.keys()):
-        image, label = images.get(name, []), labels.get(name, [])
-        fault = ""
-        if not label:
-            fault = f"{image[0]}: has no label in {label_place}; add it or take the image away"
-        elif not image:
-            fault = f"{label[0]}: has no image in {image_place}; add it or take the label away"
-        elif len(image) + len(label) > 2:
-            both = (image if len(image) > 1 else label)[:2]
-            fault = f"{both[0]}: {both[1].name} is the same case; keep one of them"
-        entries.append(Entry(name, name, *(next(iter(side), None) for side in (image, label)), fault))
-    return entries
+def _listed(table: Path) -> list[Entry]:
+    """The cases of a CSV."""
+    rows = read_table(table)
+    require_columns(table, rows, "image", "label")
+    entries = [_row_entry(table, number, row) for number, row in enumerate(rows, start=2)]
+    twice = [name for name, count in Counter(e.name for e in entries).items() if count > 1]
+    if twice:
+        remedy = "give every row its own name in a column 'case'"
+        raise InputError(f"{table}: {len(twice)} case names stand on several rows, such as {twice[0]}; {remedy}")
+    return sorted_by_name(entries)
 
 
-def _dataset_json(root: Path) -> dict:
-    path = root / "dataset.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; ROOT is the folder that holds dataset.json") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); unpack the data set again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a data set's description; unpack the data set again")
-    return content
+def _row_entry(table: Path, number: int, row: Row) -> Entry:
+    paths = [table.parent / row[side] if row.get(side) else None for side in ("image", "label")]
+    image, label = paths
+    name = row.get("case") or (image and (case_name(image.name) or image.name)) or f"row_{number}"
+    if "/" in name or name.startswith("."):
+        raise InputError(f"{table}: line {number} names its case {name}, which cannot be a folder's name; change it")
+    fault = ""
+    if None in paths:
+        empty = "image" if image is None else "label"
+        fault = f"{table}: line {number} names no {empty}; fill it in or take the row away"
+    elif gone := next((path for path in paths if not path.exists()), None):
+        fault = not_there(gone, name)
+    columns = tuple((key, value) for key, value in row.items() if key not in ("image", "label", "case", "patient"))
+    return Entry(name, row.get("patient") or name, image, label, fault, columns)

@@ -1,8 +1,19 @@
-"""Leave one centre out, with a validation part inside the training centres: by patient, frozen as JSON."""
+"""Which cases are trained on, validated on and tested on: by patient, frozen as JSON in the store.
+
+    python -m data.splits                        # the splits of the store as a table
+    python -m data.splits --folds 5              # adds a cross-validation over all centres: folds_1 ... folds_5
+    python -m data.splits --folds 5 --within a   # the same inside the centre a: a_folds_1 ... a_folds_5
+    python -m data.splits --from lists.json      # adds fixed lists (data.split_kinds.read_lists)
+
+Unasked, each centre is left out once, with a validation part inside the training centres. Training and evaluation take
+any split by ``--data NAME``, and all folds by ``--data folds``.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,12 +26,13 @@ from data.store import Case
 NONE_HELD_OUT = "none"
 VALIDATION_SHARE = 0.2
 SPLIT_SEED = 2022
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
+FOLDS = "folds"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Keys (centre/case) of one split; ``held_out`` is the test centre, or "none"."""
+    """Keys (centre/case) of one split; ``held_out`` is its name: the test centre, "none", a fold, a list."""
 
     held_out: str
     train: tuple[str, ...]
@@ -30,6 +42,11 @@ class Split:
     @property
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def leaves_a_centre_out(self) -> bool:
+        """Whether its test part is the centre of its name (no other kind of split may be called like a centre)."""
+        return bool(self.test) and {key.split("/")[0] for key in self.test} == {self.held_out}
 
 
 def make_splits(centres: dict[str, list[Case]]) -> dict[str, Split]:
@@ -51,61 +68,116 @@ def make_splits(centres: dict[str, list[Case]]) -> dict[str, Split]:
     return splits
 
 
-def _validation_keys(cases: list[Case]) -> set[str]:
-    """About a fifth of the patients of one centre, at least one of each kind that has two."""
+def drawn_patients(cases: list[Case]) -> list[list[str]]:
+    """The patients of one centre with a tumour, and those without, each in an order drawn once and for all."""
     with_tumour = {case.patient for case in cases if case.tumour_box}
-    drawn: set[str] = set()
+    drawn = []
     for kind in (with_tumour, {case.patient for case in cases} - with_tumour):
         patients = sorted(kind)
         seed = hashlib.sha256(f"{SPLIT_SEED} {cases[0].centre}".encode()).digest()
         order = np.random.default_rng(list(seed)).permutation(len(patients))
-        count = max(1, round(VALIDATION_SHARE * len(patients))) if len(patients) > 1 else 0
-        drawn.update(patients[i] for i in order[:count])
+        drawn.append([patients[i] for i in order])
+    return drawn
+
+
+def _validation_keys(cases: list[Case]) -> set[str]:
+    """About a fifth of the patients of one centre, at least one of each kind that has two."""
+    drawn: set[str] = set()
+    for patients in drawn_patients(cases):
+        drawn.update(patients[: max(1, round(VALIDATION_SHARE * len(patients))) if len(patients) > 1 else 0])
     return {case.key for case in cases if case.patient in drawn}
 
 
 def frozen_splits(store: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
-    """The splits of this store: drawn the first time and written to ``splits.json``, read from then on.
+    """The splits of this store, by name: those that leave a centre out, then folds and lists that were added.
 
-    Raises InputError when the store's cases are no longer those that the splits were drawn for.
+    The former are drawn the first time and written to ``splits.json``, read from then on; the latter lie in
+    ``splits_<name>.json`` beside it. Raises InputError when the store's cases are no longer those of ``splits.json``
+    or of folds, or lack some of a list.
     """
     path = Path(store) / "splits.json"
     if not path.exists():
-        splits = make_splits(centres)
-        with replacing(path) as unfinished:
-            parts = {name: {part: getattr(split, part) for part in _PARTS} for name, split in splits.items()}
-            unfinished.write_text(json.dumps(parts, indent=1))
-        return splits
+        freeze(path, make_splits(centres))
+    splits = read_splits(path)
+    keys = {case.key for cases in centres.values() for case in cases}
+    if NONE_HELD_OUT not in splits:
+        raise InputError(f"{path}: not readable as splits (no {NONE_HELD_OUT!r}); delete it to draw new ones")
+    everything = splits[NONE_HELD_OUT]
+    _check_cases(path, {*everything.train, *everything.validation}, keys)
+    for added in sorted(path.parent.glob("splits_*.json")):
+        more = read_splits(added)
+        _check_added(added, more, keys)
+        if twice := more.keys() & splits.keys():
+            raise InputError(f"{added}: {min(twice)} is the name of another split or centre too; rename or delete it")
+        splits |= more
+    return splits
+
+
+def _check_added(path: Path, splits: dict[str, Split], keys: set[str]) -> None:
+    """Folds must hold every case of their centres, lists may choose."""
+    named = {key for split in splits.values() for part in PARTS for key in getattr(split, part)}
+    of_centres = {key for key in keys if key.split("/")[0] in {name.split("/")[0] for name in named}}
+    pooled = path.stem == f"splits_{FOLDS}"
+    _check_cases(path, named, keys if pooled else of_centres if path.stem.endswith(f"_{FOLDS}") else named & keys)
+
+
+def freeze(path: Path, splits: dict[str, Split]) -> None:
+    """Write splits, whole or not at all."""
+    with replacing(path) as unfinished:
+        parts = {name: {part: getattr(split, part) for part in PARTS} for name, split in splits.items()}
+        unfinished.write_text(json.dumps(parts, indent=1))
+
+
+def read_splits(path: Path) -> dict[str, Split]:
+    """What ``freeze`` wrote. Raises InputError for anything else."""
     try:
         content = json.loads(path.read_text()).items()
-        splits = {name: Split(name, *(tuple(parts[part]) for part in _PARTS)) for name, parts in content}
-        everything = splits[NONE_HELD_OUT]
+        return {name: Split(name, *(tuple(parts[part]) for part in PARTS)) for name, parts in content}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not readable as splits ({error!r}); delete it to draw new ones") from error
-    frozen_keys = {*everything.train, *everything.validation}
-    keys = {case.key for cases in centres.values() for case in cases}
+
+
+def _check_cases(path: Path, frozen_keys: set[str], keys: set[str]) -> None:
     if frozen_keys != keys:
         raise InputError(
             f"{path}: drawn for other cases (the store has {len(keys - frozen_keys)} new and lacks "
             f"{len(frozen_keys - keys)}); delete it to draw new splits, then train again"
         )
-    return splits
 
 
-def choose_splits(splits: dict[str, Split], held_out: str | None) -> list[Split]:
-    """The split that ``--data`` names, or every leave-one-centre-out split. Raises InputError with the names."""
-    centres = [name for name in splits if name != NONE_HELD_OUT]
-    if held_out is not None:
-        if held_out not in splits:
-            names = ", ".join((*centres, NONE_HELD_OUT))
-            raise InputError(f"--data {held_out}: no such centre is prepared; choose one of {names}")
+def centres_with(centres: dict[str, list[Case]], target: str) -> set[str]:
+    """The centres where any case has a labelled "pancreas" or "tumour": the others join no training for it, nor tell
+    anything about it when held out (where no tumour is labelled a scan is not known to be free of one)."""
+    box = "tumour_box" if target == "tumour" else "pancreas_box"
+    return {name for name, cases in centres.items() if any(getattr(case, box) for case in cases)}
+
+
+def choose_splits(splits: dict[str, Split], held_out: str | None, among: Container[str] | None = None) -> list[Split]:
+    """The split that ``--data`` names (or the folds of that name), or every leave-one-centre-out split.
+
+    Args:
+        among: of the centres, those worth holding out where none is named (``centres_with``); None for all.
+
+    Raises InputError with the names there are, or where nothing is left to train on.
+    """
+    centres = [name for name, split in splits.items() if split.leaves_a_centre_out]
+    if held_out is None:
+        chosen = [splits[name] for name in centres if among is None or name in among]
+    elif held_out in splits:
         chosen = [splits[held_out]]
     else:
-        chosen = [splits[name] for name in centres]
+        folds = rf"{re.escape(held_out)}_\d+" if held_out.endswith(FOLDS) else r"(?!)"
+        chosen = [split for name, split in splits.items() if re.fullmatch(folds, name)]
+    if not chosen and held_out is None:
+        raise InputError("no prepared centre has what is to be segmented labelled; prepare one that has")
+    if not chosen:
+        names = ", ".join((*centres, *(n for n in splits if n not in (*centres, NONE_HELD_OUT)), NONE_HELD_OUT))
+        raise InputError(f"--data {held_out}: no such centre is prepared; choose one of {names}")
     if any(not split.train for split in chosen):
         raise InputError(
             f"only one centre is prepared ({centres[0]}): holding it out leaves nothing to train on; "
-            f"prepare another with python -m data.prepare, or train on it with --data {NONE_HELD_OUT}"
+            f"prepare another with python -m data.prepare, or train on it with --data {NONE_HELD_OUT}, "
+            f"or add folds with python -m data.splits --folds 5"
         )
     return chosen
 
@@ -114,3 +186,9 @@ def select(centres: dict[str, list[Case]], keys: Iterable[str]) -> list[Case]:
     """The cases of these keys, in their order."""
     by_key = {case.key: case for cases in centres.values() for case in cases}
     return [by_key[key] for key in keys]
+
+
+if __name__ == "__main__":
+    from data.split_kinds import main  # which imports this room: it must not be there twice
+
+    sys.exit(main())

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,35 @@ class Preparation:
     orientation: str = "LPS"
     image: str = "int16 HU"
     label: str = "uint8 0 background, 1 pancreas, 2 tumour"
+    crop: str = "none"  # or "body"
+    spacing: tuple[float, float, float] | None = None  # (z, y, x) mm; None: as scanned
+
+    @staticmethod
+    def from_json(fields: dict) -> "Preparation":
+        """The inverse of ``to_json``. Raises TypeError for what is no preparation."""
+        spacing = fields.get("spacing")
+        return Preparation(**{**fields, "spacing": tuple(spacing) if spacing else None})
+
+    def to_json(self) -> dict:
+        """Without what is neither cropped nor resampled, so that stores made before there was a choice stay valid."""
+        return {key: value for key, value in asdict(self).items() if (key, value) not in _NOT_CHANGED}
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def readable(self) -> bool:
+        """Whether this version of the program reads cases prepared so."""
+        return replace(self, crop="none", spacing=None) == Preparation()
+
+    def __str__(self) -> str:
+        """What ``python -m data.prepare`` is told to prepare so."""
+        spacing = f" --spacing {' '.join(f'{s:g}' for s in self.spacing)}" if self.spacing else ""
+        return f"--crop {self.crop}{spacing}"
+
+
+_NOT_CHANGED = (("crop", "none"), ("spacing", None))
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,7 @@ class Case:
     tumour_box: Box | None
     grid: dict  # the scan's own grid, see data.volume.Grid
     source: dict  # files and their hashes
+    preparation: Preparation = Preparation()
 
     @property
     def key(self) -> str:
@@ -93,7 +119,8 @@ def write_case(
 
     Args:
         image: int16 HU (D, H, W), LPS. label: uint8 0/1/2 of the same shape.
-        grid: the scan's own grid, so that masks can be written back onto it.
+        grid: the scan's own grid, so that masks can be written back onto it; with its ``part`` where image and label
+            are not the whole scan as it was.
         source: where it came from (files, hashes), kept verbatim in the manifest.
     """
     preparation = preparation or Preparation()
@@ -118,7 +145,7 @@ def write_case(
         "tumour_box": bounding_box(label == TUMOUR),
         "grid": grid,
         "source": source,
-        "preparation": asdict(preparation),
+        "preparation": preparation.to_json(),
         "preparation_hash": preparation.hash,
     }
     (unfinished / "case.json").write_text(json.dumps(manifest, indent=1))
@@ -136,8 +163,8 @@ def read_case(folder: Path) -> Case:
     renew = f"delete {folder} and run python -m data.prepare again"
     try:
         manifest = json.loads(path.read_text())
-        prepared_as = manifest["preparation_hash"]
-        if prepared_as != Preparation().hash:
+        preparation = Preparation.from_json(manifest["preparation"])
+        if not preparation.readable or preparation.hash != manifest["preparation_hash"]:
             raise InputError(f"{path}: prepared with other settings ({manifest['preparation']}); {renew}")
         boxes = {key: manifest[key] and Box(*map(tuple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
         return Case(
@@ -149,6 +176,7 @@ def read_case(folder: Path) -> Case:
             spacing=tuple(manifest["spacing"]),
             grid=manifest["grid"],
             source=manifest["source"],
+            preparation=preparation,
             **boxes,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -162,7 +190,10 @@ def digest(cases: Iterable[Case]) -> str:
 
 
 def read_store(store: Path) -> dict[str, list[Case]]:
-    """All prepared cases by centre, both sorted by name. Raises InputError where nothing is prepared."""
+    """All prepared cases by centre, both sorted by name.
+
+    Raises InputError where nothing is prepared, or where cases were prepared in different ways (crop, spacing).
+    """
     folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
     if not folders:
         raise InputError(f"{store}: no centre is prepared; run python -m data.prepare SOURCE ROOT --centre NAME")
@@ -170,4 +201,14 @@ def read_store(store: Path) -> dict[str, list[Case]]:
     for folder in folders:
         case = read_case(folder)
         centres.setdefault(case.centre, []).append(case)
+    _check_not_mixed([case for cases in centres.values() for case in cases])
     return centres
+
+
+def _check_not_mixed(cases: list[Case]) -> None:
+    first = cases[0]
+    for case in cases:
+        if case.preparation != first.preparation:
+            ways = f"{first.key} with {first.preparation}, {case.key} with {case.preparation}"
+            store = case.folder.parents[1]
+            raise InputError(f"{store}: mixes cases prepared in two ways ({ways}); prepare all centres in one way")

@@ -3,8 +3,12 @@
 Inside, every array is (D, H, W) in LPS: z grows towards the head, row 0 is anterior, column 0 is the patient's
 right. Outside, a file keeps its own orientation: ``Grid`` remembers it, and ``write_mask`` goes back onto it voxel
 for voxel. Oblique scans are turned to the nearest LPS order of axes and never resampled.
+
+Files are read in slabs that become int16 or uint8 at once: a scan in float64 never lies in memory whole.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +24,9 @@ from data.integrity import check_file, suffix_of
 SAME_GRID_MM = 1e-3  # headers are float32: an origin may differ by 2e-5 mm between files of one grid
 WHOLE_NUMBER = 1e-3  # published masks hold values such as 1.00000006
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+# ITK holds what it reads twice. A slab of a compressed file costs unpacking all before it, so there should be few.
+SLAB_BYTES = 400 << 20
+CONVERTED_VOXELS = 1 << 22  # at a time: conversions make several copies
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,34 @@ def read_image(path: str | Path) -> Volume:
 
     Raises InputError where the file is not a whole 3-D scan of finite numbers (data.integrity, data.dicom).
     """
-    volume = _read(Path(path))
-    array = volume.array
-    if array.dtype != np.int16:
-        limits = np.iinfo(np.int16)
-        array = np.clip(np.rint(array), limits.min, limits.max).astype(np.int16)
-    return replace(volume, array=array)
+    return _read(Path(path), np.int16, _to_hu)
+
+
+def _to_hu(array: np.ndarray) -> np.ndarray:
+    limits = np.iinfo(np.int16)
+    return array if array.dtype == np.int16 else np.clip(np.rint(array), limits.min, limits.max).astype(np.int16)
+
+
+class _Codes:
+    """Turns values into uint8 codes and remembers their range and how far from whole numbers they were."""
+
+    def __init__(self):
+        self.low, self.high, self.off = 0.0, 0.0, 0.0
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        codes = array
+        if array.dtype.kind == "f":
+            codes = np.rint(array)
+            self.off = max(self.off, float(np.abs(array - codes).max()))
+        self.low, self.high = min(self.low, codes.min()), max(self.high, codes.max())
+        with np.errstate(invalid="ignore"):  # what does not fit is refused when all is seen
+            return codes.astype(np.uint8)
+
+
+def read_header(path: str | Path) -> Grid:
+    """The grid that the header of one file tells; no voxel is read. Raises InputError where it cannot be read."""
+    with _naming_reader_errors(Path(path)):
+        return _grid_of(_reader(Path(path)))
 
 
 def read_label(path: str | Path, like: Volume | None = None) -> Volume:
@@ -68,31 +97,36 @@ def read_label(path: str | Path, like: Volume | None = None) -> Volume:
 
     Raises InputError also for codes that are not whole numbers (tolerance 1e-3) from 0 to 255.
     """
-    volume = _read(Path(path))
-    array, notes = volume.array, volume.notes
-    floating = array.dtype.kind == "f"
-    codes = np.rint(array) if floating else array
-    off = float(np.abs(array - codes).max()) if floating else 0.0
-    if off > WHOLE_NUMBER:
-        raise InputError(f"{path}: label values are not whole numbers (off by {off:.3g}); give a label map, not scores")
-    if codes.min() < 0 or codes.max() > 255:
-        span = f"{codes.min():g} to {codes.max():g}"
+    codes = _Codes()
+    label = _read(Path(path), np.uint8, codes)
+    if codes.off > WHOLE_NUMBER:
+        off = f"off by {codes.off:.3g}"
+        raise InputError(f"{path}: label values are not whole numbers ({off}); give a label map, not scores")
+    if codes.low < 0 or codes.high > 255:
+        span = f"{codes.low:g} to {codes.high:g}"
         raise InputError(f"{path}: label codes run from {span}, not within 0 to 255; is this the image?")
-    if off > 0:
-        notes += ("codes rounded to whole numbers",)
-    label = replace(volume, array=codes.astype(np.uint8), notes=notes)
+    if codes.off > 0:
+        label = replace(label, notes=(*label.notes, "codes rounded to whole numbers"))
     return label if like is None else _onto(Path(path), label, like)
 
 
 def write_mask(path: str | Path, mask: np.ndarray, grid: Grid) -> None:
-    """Write an LPS mask (uint8, (D, H, W)) on the grid of the scan it was made from.
+    """Write an LPS mask (uint8, (D, H, W)) on the whole grid of the scan it was made from.
+
+    Where the grid has a ``part`` (the case was cropped or resampled) the mask has that part's shape, and goes back
+    onto the scan's own voxels; ``grid.take(read_label(path).array)`` reads it again.
 
     The file appears only when complete. Its format is that of its suffix: .nii.gz, .nii, .nrrd or .mha.
     Raises ValueError where the mask's shape is not the grid's, InputError where the disk refuses.
     """
-    if mask.shape != grid.lps_shape:
-        raise ValueError(f"mask of shape {mask.shape} for a grid of shape {grid.lps_shape}")
-    image = sitk.GetImageFromArray(grid.from_lps(mask.astype(np.uint8, copy=False)))
+    write_image(path, mask.astype(np.uint8, copy=False), grid)
+
+
+def write_image(path: str | Path, array: np.ndarray, grid: Grid) -> None:
+    """As ``write_mask``, for an LPS array (D, H, W) of any type, such as a scan's int16 HU."""
+    if array.shape != grid.prepared_shape:
+        raise ValueError(f"array of shape {array.shape} for a grid of shape {grid.prepared_shape}")
+    image = sitk.GetImageFromArray(grid.from_lps(array))
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
@@ -109,29 +143,67 @@ def write_lps(
     _write(Path(path), _lps_image(array, spacing, origin, (1, 0, 0, 0, 1, 0, 0, 0, 1)))
 
 
-def _read(path: Path) -> Volume:
-    """Check the bytes, read, turn to LPS; voxels keep their type."""
+def _read(path: Path, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
+    """Check the bytes, then read slab by slab, each converted and put into its place in LPS."""
     if path.is_dir():
         image = read_series(path)
+        grid, slabs = _grid_of(image), iter([image])
     else:
         check_file(path)
-        try:
-            image = sitk.ReadImage(str(path))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            if "orthonormal" in reason:
-                remedy = "resample it onto a rectangular grid"
-                raise InputError(f"{path}: its axes are not at right angles (sheared); {remedy}") from error
-            raise InputError(f"{path}: cannot be read ({reason}); export it again") from error
-    array = sitk.GetArrayFromImage(image)  # a copy: a view would outlive the image
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError(f"{path}: has voxels that are not numbers (NaN or Inf); replace them or export again")
-    grid = _grid_of(image)
+        with _naming_reader_errors(path):
+            reader = _reader(path)
+        grid, slabs = _grid_of(reader), _slabs(path, reader)
+    array = np.empty(grid.lps_shape, dtype)
+    rows, done = grid.in_file_order(array), 0
+    step = max(1, CONVERTED_VOXELS // (grid.size[0] * grid.size[1]))
+    for slab in slabs:
+        values = sitk.GetArrayViewFromImage(slab)
+        for start in range(0, len(values), step):
+            piece = values[start : start + step]
+            if piece.dtype.kind == "f" and not np.isfinite(piece).all():
+                raise InputError(f"{path}: has voxels that are not numbers (NaN or Inf); replace them or export again")
+            rows[done : done + len(piece)] = convert(piece)
+            done += len(piece)
+        del slab, values, piece  # before the next is read
     notes = () if grid.orientation == "LPS" else (f"turned from {grid.orientation} to LPS",)
-    return Volume(grid.to_lps(array), *grid.lps_frame(), grid, notes)
+    return Volume(array, *grid.lps_frame(), grid, notes)
 
 
-def _grid_of(image: sitk.Image) -> Grid:
+@contextmanager
+def _naming_reader_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        if "orthonormal" in reason:
+            remedy = "resample it onto a rectangular grid"
+            raise InputError(f"{path}: its axes are not at right angles (sheared); {remedy}") from error
+        raise InputError(f"{path}: cannot be read ({reason}); export it again") from error
+
+
+def _reader(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read the header alone."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _slabs(path: Path, reader: sitk.ImageFileReader) -> Iterator[sitk.Image]:
+    """The file's slices in as few slabs as memory allows; ITK reads the other formats whole whatever it is asked."""
+    *plane, depth = reader.GetSize()
+    voxel = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    step = depth
+    if suffix_of(path) in (".nii", ".nii.gz"):
+        step = max(1, SLAB_BYTES // (plane[0] * plane[1] * voxel))
+    for start in range(0, depth, step):
+        reader.SetExtractIndex((0, 0, start))
+        reader.SetExtractSize((*plane, min(step, depth - start)))
+        with _naming_reader_errors(path):
+            yield reader.Execute()
+
+
+def _grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
     return Grid.of(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 

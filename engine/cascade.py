@@ -13,7 +13,7 @@ from data.boxes import Box
 from data.errors import InputError
 from data.grid import volume_ml
 from data.samples import mask_box, scan_box
-from data.store import PANCREAS, TUMOUR
+from data.store import PANCREAS, TUMOUR, Preparation
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer import box_probability, keep_large_components
 from engine.method import Method
@@ -37,6 +37,7 @@ class StageModel:
     run: Path
     epoch: int
     split_hash: str
+    preparation: Preparation  # of the cases that it was trained on
 
 
 class StageResult(NamedTuple):
@@ -80,7 +81,8 @@ def load_model(
         raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
     threshold = content["thresholds"][readout] if threshold is None else threshold
-    return StageModel(stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"])
+    prepared = Preparation.from_json(content["preparation"])
+    return StageModel(stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared)
 
 
 def segment_stage(

@@ -1,4 +1,8 @@
-"""The command behind the four evaluation scripts: segment the held-out cases, score them, show them."""
+"""The command behind the four evaluation scripts: segment the held-out cases, score them, show them.
+
+``python -m engine.evaluate --predictions DIR --centre CENTRE --label tumour --out DIR`` scores masks that lie in a
+folder already, whoever made them: engine/score.py.
+"""
 
 import argparse
 import shutil
@@ -13,23 +17,22 @@ import yaml
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.export import exported_name
 from data.files import replacing
 from data.grid import Grid
 from data.samples import INFERENCE_MARGIN_MM, target_mask
-from data.splits import NONE_HELD_OUT, Split, choose_splits, frozen_splits, select
-from data.store import PANCREAS, TUMOUR, Case, digest, read_store
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, select
+from data.store import Case, digest, read_store
 from data.volume import read_label, write_mask
+from engine import score
 from engine.cascade import StageModel, load_model, segment_stage, where_to_look
 from engine.checkpoint import find_run, path_option
 from engine.device import choose_device, naming_memory_errors
 from engine.metrics import case_metrics
 from engine.options import add_average, add_gpu, add_path, add_store
-from engine.pictures import overlay
-from engine.plots import distributions
-from engine.report import failed, pick_cases, read_cases, summary_table, write_cases, write_summary
+from engine.report import failed, read_cases, write_cases
+from engine.results import write_results
 from engine.stages import STAGES, Stage
-
-PLOTTED = ("dice", "nsd_2mm", "hd95_mm", "volume_error_ml")
 
 
 def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -68,11 +71,12 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     device = choose_device(args.gpu)
     centres = read_store(args.store)
     faults = []
-    for split in choose_splits(frozen_splits(args.store, centres), args.data):
+    known = centres_with(centres, stage.sampling.target)  # elsewhere a tumour may be there and not be labelled
+    for split in choose_splits(frozen_splits(args.store, centres), args.data, known):
         try:
             readout = "average" if getattr(args, "average", False) else "segmentation"
             model = load_model(args.path, stage_name, split.held_out, device, args.time, args.thresh, readout=readout)
-            cases = select(centres, split.test)
+            cases = [case for case in select(centres, split.test) if case.centre in known]
             faults += Evaluation.start(model, split, cases, args).run(cases)
         except InputError as error:
             faults.append(str(error))
@@ -93,9 +97,10 @@ def evaluation_folder(run: Path, roi: str | None, readout: str, threshold: float
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One run on its held-out centre. ``before`` holds the results of the stages that say where to look."""
+    """One run on its test cases. ``before`` holds the results of the stages that say where to look."""
 
     model: StageModel
+    split: Split
     folder: Path
     before: dict[str, Path]
     roi: str | None
@@ -112,7 +117,7 @@ class Evaluation:
         roi = getattr(args, "roi", None)
         before = evaluations_before(model.stage, args.path, split, roi, model.readout)
         folder = evaluation_folder(model.run, roi, model.readout, args.thresh)
-        evaluation = Evaluation(model, folder, before, roi)
+        evaluation = Evaluation(model, split, folder, before, roi)
         evaluation._open(cases)
         return evaluation
 
@@ -137,18 +142,17 @@ class Evaluation:
     def run(self, cases: Sequence[Case]) -> list[str]:
         """Segment and score every case, write tables and pictures. Returns a line per failed case."""
         where = f", in the {self.roi} pancreas" if self.roi else ""
-        title = f"{self.model.stage.title}, {cases[0].centre} held out{where}"
+        title = f"{self.model.stage.title}, {self.split.held_out} held out{where}"
         table = self.folder / "cases.csv"
         rows = [row for row in read_cases(table) if not failed(row)] if table.exists() else []
         done = {row["case"] for row in rows}
         for case in tqdm([case for case in cases if case.key not in done], desc=title, unit="case"):
             rows.append(self._row(case))
             write_cases(table, rows)
-        text = summary_table(rows, f"{title} ({self.model.run.name}, threshold {self.model.threshold:g})")
-        (self.folder / "summary.txt").write_text(text)
-        write_summary(self.folder / "summary.json", rows)
-        self._draw(rows, {case.key: case for case in cases}, title)
-        print(f"\n{text}\nper case: {table}\npictures: {self.folder}/*.png")
+        titles = title, f"{title} ({self.model.run.name}, threshold {self.model.threshold:g})"
+        target = self.model.stage.sampling.target
+        by_key = {case.key: case for case in cases}
+        write_results(self.folder, rows, by_key, target, titles, lambda c: read_mask(self.folder, c, self.split))
         return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
 
     def _row(self, case: Case) -> dict:
@@ -164,7 +168,7 @@ class Evaluation:
         roi, hint = self._roi(case)
         mask, note = segment_stage(self.model, case.image(), case.spacing, roi)
         seconds = time.monotonic() - start
-        write_mask(self._prediction(case), mask.astype(np.uint8), Grid.from_json(case.grid))
+        write_mask(prediction_path(self.folder, case, self.split), mask.astype(np.uint8), Grid.from_json(case.grid))
         reference = target_mask(np.asarray(case.label()), self.model.stage.sampling.target)
         return {
             "case": case.key,
@@ -177,31 +181,22 @@ class Evaluation:
 
     def _roi(self, case: Case) -> tuple[np.ndarray | None, str]:
         """The mask around which the stage looks, with a note."""
-        masks = {
-            name: read_label(folder / "predictions" / f"{case.name}.nii.gz").array > 0
-            for name, folder in self.before.items()
-        }
+        masks = {name: read_mask(folder, case, self.split) for name, folder in self.before.items()}
         if self.roi == "reference":
             pancreas = np.asarray(case.label()) > 0
             masks |= {name: pancreas for name in self.model.stage.before if is_pancreas(STAGES[name])}
         return where_to_look(self.model.stage, masks, case.spacing)
 
-    def _prediction(self, case: Case) -> Path:
-        return self.folder / "predictions" / f"{case.name}.nii.gz"
 
-    def _draw(self, rows: list[dict], cases: dict[str, Case], title: str) -> None:
-        scored = [row for row in rows if not failed(row)]
-        if scored:
-            distributions(self.folder / "distributions.png", scored, PLOTTED, title)
-        code = PANCREAS if is_pancreas(self.model.stage) else TUMOUR
-        for rank, row in pick_cases(rows)._asdict().items():
-            if row is None:
-                continue
-            case = cases[row["case"]]
-            reference = target_mask(np.asarray(case.label()), self.model.stage.sampling.target) * code
-            prediction = read_label(self._prediction(case)).array * code
-            caption = f"{title}: {rank}, {case.name}, Dice {row['dice']:.2f}"
-            overlay(self.folder / f"{rank}.png", np.asarray(case.image()), reference, prediction, case.spacing, caption)
+def prediction_path(folder: Path, case: Case, split: Split) -> Path:
+    """Where an evaluation keeps its mask of a case; of several centres, their names tell the cases apart."""
+    name = case.name if case.centre == split.held_out else exported_name(case)
+    return folder / "predictions" / f"{name}.nii.gz"
+
+
+def read_mask(folder: Path, case: Case, split: Split) -> np.ndarray:
+    """That mask, which lies on the scan's own grid, on the grid of the prepared case (bool, (D, H, W))."""
+    return Grid.from_json(case.grid).take(read_label(prediction_path(folder, case, split)).array) > 0
 
 
 def is_pancreas(stage: Stage) -> bool:
@@ -242,3 +237,7 @@ def evaluations_before(stage: Stage, checkpoints: Path, split: Split, roi: str |
             raise InputError(f"{folder}: older than the evaluations that it was made from; run {script}")
         found[name] = folder
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(score.main())

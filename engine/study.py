@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.splits import NONE_HELD_OUT, Split, choose_splits, frozen_splits
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits
 from data.store import digest, read_store
 from engine.device import choose_device
 from engine.options import add_average, add_gpu, add_store
@@ -136,12 +136,12 @@ def run_study(args: argparse.Namespace, typed: str) -> int:
     return EXIT_BAD_INPUT if faults else 0
 
 
-def chosen_splits(args: argparse.Namespace, splits: dict[str, Split]) -> list[Split]:
+def chosen_splits(args: argparse.Namespace, splits: dict[str, Split], known: set[str]) -> list[Split]:
     """Those of ``--centres``. Raises InputError for one that is not prepared."""
     if args.centres and NONE_HELD_OUT in args.centres:
         raise InputError(f"--centres {NONE_HELD_OUT}: holds no centre out, so there is nothing to evaluate on")
     named = dict.fromkeys(args.centres or [None])
-    return [split for name in named for split in choose_splits(splits, name)]
+    return [split for name in named for split in choose_splits(splits, name, known)]
 
 
 def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
@@ -152,7 +152,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     for seed in args.seeds:
         check(TrainSettings(seed=seed, **settings))
     steps, lines = {}, []
-    for split in chosen_splits(args, splits):
+    for split in chosen_splits(args, splits, centres_with(centres, stage.sampling.target)):
         train, validation = usable_cases(stage, split, centres)
         lines.append(describe(split, train, validation, TrainSettings(**settings)))
         steps[split.held_out] = args.epochs * -(-len(train) // args.batch_size)
@@ -165,7 +165,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
         stage=stage,
         store=args.store.resolve(),
         cases=digest(case for cases in centres.values() for case in cases),
-        splits=" ".join(split.hash for split in splits.values()),
+        splits=" ".join(s.hash for name, s in splits.items() if s.leaves_a_centre_out or name == NONE_HELD_OUT),
         settings={name: value for name, value in settings.items() if name not in NOT_OF_THE_STUDY},
         average=args.average,
         variants={name: method.to_record() for name, method in methods.items()},

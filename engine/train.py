@@ -219,6 +219,7 @@ def keep(training: Training, epoch: int, dice: float | str) -> None:
         "held_out": training.split.held_out,
         "split_hash": training.split.hash,
         "data_hash": training.data_hash,
+        "preparation": training.train_loader.dataset.cases[0].preparation.to_json(),
         "settings": asdict(training.settings),
         "method": training.stage.method.to_record(),
         "epoch": epoch,

@@ -6,9 +6,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import Field, asdict, fields, replace
+from itertools import chain
 
+from data.duplicates import refuse_leaks
 from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
-from data.splits import Split, choose_splits, frozen_splits, select
+from data.splits import Split, centres_with, choose_splits, frozen_splits, select
 from data.store import Case, read_store
 from engine.checkpoint import list_runs, load_checkpoint, new_run
 from engine.device import choose_device
@@ -28,6 +30,9 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="CENTRE", help="hold out this centre alone; none trains on all centres")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished runs, start those not begun")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    parser.add_argument(
+        "--allow-duplicates", action="store_true", help="train although a scan lies on two sides of the split"
+    )
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
@@ -70,13 +75,16 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     check(settings)
     device = choose_device(args.gpu)
     centres = read_store(args.store)
-    splits = choose_splits(frozen_splits(args.store, centres), args.data)
+    splits = choose_splits(frozen_splits(args.store, centres), args.data, centres_with(centres, stage.sampling.target))
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {args.path / stage.name}")
     plans, faults = [], []
     for split in splits:
         try:
-            plans.append((split, *usable_cases(stage, split, centres)))
-            print(describe(*plans[-1], settings))
+            plan = (split, *usable_cases(stage, split, centres))
+            for leak in refuse_leaks(split, chain(*centres.values()), args.allow_duplicates):
+                print(f"  warning: {leak}")
+            print(describe(*plan, settings))
+            plans.append(plan)
         except InputError as error:
             faults.append(str(error))
     for split, train_cases, validation_cases in plans if not args.dry_run else ():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from data.store import Preparation
 from engine.cascade import StageModel, segment_scan, segment_stage, where_to_look
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskOutput
@@ -29,7 +30,8 @@ class AboveHU(nn.Module):
 def model(name: str, low: float, high: float) -> StageModel:
     stage = STAGES[name]
     stage = replace(stage, sampling=replace(stage.sampling, halve_below_mm=0.0))
-    return StageModel(stage, AboveHU(low, high), 0.5, torch.device("cpu"), Path("run"), 1, "")
+    net = AboveHU(low, high)
+    return StageModel(stage, net, "segmentation", 0.5, torch.device("cpu"), Path("run"), 1, "", Preparation())
 
 
 @pytest.fixture

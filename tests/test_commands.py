@@ -77,7 +77,7 @@ def test_a_run_folder_records_everything(world):
     assert {"settings.yaml", "losses.csv", "curves.png", "last.pt", "best.pt"} <= {path.name for path in run.iterdir()}
     assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
     record = yaml.safe_load((run / "settings.yaml").read_text())
-    assert record["held_out"] == "east" and record["split_hash"] and record["weights"]["slice"] == 1
+    assert record["held_out"] == "east" and record["split_hash"] and record["method"]["weights"]["slice"] == 1
 
 
 def test_the_four_stages_are_evaluated_in_order(world):
@@ -145,6 +145,20 @@ def test_labels_prepared_anew_are_evaluated_anew_and_what_came_after_is_out_of_d
     )
 
 
+def test_a_scan_on_both_sides_of_a_split_is_refused_unless_allowed(world, tmp_path, capsys):
+    store = tmp_path / "store"
+    shutil.copytree(world / "store", store)
+    shutil.copytree(store / "west" / "scan0", store / "east" / "again")
+    manifest = store / "east" / "again" / "case.json"
+    manifest.write_text(manifest.read_text().replace('"west"', '"east"').replace('"scan0"', '"again"'))
+    (store / "splits.json").unlink()
+    command = ["--data", "east", "--dry-run", "--store", str(store), "--path", str(tmp_path), "--gpu", "cpu"]
+    assert train_command.main("pancreas_fine", command) == 2
+    assert "west/scan0" in (message := capsys.readouterr().err) and "--allow-duplicates" in message
+    assert train_command.main("pancreas_fine", [*command, "--allow-duplicates"]) == 0
+    assert "warning: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_predict_writes_masks_on_the_scans_own_grid(world, tmp_path, suffix):
     scan = sitk.ReadImage(str(world / "unseen" / "images" / "new.nii.gz"))
@@ -178,7 +192,7 @@ def test_predict_names_every_model_that_it_lacks(world, tmp_path, capsys):
 
 def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_says_so(world, tmp_path, capsys, monkeypatch):
     load_models = predict.load_models
-    unsure = {"thresholds": {"segmentation": 0.999999}}  # the tiny models would find something anywhere
+    unsure = {"threshold": 0.999999}  # the tiny models would find something anywhere
     monkeypatch.setattr(
         predict, "load_models", lambda *a: {name: replace(m, **unsure) for name, m in load_models(*a).items()}
     )
@@ -211,7 +225,7 @@ def bad_training(root: Path, *options: str) -> list[str]:
         (["--lr", "nan"], "--lr nan: must be positive"),
         (["--seed", "-1"], "--seed -1: must be zero or more"),
         (["--gpu", "99"], "--gpu 99: this machine has"),
-        (["--weight", "sdf=1"], "has not a head 'sdf'"),
+        (["--views", "none"], "--views none: the loss term consistency compares two views"),
     ],
 )
 def test_bad_training_options_are_one_line_and_make_no_run(world, capsys, options, complaint):

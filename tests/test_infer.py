@@ -5,7 +5,7 @@ from torch import nn
 
 import engine.infer
 from data.samples import Sampling
-from engine.infer import box_probability, keep_large_components
+from engine.infer import FLIPS, box_probability, keep_large_components
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 
 CPU = torch.device("cpu")
@@ -42,24 +42,39 @@ def test_halved_grids_come_back_to_the_same_place():
     )  # a shift of half a voxel would give 0.013 and more
 
 
-def test_flips_average_eight_orientations_of_the_same_image():
+def test_flips_average_eight_orientations_of_the_same_image(monkeypatch):
     torch.manual_seed(0)
     net = DualTaskNet(width=8, heads=("seg",)).eval()
     image = hu(np.random.default_rng(1), (8, 16, 16))
     averaged = box_probability(net, image, (1, 1, 1), SAMPLING, CPU)
     flipped = box_probability(net, image[:, ::-1], (1, 1, 1), SAMPLING, CPU)[:, ::-1]
-    once = box_probability(net, image, (1, 1, 1), SAMPLING, CPU, flips=False)
+    monkeypatch.setattr(engine.infer, "FLIPS", FLIPS[:1])
+    once = box_probability(net, image, (1, 1, 1), SAMPLING, CPU)
     assert np.allclose(averaged, flipped, atol=1e-5)
     assert not np.allclose(averaged, once, atol=1e-5)
 
 
+def test_the_average_of_both_tasks_is_their_mean_and_as_steep_as_the_voxels():
+    class Both(nn.Module):
+        """p = 0.5 everywhere; a distance of a tenth of tau outside."""
+
+        def forward(self, x):
+            return DualTaskOutput(torch.zeros_like(x), torch.full_like(x, float(np.arctanh(0.1))), None, None)
+
+    image = np.zeros((8, 8, 8), np.int16)
+    for voxel, k in ((0.9, 50.0), (3.0, 15.0)):
+        probability = box_probability(Both(), image, (voxel,) * 3, SAMPLING, CPU, "average")
+        assert np.allclose(probability, (0.5 + 1 / (1 + np.exp(k * 0.1))) / 2, atol=1e-4)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_tiles_cover_every_voxel_once_in_sum(monkeypatch, axis):
-    monkeypatch.setattr(engine.infer, "_affordable_length", lambda image, device: 72)
+    monkeypatch.setattr(engine.infer, "_affordable_length", lambda image: 72)
+    monkeypatch.setattr(engine.infer, "FLIPS", FLIPS[:1])
     shape = [16, 16, 16]
     shape[axis] = 200
     image = hu(np.random.default_rng(2), shape)
-    probability = box_probability(Brightness(), image, (1, 1, 1), SAMPLING, CPU, flips=False)
+    probability = box_probability(Brightness(), image, (1, 1, 1), SAMPLING, CPU)
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
 
 

@@ -16,7 +16,7 @@ from data import prepare
 from data.grid import Grid
 from data.prepare import fingerprint, main
 from data.store import REPOSITORY, read_store
-from data.volume import write_lps, write_mask
+from data.volume import read_image, write_lps, write_mask
 from tests.conftest import tiny_scan
 
 
@@ -38,7 +38,7 @@ def made_at(store: Path) -> dict[str, int]:
 def test_prepared_cases_are_the_scans_and_go_back_onto_their_grid(run, write_centre, tmp_path):
     root = write_centre(cases=2)
     code, out, _ = run(root)
-    assert code == 0 and "2 cases" in out.splitlines()[0] and "2 prepared" in out
+    assert code == 0 and "2 cases" in out.splitlines()[1] and "2 prepared" in out
     cases = read_store(tmp_path / "store")["here"]
     assert [case.name for case in cases] == ["case_0", "case_1"]
     for index, case in enumerate(cases):
@@ -213,5 +213,9 @@ def test_the_real_slab_with_a_label_map(run, shared, tmp_path):
     assert code == 2 and "has label codes 3, 4" in err
     assert run(root, "--labels", "10=1,*=0")[0] == 0
     (case,) = read_store(tmp_path / "store")["here"]
-    assert case.shape == (11, 512, 512) and case.tumour_box is None
+    part = Grid.from_json(case.grid).part
+    assert 0.2 < np.prod(case.shape) / (11 * 512 * 512) < 0.6 and case.tumour_box is None  # of 400 mm, half is air
+    whole = read_image(source / "ct.nii.gz").array
+    assert np.array_equal(case.image(), whole[part.slices])
+    assert whole[:, : part.start[1]].max() < -300 and case.image()[:, 40:-40, 40:-40].max() > 1000
     assert (case.label() == 1).sum() == (np.asarray(nib.load(source / "label.nii.gz").dataobj) == 10).sum()

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.sources import SOURCES, Entry, LabelMap, load_entry
+from data.sources import SOURCES, Entry, LabelMap, load_entry, remarks
 from data.volume import write_lps
 from tests.conftest import SPACING, tiny_scan
 
 
 def touch(path: Path, text: str = "x") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -136,3 +136,58 @@ def test_load_entry_gives_image_labels_and_what_was_mended(tmp_path):
     assert all(note.startswith(("image ", "label ")) for note in notes)
     with pytest.raises(InputError, match=r"label\.nii\.gz: has label codes 5, 10"):
         load_entry(entry, LabelMap.parse("1=1"))
+
+
+def test_a_table_of_cases_says_files_patients_and_centres(tmp_path):
+    for name in ("a/ct.nii.gz", "a/mask.nii.gz", "b.nrrd", "b_mask.nrrd", "c.mha"):
+        touch(tmp_path / name)
+    lines = ["case;image;label;patient;centre;scanner", "one;a/ct.nii.gz;a/mask.nii.gz;P7;north;GE"]
+    lines += [
+        f";{tmp_path / 'b.nrrd'};b_mask.nrrd;P7;south;",
+        ";c.mha;c_mask.mha;;north;",
+        "last;;c.mha;;north;",
+        ";;;;;",
+    ]
+    table = touch(tmp_path / "cases.csv", "\ufeff" + "\n".join(lines))
+    entries = SOURCES["folder"].entries(tmp_path)
+    assert entries == SOURCES["folder"].entries(table)
+    assert names(entries) == ["b", "c", "last", "one"] and set(faults(entries)) == {"c", "last"}
+    one = entries[3]
+    assert (one.patient, one.image, one.label) == ("P7", tmp_path / "a/ct.nii.gz", tmp_path / "a/mask.nii.gz")
+    assert one.columns == (("centre", "north"), ("scanner", "GE")) and entries[0].patient == "P7"
+    assert "c_mask.mha: no such file" in faults(entries)["c"] and "line 5 names no image" in faults(entries)["last"]
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("", "empty"),
+        ("image,mask\na,b\n", "no column 'label'"),
+        ("image,label\np1/ct.nii,p1/l.nii\np2/ct.nii,p2/l.nii\n", "column 'case'"),
+        ("image,label,case\na.nii,b.nii,../x\n", "folder's name"),
+        ('image,label\n"a,b\n', "not readable as a table"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, word):
+    touch(tmp_path / "cases.csv", text)
+    with pytest.raises(InputError, match=word):
+        SOURCES["folder"].entries(tmp_path)
+    with pytest.raises(InputError, match="not readable as a table"):
+        SOURCES["folder"].entries(tmp_path / "nowhere.csv")
+
+
+def test_archives_beside_a_set_are_pointed_out(tmp_path):
+    for name in ("images/a.nii", "labels/a.nii", "batch_1.zip", "labels.zip"):
+        touch(tmp_path / name)
+    (line,) = remarks("folder", tmp_path)
+    assert "1 archives such as" in line and "batch_1.zip" in line
+
+
+def test_a_tumour_that_the_table_knows_must_be_drawn(tmp_path):
+    image, label = tiny_scan(1)
+    write_lps(tmp_path / "image.mha", image, SPACING)
+    write_lps(tmp_path / "label.nii.gz", label, SPACING)
+    entry = Entry("case", "case", tmp_path / "image.mha", tmp_path / "label.nii.gz", tumour=True)
+    with pytest.raises(InputError, match="case has a tumour, and its label draws none"):
+        load_entry(entry, LabelMap.parse("1=1,2=2"))
+    assert load_entry(entry, LabelMap.parse("1=1,2=1"))[1].max() == 1  # who reads no tumours misses none

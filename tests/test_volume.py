@@ -1,6 +1,7 @@
 """Reading and writing scans and labels, against nibabel where that is possible."""
 
 import json
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from data.grid import Part
 from data.volume import WRITTEN, Grid, read_image, read_label, write_lps, write_mask
 from tests.conftest import VALUES, affine_of, refused, save
 
@@ -69,6 +71,17 @@ def test_each_written_format_is_read_back_the_same(tmp_path, suffix):
     assert not volume.notes and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float64])
+def test_a_file_larger_than_a_slab_is_read_the_same(tmp_path, monkeypatch, dtype):
+    path = save(tmp_path / "scan.nii.gz", VALUES.astype(dtype), affine_of((2, 0, 1), (1, -1, -1)))
+    whole = read_image(path)
+    monkeypatch.setattr("data.volume.SLAB_BYTES", 2 * 4 * 5 * np.dtype(dtype).itemsize)  # two of six slices
+    monkeypatch.setattr("data.volume.CONVERTED_VOXELS", 1)
+    pieces = read_image(path)
+    assert np.array_equal(whole.array, pieces.array) and same_voxels_in_space(pieces, path)
+    assert pieces.origin == whole.origin and pieces.grid == whole.grid
+
+
 def test_images_are_rounded_and_clipped_to_int16(tmp_path):
     array = np.array([-40000.0, -1.6, 0.4, 99999.0], np.float32).reshape(1, 2, 2)
     write_lps(tmp_path / "a.nii.gz", array, (1, 1, 1))
@@ -81,6 +94,30 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
         write_mask(tmp_path / "m.nii.gz", np.zeros((2, 2, 2), np.uint8), volume.grid)
     with pytest.raises(InputError, match="format"):
         write_mask(tmp_path / "m.png", volume.array.astype(np.uint8), volume.grid)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_mask_of_a_part_goes_back_onto_the_whole_scan(tmp_path, suffix):
+    volume = read_image(save(tmp_path / "scan.nii.gz", affine=affine_of((1, 2, 0), (-1, 1, -1))))
+    d, h, w = volume.array.shape
+    mask = np.random.default_rng(0).integers(0, 3, (d - 2, h - 1, w)).astype(np.uint8)
+    grid = replace(volume.grid, part=Part((1, 0, 0), (d - 1, h - 1, w), mask.shape))
+    write_mask(tmp_path / f"mask{suffix}", mask, Grid.from_json(json.loads(json.dumps(grid.to_json()))))
+    back = read_label(tmp_path / f"mask{suffix}", like=volume)
+    assert np.array_equal(back.array[1:-1, :-1], mask) and back.array.sum() == mask.sum()
+    assert np.array_equal(grid.take(back.array), mask)
+    with pytest.raises(ValueError, match="shape"):
+        write_mask(tmp_path / "m.nii.gz", back.array, grid)
+
+
+def test_a_mask_of_a_resampled_part_goes_back_to_the_nearest_voxels(tmp_path):
+    volume = read_image(save(tmp_path / "scan.nii.gz"))
+    whole = np.zeros(volume.array.shape, np.uint8)
+    whole[2:4, 2:4, 1:3] = 1
+    fine = replace(volume.grid, part=Part((0, 1, 0), whole.shape, (2 * whole.shape[0], 8, whole.shape[2])))
+    assert fine.take(whole).shape == fine.prepared_shape and fine.take(whole).sum() == 4 * whole.sum()
+    write_mask(tmp_path / "mask.nii.gz", fine.take(whole), fine)
+    assert np.array_equal(read_label(tmp_path / "mask.nii.gz").array, whole)
 
 
 def test_label_codes_must_be_whole_numbers(tmp_path):

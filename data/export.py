@@ -1,0 +1,210 @@
+"""Command: prepared centres -> the raw layout of nnU-Net (version 2), with the same splits.
+
+    python -m data.export OUT [--store DIR] [--data CENTRE] [--id 901] [--name Pancreas]
+
+    OUT/Dataset901_Pancreas/imagesTr/<centre>__<case>_0000.nii.gz   int16 HU: training and validation part
+                            labelsTr/<centre>__<case>.nii.gz        0 background, 1 pancreas, 2 tumour
+                            imagesTs/ labelsTs/                     the centre held out
+                            splits_final.json                       fold 0: our training and validation part
+                            dataset.json                            written last: nnU-Net refuses an unfinished export
+
+Every file lies on the grid of its prepared case: the scan's own, or the part of it that was prepared. The same command
+goes on where it was stopped.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.files import replacing
+from data.grid import Grid
+from data.parallel import in_parallel
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, select
+from data.store import DEFAULT_STORE, Case, digest, read_store
+from data.volume import write_image, write_mask
+
+ENDING = ".nii.gz"
+MARK = "export.json"  # whose folder this is, and what was exported into it
+TRAINED = ("train", "validation")
+LABELS = {"background": 0, "pancreas": 1, "tumour": 2}
+
+
+def exported_name(case: Case) -> str:
+    """``<centre>__<case>``; what is no plain character becomes -, with a hash behind so that no two names meet."""
+    name = f"{case.centre}__{case.name}"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+    return name if plain == name else f"{plain}-{hashlib.sha256(case.key.encode()).hexdigest()[:8]}"
+
+
+def own_grid(case: Case) -> Grid:
+    """The grid of a prepared case's arrays: the scan's own, or, cropped or resampled, that of the part alone in LPS."""
+    grid = Grid.from_json(case.grid)
+    if grid.part is None:
+        return grid
+    spacing, origin, direction = grid.lps_frame()
+    start, stop, shape = (np.array(values[::-1]) for values in (grid.part.start, grid.part.stop, grid.part.shape))
+    voxels = (stop - start) / shape  # of the scan, per voxel of the part; outer faces coincide
+    axes, scanned = np.array(direction).reshape(3, 3), np.array(spacing[::-1])
+    first = np.array(origin) + axes @ ((start + voxels / 2 - 0.5) * scanned)
+    return Grid.of(tuple(shape.tolist()), tuple((voxels * scanned).tolist()), tuple(first.tolist()), direction)
+
+
+@dataclass(frozen=True)
+class Export:
+    """One split on its way into ``folder``."""
+
+    folder: Path
+    split: Split
+    cases: tuple[Case, ...]
+
+    def files(self, case: Case) -> tuple[Path, Path]:
+        """Where the image and the label of a case belong."""
+        part, name = "Ts" if case.key in self.split.test else "Tr", exported_name(case)
+        return self.folder / f"images{part}" / f"{name}_0000{ENDING}", self.folder / f"labels{part}" / f"{name}{ENDING}"
+
+    def open(self) -> None:
+        """Make the folder this export's own. Raises InputError where it holds anything else."""
+        self._check_names()
+        mark = {"held_out": self.split.held_out, "split": self.split.hash, "cases": digest(self.cases)}
+        path = self.folder / MARK
+        number = self.folder.name.split("_")[0]
+        others = [other.name for other in self.folder.parent.glob(f"{number}_*") if other != self.folder]
+        if others:
+            raise InputError(
+                f"{self.folder.parent}: has {others[0]}, and nnU-Net takes a number once; choose another --id"
+            )
+        if self.folder.exists() and any(self.folder.iterdir()) and not path.exists():
+            raise InputError(
+                f"{self.folder}: not empty and not made by this command; choose another OUT, --id or --name"
+            )
+        if path.exists() and _read(path) != mark:
+            changed = "was exported from other cases or another split"
+            raise InputError(f"{self.folder}: {changed}; delete it, or choose another OUT, --id or --name")
+        if not path.exists():
+            with replacing(path) as unfinished:
+                unfinished.write_text(json.dumps(mark, indent=1))
+        for leftover in self.folder.rglob(".*.unfinished.*"):  # nnU-Net would take them for cases
+            leftover.unlink()
+
+    def _check_names(self) -> None:
+        keys: dict[str, str] = {}
+        for case in self.cases:
+            name = exported_name(case).lower()  # on some file systems A and a are one file
+            if name in keys:
+                raise InputError(f"{keys[name]} and {case.key}: both would be exported as {name}; rename one of them")
+            keys[name] = case.key
+
+    def write(self, case: Case) -> str:
+        """Write what is not there yet of a case; returns what is wrong with it, or nothing."""
+        image, label = self.files(case)
+        grid = own_grid(case)
+        try:
+            if not image.exists():
+                write_image(image, np.asarray(case.image()), grid)
+            if not label.exists():
+                write_mask(label, np.asarray(case.label()), grid)
+        except InputError as error:
+            return f"{case.key}: {error}"
+        return ""
+
+    def finish(self) -> None:
+        """The descriptions; dataset.json last, as it makes the data set complete."""
+        names = {case.key: exported_name(case) for case in self.cases}
+        fold = {"train": self.split.train, "val": self.split.validation}
+        training = [*self.split.train, *self.split.validation]
+        described = {
+            "channel_names": {"0": "CT"},
+            "labels": LABELS,
+            "numTraining": len(training),
+            "file_ending": ENDING,
+            "description": f"centre held out: {self.split.held_out}",
+        }
+        folds = [{part: [names[key] for key in keys] for part, keys in fold.items()}]
+        for file, content in (("splits_final.json", folds), ("dataset.json", described)):
+            with replacing(self.folder / file) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=1))
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.export",
+        description="Export prepared centres to the raw layout of nnU-Net, with the same splits.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="nnU-Net's folder of raw data sets (nnUNet_raw)")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="prepared centres")
+    parser.add_argument(
+        "--data", default=NONE_HELD_OUT, metavar="SPLIT", help="centre held out, or another split: its test cases"
+    )
+    parser.add_argument("--id", type=int, default=901, metavar="N", help="number of the data set")
+    parser.add_argument("--name", default="Pancreas", help="name of the data set")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases written at the same time")
+    args = parser.parse_args(argv)
+    if not 1 <= args.id <= 999:
+        raise InputError(f"--id {args.id}: nnU-Net's numbers have three digits; give 1 to 999")
+    if not re.fullmatch(r"[A-Za-z0-9-]+", args.name):
+        raise InputError(f"--name {args.name}: not usable as a name; use letters, digits and - only")
+    if args.workers < 1:
+        raise InputError(f"--workers {args.workers}: at least one process is needed; give 1 or more")
+    return args
+
+
+def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
+    """The split without training cases of centres where no tumour is labelled: nnU-Net would learn that there is none.
+
+    As it is where no centre has one. What is left out is printed.
+    """
+    keys = [*split.train, *split.validation]
+    centres = sorted({key.split("/")[0] for key in keys} - with_tumours)
+    if not with_tumours or not centres:
+        return split
+    print(f"not for training, as no tumour is labelled in them: {', '.join(centres)}")
+    parts = {part: tuple(k for k in getattr(split, part) if k.split("/")[0] in with_tumours) for part in TRAINED}
+    if not parts["train"]:
+        raise InputError(f"--data {split.held_out}: leaves no centre with a tumour to train on; choose another split")
+    return replace(split, **parts)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    centres = read_store(args.store)
+    split, *more = choose_splits(frozen_splits(args.store, centres), args.data)
+    if more:
+        raise InputError(f"--data {args.data}: names {len(more) + 1} splits; give one, such as {split.held_out}")
+    split = without_pancreas_only(split, centres_with(centres, "tumour"))
+    cases = tuple(select(centres, (*split.train, *split.validation, *split.test)))
+    folder = args.out.expanduser() / f"Dataset{args.id:03d}_{args.name}"
+    export = Export(folder, split, cases)
+    export.open()
+    faults = sorted(filter(None, in_parallel(export.write, cases, args.workers, f"exporting to {folder.name}")))
+    for fault in faults:
+        print(f"failed: {fault}", file=sys.stderr)
+    if faults:
+        print(f"{folder}: not complete; mend these cases and run the same command again", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    export.finish()
+    print(
+        f"{folder}: {len(split.train)} training, {len(split.validation)} validation and {len(split.test)} test cases\n"
+        "train fold 0: nnUNetv2_plan_and_preprocess takes splits_final.json along where it has none yet"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
