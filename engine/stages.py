@@ -75,7 +75,7 @@ STAGES: dict[str, Stage] = {
             sampling=Sampling(
                 target="pancreas", roi="pancreas", jitter_z_mm=(-12.5, 12.5), jitter_plane_mm=(-16.0, 16.0)
             ),
-            method=Method(_DUAL),
+            method=Method(_SEGMENT, views="none"),
             published=_published(_SEGMENT, views="none"),
             epochs=150,
             min_cells=10,
