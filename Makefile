@@ -30,7 +30,7 @@ install: .venv/installed ## make .venv and install what the scripts need
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed ## the whole path on synthetic centres: 11 minutes on 2 cores; goes on where it was stopped
+demo: .venv/installed ## the whole path on synthetic centres: about 9 minutes on 2 cores; goes on where it was stopped
 	$(PY) -m data.phantom $(DEMO)/raw --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
