@@ -9,9 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from data.errors import InputError
+from data.store import PANCREAS, TUMOUR
 from data.volume import Volume, read_label
-
-PANCREAS, TUMOUR = 1, 2
 
 
 @dataclass(frozen=True)

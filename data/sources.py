@@ -15,7 +15,7 @@ from textwrap import wrap
 import numpy as np
 
 from data.errors import InputError
-from data.labels import TUMOUR, LabelMap
+from data.labels import LabelMap
 from data.layouts import (
     About,
     Entry,
@@ -32,6 +32,7 @@ from data.layouts import (
 from data.nih_set import NIH
 from data.organ_sets import AMOS, BTCV, WORD, TotalSegmentator
 from data.public_sets import MSD, Panorama, PanTS
+from data.store import TUMOUR
 from data.tables import Row, read_table, require_columns
 from data.volume import Volume, read_image
 

@@ -159,10 +159,12 @@ def run_split(
         if checkpoint["epoch"] >= started_with.epochs:
             print(f"{folder}: finished already, {started_with.epochs} epochs")
             return
+        method = Method.from_record(checkpoint["method"])
         changed = [f"{k} {v}" for k, v in asdict(started_with).items() if v != getattr(settings, k)]
+        changed += ["another variant or other weights"] if method != stage.method else []
         kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
         print(f"{folder}: goes on after epoch {checkpoint['epoch']}{kept}")
-        settings, stage = started_with, replace(stage, method=Method.from_record(checkpoint["method"]))
+        settings, stage = started_with, replace(stage, method=method)
     else:
         record = {
             "stage": stage.name,
