@@ -46,17 +46,17 @@ SCANNERS = (  # a centre: its grids, then portal, noise, grain, blur, edge, bias
     Scanner("east", (3.4, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
             0.9, 10, 0.55, 0.7, 0.1, 3, (50, 64), (26, 42)),
 )
-# Around real label maps, one after the other: as hard as real tumours, whose contrast in portal venous scans lies
-# mostly between 5 and 40 HU, in noise of 10 to 30 HU.
+# Around real label maps, one after the other: contrasts from the upper half of what real tumours have (5 to 40 HU),
+# and a tenth of them isodense; noise of 10 to 22 HU. They differ in phase, kernel and grain.
 REAL_SCANNERS = (
     Scanner("portal, soft kernel", (3.0, 2.8, 2.8), (2.5, 0.78, 0.78), (270, 345),
-            1.0, 12, 0.45, 0.6, 0.0, 0, (15, 40), (0, 0), 0.1),
+            1.0, 10, 0.45, 0.9, 0.0, 0, (30, 40), (0, 0), 0.1),
     Scanner("pancreatic phase, low dose", (3.0, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
-            0.5, 24, 0.55, 0.8, 0.0, 3, (8, 35), (0, 0), 0.1),
-    Scanner("late arterial to portal, sharp kernel", (2.8, 2.6, 2.6), (1.5, 0.70, 0.70), (275, 350),
-            0.55, 19, 0.3, 0.4, 0.5, 8, (10, 35), (0, 0), 0.1),
+            0.4, 22, 0.55, 0.8, 0.0, 3, (15, 40), (0, 0), 0.1),
+    Scanner("late arterial, sharp kernel", (2.8, 2.6, 2.6), (1.5, 0.70, 0.70), (275, 350),
+            0.1, 14, 0.3, 0.4, 0.5, 8, (30, 40), (0, 0), 0.1),
     Scanner("portal, coarse grain", (3.2, 3.0, 3.0), (5.0, 0.88, 0.88), (290, 370),
-            0.8, 26, 0.9, 1.1, 0.0, -10, (8, 30), (0, 0), 0.1),
+            0.8, 16, 0.9, 1.1, 0.0, -10, (30, 40), (0, 0), 0.1),
 )
 # fmt: on
 ISODENSE_HU = 5.0
