@@ -52,6 +52,8 @@ def argument_parser(command_name: str, description: str) -> argparse.ArgumentPar
         default=argparse.SUPPRESS,
         help="what to call this centre from now on",
     )
+    by = "a centre NAME_<value> for each value of this column of the data set's table, such as its scanner"
+    parser.add_argument("--centre-by", metavar="COLUMN", help=by)
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="where prepared cases live")
     codes = 'what the label codes mean, code=label with 1 pancreas and 2 tumour, such as "10=1,*=0" (*: all others)'
     parser.add_argument(
@@ -67,21 +69,20 @@ def argument_parser(command_name: str, description: str) -> argparse.ArgumentPar
     return parser
 
 
-def find_centre(args: argparse.Namespace) -> Centre:
-    """List the cases and settle the label map. Raises InputError for an empty root or a centre name that is taken."""
-    centre = _look(args)
-    _check_not_taken(centre, args.moved)
-    return centre
-
-
 def find_centres(args: argparse.Namespace) -> list[Centre]:
     """The centres that the data set is registered as: one, or one per value of the column ``args.centre_by``.
 
-    They are called ``<centre>_<value>``. Raises InputError as ``find_centre`` does, and for a column that no case has.
+    The latter are called ``<centre>_<value>``. Lists their cases and settles the label map. Raises InputError for an
+    empty root, a column that no case has, and a centre name that is taken.
     """
-    if args.centre_by is None:
-        return [find_centre(args)]
-    whole, column = _look(args), args.centre_by
+    whole = _look(args)
+    centres = [whole] if args.centre_by is None else _by_column(whole, args.centre_by)
+    for centre in centres:
+        _check_not_taken(centre, args.moved)
+    return centres
+
+
+def _by_column(whole: Centre, column: str) -> list[Centre]:
     known = sorted({key for entry in whole.entries for key, _ in entry.columns})
     if column not in known:
         has = f"choose one of {', '.join(known)}" if known else "its cases have no columns, so leave it out"
@@ -94,11 +95,9 @@ def find_centres(args: argparse.Namespace) -> list[Centre]:
         raise InputError(f"--centre-by {column}: empty in every case of {whole.root}; fill it in, or leave it out")
     centres = [replace(whole, name=name, entries=tuple(groups[v])) for v, name in _names(whole.name, groups).items()]
     # Cases of no centre are no centre: they are listed as failed with the first.
-    fault = "{}: {} has no value in column {}; fill it in, or leave the case out"
-    lost = (replace(e, fault=e.fault or fault.format(whole.root, e.name, column)) for e in without)
+    fault = "{}: has no value in column {} of {}; fill it in, or leave the case out"
+    lost = (replace(e, fault=e.fault or fault.format(e.image, column, whole.root)) for e in without)
     centres[0] = replace(centres[0], entries=(*centres[0].entries, *lost))
-    for centre in centres:
-        _check_not_taken(centre, args.moved)
     return centres
 
 

@@ -149,4 +149,9 @@ def patient_ids(case: Case) -> list[tuple[str, ...]]:
     """Whose scan it is: the names under which it may be compared with others, within its centre and within its set."""
     within = [("centre", case.centre, case.patient)]
     root = case.source.get("root")
-    return [*within, ("set", case.source.get("adapter", ""), root, case.patient)] if root else within
+    return [*within, patient_of_set(case.source.get("adapter", ""), root, case.patient)] if root else within
+
+
+def patient_of_set(adapter: str, root: str, patient: str) -> tuple[str, ...]:
+    """The name of a patient among all centres that one downloaded set was registered as."""
+    return "set", adapter, root, patient

@@ -167,17 +167,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
     """The split without training cases of centres where no tumour is labelled: nnU-Net would learn that there is none.
 
-    As it is where no centre has one. What is left out is printed.
+    As it is where no centre has one. Raises InputError where nothing is left to train on.
     """
-    keys = [*split.train, *split.validation]
-    centres = sorted({key.split("/")[0] for key in keys} - with_tumours)
-    if not with_tumours or not centres:
+    if not with_tumours:
         return split
-    print(f"not for training, as no tumour is labelled in them: {', '.join(centres)}")
     parts = {part: tuple(k for k in getattr(split, part) if k.split("/")[0] in with_tumours) for part in TRAINED}
     if not parts["train"]:
         raise InputError(f"--data {split.held_out}: leaves no centre with a tumour to train on; choose another split")
     return replace(split, **parts)
+
+
+def _trained_on(split: Split) -> set[str]:
+    """The centres of the training and validation part."""
+    return {key.split("/")[0] for key in (*split.train, *split.validation)}
 
 
 @command
@@ -187,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     split, *more = choose_splits(frozen_splits(args.store, centres), args.data)
     if more:
         raise InputError(f"--data {args.data}: names {len(more) + 1} splits; give one, such as {split.held_out}")
-    split = without_pancreas_only(split, centres_with(centres, "tumour"))
+    whole, split = split, without_pancreas_only(split, centres_with(centres, "tumour"))
+    if left_out := sorted(_trained_on(whole) - _trained_on(split)):
+        print(f"not for training, as no tumour is labelled in them: {', '.join(left_out)}")
     cases = tuple(select(centres, (*split.train, *split.validation, *split.test)))
     folder = args.out.expanduser() / f"Dataset{args.id:03d}_{args.name}"
     export = Export(folder, split, cases)

@@ -22,7 +22,6 @@ import numpy as np
 
 from data.boxes import bounding_box
 from data.centres import Centre, argument_parser, find_centres
-from data.centres import find_centre as find_centre
 from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.grid import Grid
@@ -192,8 +191,6 @@ class _List(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = argument_parser("data.prepare", "Read a centre's scans once and keep them ready for training.")
     parser.add_argument("--list", action=_List, nargs=0, help="say which data sets can be read, and where to get them")
-    by = "register a centre NAME_<value> for each value of this column of the data set's table, such as its scanner"
-    parser.add_argument("--centre-by", metavar="COLUMN", help=by)
     parser.add_argument("--crop", choices=("body", "none"), default="body", help="what to keep of a scan: all is none")
     parser.add_argument(
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="resample to voxels of this size in mm"

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from study_parts import CENTRES, case, fake_run
 
@@ -33,6 +34,21 @@ def tiny_scan(index: int, shape: tuple[int, int, int] = (10, 22, 26)) -> tuple[n
     image[:, :2] = -1000
     image[:, -3:] = 500
     return image.astype(np.int16), label
+
+
+def abdomens(root: Path, seeds: dict[str, int], cut: int = 0) -> Path:
+    """A centre of scans large enough to be told apart; ``cut``: slices that are left out at either end."""
+    z, y, x = np.indices((36, 40, 60))
+    for name, seed in seeds.items():
+        organs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=z.shape), 2.5)
+        inside = ((y - 20) / 18) ** 2 + ((x - 30) / 27) ** 2 < 1
+        image = np.where(inside, np.where(organs > 0, 60, -100) + 1500 * organs, -1000)
+        image[18, 0, 0] = 900
+        label = ((z - 18) / 5) ** 2 + ((y - 18) / 5) ** 2 + ((x - 30) / 10) ** 2 < 1
+        image[label] += 60 - np.median(image[label])
+        for kind, array in (("images", image.astype(np.int16)), ("labels", label.astype(np.uint8))):
+            write_lps(root / kind / f"{name}.nii.gz", array[cut : 36 - cut], (5.0, 6.0, 6.0))
+    return root
 
 
 def affine_of(order=(0, 1, 2), signs=(1, 1, 1), degrees=(0.0, 0.0, 0.0), zooms=(0.7, 0.9, 2.5)) -> np.ndarray:

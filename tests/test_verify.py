@@ -8,13 +8,12 @@ import cv2
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from data.findings import Finding, Inspection, centre_findings
 from data.prepare import main as prepare
 from data.verify import main, table
 from data.volume import write_lps
-from tests.conftest import SPACING, tiny_scan
+from tests.conftest import SPACING, abdomens, tiny_scan
 
 
 @pytest.fixture
@@ -153,21 +152,6 @@ def test_what_reading_mends_is_fixed(verify, write_centre):
     text = "\n".join(rows["fixed"])
     assert code == 0 and not rows["warning"] and not rows["fatal"]
     assert "image turned from RAS to LPS" in text and "label turned from RAS" in text and "label resampled" in text
-
-
-def abdomens(root: Path, seeds: dict[str, int], cut: int = 0) -> Path:
-    """A centre of scans large enough to be told apart; ``cut``: slices that are left out at either end."""
-    z, y, x = np.indices((36, 40, 60))
-    for name, seed in seeds.items():
-        organs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=z.shape), 2.5)
-        inside = ((y - 20) / 18) ** 2 + ((x - 30) / 27) ** 2 < 1
-        image = np.where(inside, np.where(organs > 0, 60, -100) + 1500 * organs, -1000)
-        image[18, 0, 0] = 900
-        label = ((z - 18) / 5) ** 2 + ((y - 18) / 5) ** 2 + ((x - 30) / 10) ** 2 < 1
-        image[label] += 60 - np.median(image[label])
-        for kind, array in (("images", image.astype(np.int16)), ("labels", label.astype(np.uint8))):
-            write_lps(root / kind / f"{name}.nii.gz", array[cut : 36 - cut], (5.0, 6.0, 6.0))
-    return root
 
 
 def test_scans_that_are_there_already_are_named(verify, stored, tmp_path):

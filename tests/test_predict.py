@@ -1,0 +1,54 @@
+"""A new scan is fitted to what the models were trained on, and its mask comes back onto its own voxels."""
+
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import predict
+from data.store import Preparation
+from engine.cascade import CascadeResult
+from tests.conftest import affine_of, save
+
+PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
+
+
+@pytest.fixture
+def seen(monkeypatch) -> dict:
+    """What the models are given, instead of which a threshold segments: tissue is pancreas, bone is tumour."""
+    seen = {}
+
+    def segment(models, image, spacing):
+        seen.update(shape=image.shape, spacing=spacing)
+        return CascadeResult((image > -300).astype(np.uint8) + (image > 300), ())
+
+    preparation = Preparation(crop="body", spacing=PREPARED)
+    model = SimpleNamespace(
+        preparation=preparation, device=torch.device("cpu"), stage=SimpleNamespace(title="x"), run="", threshold=0.5
+    )
+    monkeypatch.setattr(predict, "load_models", lambda args: {"pancreas_coarse": model})
+    monkeypatch.setattr(predict, "segment_scan", segment)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [affine_of(zooms=(2.0, 2.0, 5.0)), affine_of((2, 0, 1), (-1, 1, -1), (4.0, -6.0, 9.0), (5.0, 2.0, 2.0))],
+    ids=["plain", "turned and oblique"],
+)
+def test_the_models_see_their_own_spacing_and_the_mask_lies_on_the_scan(seen, tmp_path, affine):
+    thick = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))  # the array's axis along the patient
+    patient = np.full((80, 70, 24), -1000, np.int16)
+    patient[20:60, 15:55, :] = 40
+    patient[30:42, 25:37, 8:16] = 900
+    scan = np.moveaxis(patient, 2, thick)
+    path = save(tmp_path / "scan.nii.gz", scan, affine)
+    assert predict.main([str(path), "-o", str(tmp_path / "out")]) == 0
+    assert seen["spacing"] == pytest.approx(PREPARED, rel=0.02)
+    assert np.prod(seen["shape"]) < 0.7 * scan.size * (2 * 2 * 5) / np.prod(PREPARED)  # the air was cropped
+    mask = nib.load(tmp_path / "out" / "scan_pancreas_tumour.nii.gz")
+    assert mask.shape == scan.shape and np.allclose(mask.affine, affine, atol=1e-4)
+    expected = (scan > -300).astype(int) + (scan > 300)
+    assert all((np.asarray(mask.dataobj) == code)[expected == code].mean() > 0.9 for code in (0, 1, 2))
