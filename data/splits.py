@@ -188,6 +188,19 @@ def select(centres: dict[str, list[Case]], keys: Iterable[str]) -> list[Case]:
     return [by_key[key] for key in keys]
 
 
+def held_out_cases(split: Split, centres: dict[str, list[Case]], target: str) -> list[Case]:
+    """The test cases of the centres that have the target labelled (``centres_with``).
+
+    Raises InputError where there are none: an evaluation of nothing would look like a finished one.
+    """
+    known = centres_with(centres, target)
+    cases = [case for case in select(centres, split.test) if case.centre in known]
+    if not cases:
+        told = f"no {target} is labelled there, so there is nothing to evaluate on"
+        raise InputError(f"hold out {split.held_out}: {told}; hold out a centre that has one")
+    return cases
+
+
 if __name__ == "__main__":
     from data.split_kinds import main  # which imports this room: it must not be there twice
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
 from data.store import digest, read_store
 from engine.device import choose_device
 from engine.options import add_average, add_gpu, add_store
@@ -154,6 +154,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     steps, lines = {}, []
     for split in chosen_splits(args, splits, centres_with(centres, stage.sampling.target)):
         train, validation = usable_cases(stage, split, centres)
+        held_out_cases(split, centres, stage.sampling.target)  # not after hours of training
         lines.append(describe(split, train, validation, TrainSettings(**settings)))
         steps[split.held_out] = args.epochs * -(-len(train) // args.batch_size)
     methods = {name: with_variant(stage, name).method for name in dict.fromkeys(args.variants)}

@@ -140,5 +140,5 @@ def execute(study: Study, runs: Sequence[Run], gpus: Sequence[str], workers: int
 def result_line(study: Study, run: Run) -> str:
     """What a finished run gave, in one line."""
     folder = study.evaluation(run)
-    dice = json.loads((folder / "summary.json").read_text())["metrics"]["dice"] if folder else {"mean": None, "n": 0}
-    return f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice["n"] else f"{run}: no Dice to tell"
+    dice = json.loads((folder / "summary.json").read_text())["metrics"].get("dice") if folder else None
+    return f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice and dice["n"] else f"{run}: no Dice to tell"

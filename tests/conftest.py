@@ -1,5 +1,7 @@
 """What several test files share: a tiny centre on disk, and the folder of real scans where there is one."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +82,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared here")
     return SHARED
+
+
+@pytest.fixture
+def without_tumours(study_store, tmp_path) -> Path:
+    """The same cases, with no tumour labelled in those of the first centre."""
+    store = tmp_path / "without_tumours"
+    shutil.copytree(study_store, store)
+    for path in (store / CENTRES[0]).glob("*/case.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tumour_box": None}))
+    return store
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_parts import options, parse_tables
+from study_parts import CENTRES, fake_run, options, parse_tables
 
 from data import phantom
 from data.store import REPOSITORY
@@ -129,6 +129,21 @@ def test_bad_options_are_one_line_and_leave_nothing(study_store, tmp_path, capsy
     assert study.main(options(study_store, tmp_path / "new", *change)) == 2
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_a_centre_without_a_labelled_tumour_is_refused_before_anything_is_trained(without_tumours, tmp_path, capsys):
+    assert study.main(options(without_tumours, tmp_path / "new", "--centres", CENTRES[0])) == 2
+    message = capsys.readouterr().err
+    assert "no tumour is labelled there" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+    pancreas = ["--centres", CENTRES[0], "--stage", "pancreas_coarse", "--dry-run"]
+    assert study.main(options(without_tumours, tmp_path / "new", *pancreas)) == 0
+
+
+def test_a_run_of_which_no_case_has_a_dice_has_its_line(study_store, tmp_path):
+    run = Run("full", 2022, "west")
+    fake_run(tmp_path, run, [{"case": "west/a", "centre": "west", "error": "cannot be read"}])
+    made, _ = study.plan(study.parse(options(study_store, tmp_path, "--centres", "west")), "")
+    assert study_jobs.result_line(made, run) == f"{run}: no Dice to tell"
 
 
 def test_a_failed_run_is_listed_with_its_log_and_the_others_go_on(study_store, tmp_path, fake_scripts, capsys):
