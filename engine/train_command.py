@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, fields, replace
 from itertools import chain
 
+import torch
+
 from data.duplicates import refuse_leaks
 from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.splits import Split, centres_with, choose_splits, frozen_splits, select
 from data.store import Case, read_store
-from engine.checkpoint import list_runs, load_checkpoint, new_run
+from engine.checkpoint import list_runs, load_checkpoint, new_run, remove_unfinished
 from engine.device import choose_device
 from engine.method import Method
 from engine.options import add_gpu, add_path, add_store
@@ -145,24 +147,25 @@ def run_split(
     train_cases: list[Case],
     validation_cases: list[Case],
     settings: TrainSettings,
-    device,
+    device: torch.device,
 ) -> None:
     """Train one split in a new run folder, or go on in its newest one."""
     runs = list_runs(args.path, stage, split.held_out) if args.resume else []
     folder = runs[-1] if runs else new_run(args.path, stage, split.held_out)
+    remove_unfinished(folder)
     checkpoint = None
     if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name)
-        started_with = TrainSettings(**checkpoint["settings"])
+        started_with, method = TrainSettings(**checkpoint["settings"]), Method.from_record(checkpoint["method"])
         if checkpoint["split_hash"] != split.hash:
             raise InputError(f"{folder}: trained on another split of the data; start a new run without --resume")
-        if checkpoint["epoch"] >= started_with.epochs:
-            print(f"{folder}: finished already, {started_with.epochs} epochs")
-            return
-        method = Method.from_record(checkpoint["method"])
         changed = [f"{k} {v}" for k, v in asdict(started_with).items() if v != getattr(settings, k)]
         changed += ["another variant or other weights"] if method != stage.method else []
         kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
+        if checkpoint["epoch"] >= started_with.epochs:
+            others = "; for a run with those given now leave out --resume" if changed else ""
+            print(f"{folder}: finished already, {started_with.epochs} epochs{kept}{others}")
+            return
         print(f"{folder}: goes on after epoch {checkpoint['epoch']}{kept}")
         settings, stage = started_with, replace(stage, method=method)
     else:

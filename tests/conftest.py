@@ -100,11 +100,11 @@ def study_store(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("store")
     label = np.zeros((4, 8, 8), np.uint8)
     label[1:3, 2:6, 2:6], label[2, 3:5, 3:5] = 1, 2
-    for centre in CENTRES:
+    for number, centre in enumerate(CENTRES):
         for index in range(3):
             name, spacing = f"case{index}", (3.0, 2.0, 2.0)
             grid = Grid.plain(label.shape, spacing).to_json()
-            image = np.full(label.shape, index, np.int16)
+            image = np.full(label.shape, 3 * number + index, np.int16)  # no two are one scan
             write_case(root, centre, name, image, label, patient=name, spacing=spacing, grid=grid, source={})
     return root
 
