@@ -81,7 +81,8 @@ def load_model(
         raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
     threshold = content["thresholds"][readout] if threshold is None else threshold
-    prepared = Preparation.from_json(content["preparation"])
+    # Runs from before there was a choice do not say how their cases were prepared: as scanned.
+    prepared = Preparation.from_json(content.get("preparation", {}))
     return StageModel(stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared)
 
 
