@@ -152,9 +152,7 @@ def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
 
 
 def _segment_box(model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], box: Box) -> np.ndarray:
-    probability = box_probability(
-        model.net, image[box.slices], spacing, model.stage.sampling, model.device, model.readout
-    )
+    probability = box_probability(model.net, image[box.slices], spacing, model.stage, model.device, model.readout)
     mask = np.zeros(image.shape, bool)
     mask[box.slices] = keep_large_components(probability > model.threshold)
     return mask
