@@ -10,14 +10,14 @@ from itertools import chain
 
 import torch
 
-from data.duplicates import refuse_leaks
+from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.splits import Split, centres_with, choose_splits, frozen_splits, select
 from data.store import Case, read_store
 from engine.checkpoint import list_runs, load_checkpoint, new_run, remove_unfinished
 from engine.device import choose_device
 from engine.method import Method
-from engine.options import add_gpu, add_path, add_store
+from engine.options import add_allow_duplicates, add_gpu, add_path, add_store
 from engine.runlog import write_settings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import TrainSettings, fit, prepare_training
@@ -32,9 +32,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="CENTRE", help="hold out this centre alone; none trains on all centres")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished runs, start those not begun")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
-    parser.add_argument(
-        "--allow-duplicates", action="store_true", help="train although a scan lies on two sides of the split"
-    )
+    add_allow_duplicates(parser)
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
@@ -77,13 +75,16 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     check(settings)
     device = choose_device(args.gpu)
     centres = read_store(args.store)
-    splits = choose_splits(frozen_splits(args.store, centres), args.data, centres_with(centres, stage.sampling.target))
+    keep = not args.dry_run  # which leaves nothing in the store
+    known = centres_with(centres, stage.sampling.target)
+    splits = choose_splits(frozen_splits(args.store, centres, keep), args.data, known)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {args.path / stage.name}")
+    pairs = inseparable(splits, chain(*centres.values()), keep)
     plans, faults = [], []
     for split in splits:
         try:
             plan = (split, *usable_cases(stage, split, centres))
-            for leak in refuse_leaks(split, chain(*centres.values()), args.allow_duplicates):
+            for leak in refuse_leaks(split, pairs, args.allow_duplicates):
                 print(f"  warning: {leak}")
             print(describe(*plan, settings))
             plans.append(plan)

@@ -109,6 +109,15 @@ def study_store(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def leaking_store(study_store, tmp_path) -> Path:
+    """The same cases, fresh, with the first scan of the first centre in the last one too."""
+    store = tmp_path / "leaking"
+    shutil.copytree(study_store, store, ignore=shutil.ignore_patterns("thumbnail*", "splits*"))
+    shutil.copy(store / CENTRES[0] / "case0" / "image.npy", store / CENTRES[-1] / "case0" / "image.npy")
+    return store
+
+
 # A stand-in for the scripts: it puts what they leave behind where it belongs.
 FAKE = """
 import shutil, sys
@@ -124,7 +133,7 @@ def fake_scripts(monkeypatch, tmp_path_factory):
     """``fake_scripts(failing="full")``: children that finish at once, those of one variant without success."""
 
     def install(failing: str = "") -> None:
-        def commands(study, run, gpu, workers):
+        def commands(study, run, gpu, more):
             made = tmp_path_factory.mktemp("made")
             fake_run(made, run, [case(f"{run.centre}/case{i}", 0.5 + 0.1 * i) for i in range(3)])
             fails = "yes" if run.variant == failing else ""
