@@ -50,7 +50,7 @@ def read(path: Path, spacing: tuple[float, float, float]) -> tuple[np.ndarray, n
 def evaluate(model: StageModel, path: Path, spacing: tuple[float, float, float], out: Path) -> dict:
     """Segment and score one patient; a row of the table, and a picture."""
     image, lesion, real = read(path, spacing)
-    probability = box_probability(model.net, image, spacing, model.stage.sampling, model.device, model.readout)
+    probability = box_probability(model.net, image, spacing, model.stage, model.device, model.readout)
     mask = keep_large_components(probability > model.threshold)
     mask, lesion, image = mask[real], lesion[real], image[real]
     row = {"case": path.stem, "centre": "real", **case_metrics(mask, lesion, spacing)}

@@ -17,12 +17,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 
 from data.errors import InputError
-from data.splits import Split
+from data.splits import PARTS, Split
 from data.store import Case
 from data.thumbnail import OUTSIDE, THUMBNAIL, thumbnail_of
 
@@ -45,17 +46,17 @@ class Duplicate:
     correlation: float  # of their thumbnails
 
 
-def find_duplicates(cases: Iterable[Case]) -> list[Duplicate]:
+def find_duplicates(cases: Iterable[Case], keep: bool = True) -> list[Duplicate]:
     """All pairs of cases that show one scan, in the order of the cases. Raises InputError for a damaged case."""
     cases = list(cases)
-    found = like_pairs(thumbnails(cases))
+    found = like_pairs(thumbnails(cases, keep))
     return [Duplicate(cases[i].key, cases[j].key, kind, correlation) for i, j, kind, correlation in found]
 
 
-def thumbnails(cases: Sequence[Case]) -> np.ndarray:
-    """Records (n,) of dtype THUMBNAIL."""
+def thumbnails(cases: Sequence[Case], keep: bool = True) -> np.ndarray:
+    """Records (n,) of dtype THUMBNAIL; those that had to be made are kept in the store if ``keep``."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        made = list(pool.map(thumbnail_of, cases))
+        made = list(pool.map(partial(thumbnail_of, keep=keep), cases))
     return np.stack(made) if made else np.zeros(0, THUMBNAIL)
 
 
@@ -109,24 +110,36 @@ def _cells(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside, flat, 0).astype(np.float32), inside.astype(np.float32)
 
 
-def refuse_leaks(split: Split, cases: Iterable[Case], allow: bool = False) -> list[str]:
+def inseparable(splits: Iterable[Split], cases: Iterable[Case], keep: bool = True) -> list[tuple[str, str, str]]:
+    """Pairs (key, key, why) of one scan or one patient, which no split should part; found once for all ``splits``.
+
+    Args:
+        cases: at least those of the splits; others are left aside.
+        keep: in the store, the thumbnails that have to be made.
+
+    Raises InputError for a damaged case.
+    """
+    keys = {key for split in splits for part in PARTS for key in getattr(split, part)}
+    cases = [case for case in cases if case.key in keys]
+    pairs = [(d.first, d.second, d.kind) for d in find_duplicates(cases, keep)]
+    known = {frozenset(pair[:2]) for pair in pairs}
+    return pairs + [pair for pair in same_patients(cases) if frozenset(pair[:2]) not in known]
+
+
+def refuse_leaks(split: Split, pairs: Iterable[tuple[str, str, str]], allow: bool = False) -> list[str]:
     """Look for scans and patients on two sides of a split: train, validation, test.
 
     Args:
-        cases: at least those of the split; others are left aside.
+        pairs: those that are ``inseparable``; of cases that are not in the split too.
         allow: return the leaks instead of refusing them.
 
     Returns a line for each leak. Raises InputError naming up to three of them, unless they are allowed.
     """
-    sides = {key: side for side in ("train", "validation", "test") for key in getattr(split, side)}
-    cases = [case for case in cases if case.key in sides]
-    pairs = [(d.first, d.second, d.kind) for d in find_duplicates(cases)]
-    known = {frozenset(pair[:2]) for pair in pairs}
-    pairs += [pair for pair in same_patients(cases) if frozenset(pair[:2]) not in known]
+    sides = {key: side for side in PARTS for key in getattr(split, side)}
     leaks = [
-        f"{first} ({sides[first]}) and {second} ({sides[second]}): {kind}"
-        for first, second, kind in pairs
-        if sides[first] != sides[second]
+        f"{first} ({sides[first]}) and {second} ({sides[second]}): {why}"
+        for first, second, why in pairs
+        if {first, second} <= sides.keys() and sides[first] != sides[second]
     ]
     if leaks and not allow:
         more = f" and {len(leaks) - NAMED} pairs more" if len(leaks) > NAMED else ""

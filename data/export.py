@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
 from data.grid import Grid
@@ -153,6 +154,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--id", type=int, default=901, metavar="N", help="number of the data set")
     parser.add_argument("--name", default="Pancreas", help="name of the data set")
+    parser.add_argument(
+        "--allow-duplicates", action="store_true", help="export although a scan lies on two sides of the split"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases written at the same time")
     args = parser.parse_args(argv)
     if not 1 <= args.id <= 999:
@@ -193,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if left_out := sorted(_trained_on(whole) - _trained_on(split)):
         print(f"not for training, as no tumour is labelled in them: {', '.join(left_out)}")
     cases = tuple(select(centres, (*split.train, *split.validation, *split.test)))
+    for leak in refuse_leaks(split, inseparable([split], cases), args.allow_duplicates):
+        print(f"warning: {leak}")
     folder = args.out.expanduser() / f"Dataset{args.id:03d}_{args.name}"
     export = Export(folder, split, cases)
     export.open()

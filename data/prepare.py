@@ -181,7 +181,13 @@ def _report(centre: Centre, outcomes: list[Outcome]) -> int:
 class _List(argparse.Action):
     """``--list``: like ``--help`` it needs no other argument."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
         from data.sources import listing
 
         print(listing())

@@ -88,17 +88,17 @@ def _validation_keys(cases: list[Case]) -> set[str]:
     return {case.key for case in cases if case.patient in drawn}
 
 
-def frozen_splits(store: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
+def frozen_splits(store: Path, centres: dict[str, list[Case]], keep: bool = True) -> dict[str, Split]:
     """The splits of this store, by name: those that leave a centre out, then folds and lists that were added.
 
-    The former are drawn the first time and written to ``splits.json``, read from then on; the latter lie in
-    ``splits_<name>.json`` beside it. Raises InputError when the store's cases are no longer those of ``splits.json``
+    The former are drawn the first time and, if ``keep``, written to ``splits.json``, read from then on; the latter lie
+    in ``splits_<name>.json`` beside it. Raises InputError when the store's cases are no longer those of ``splits.json``
     or of folds, or lack some of a list.
     """
     path = Path(store) / "splits.json"
-    if not path.exists():
-        freeze(path, make_splits(centres))
-    splits = read_splits(path)
+    splits = read_splits(path) if path.exists() else make_splits(centres)
+    if keep and not path.exists():
+        freeze(path, splits)
     keys = {case.key for cases in centres.values() for case in cases}
     if NONE_HELD_OUT not in splits:
         raise InputError(f"{path}: not readable as splits (no {NONE_HELD_OUT!r}); delete it to draw new ones")
@@ -186,6 +186,19 @@ def select(centres: dict[str, list[Case]], keys: Iterable[str]) -> list[Case]:
     """The cases of these keys, in their order."""
     by_key = {case.key: case for cases in centres.values() for case in cases}
     return [by_key[key] for key in keys]
+
+
+def held_out_cases(split: Split, centres: dict[str, list[Case]], target: str) -> list[Case]:
+    """The test cases of the centres that have the target labelled (``centres_with``).
+
+    Raises InputError where there are none: an evaluation of nothing would look like a finished one.
+    """
+    known = centres_with(centres, target)
+    cases = [case for case in select(centres, split.test) if case.centre in known]
+    if not cases:
+        told = f"no {target} is labelled there, so there is nothing to evaluate on"
+        raise InputError(f"hold out {split.held_out}: {told}; hold out a centre that has one")
+    return cases
 
 
 if __name__ == "__main__":

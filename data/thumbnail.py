@@ -32,8 +32,8 @@ THUMBNAIL = np.dtype(
 )
 
 
-def thumbnail_of(case: Case) -> np.ndarray:
-    """The thumbnail of a prepared case: read where it is kept beside it, else made and kept where that is possible.
+def thumbnail_of(case: Case, keep: bool = True) -> np.ndarray:
+    """The thumbnail of a prepared case: read where it is kept beside it, else made, and if ``keep``, kept if it can be.
 
     It is named by a hash of the case's manifest, so that a case prepared anew gets a new one.
     Raises InputError where the case is damaged.
@@ -45,6 +45,8 @@ def thumbnail_of(case: Case) -> np.ndarray:
         if kept.dtype == THUMBNAIL and kept.shape == ():
             return kept
     made = thumbnail(case.image(), case.label(), case.spacing)
+    if not keep:
+        return made
     with contextlib.suppress(OSError), replacing(path) as unfinished:  # a store may be read-only
         for stale in case.folder.glob("thumbnail.*.npy"):
             stale.unlink()

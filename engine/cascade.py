@@ -81,7 +81,8 @@ def load_model(
         raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
     threshold = content["thresholds"][readout] if threshold is None else threshold
-    prepared = Preparation.from_json(content["preparation"])
+    # Runs from before there was a choice do not say how their cases were prepared: as scanned.
+    prepared = Preparation.from_json(content.get("preparation", {}))
     return StageModel(stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared)
 
 
@@ -151,9 +152,7 @@ def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
 
 
 def _segment_box(model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], box: Box) -> np.ndarray:
-    probability = box_probability(
-        model.net, image[box.slices], spacing, model.stage.sampling, model.device, model.readout
-    )
+    probability = box_probability(model.net, image[box.slices], spacing, model.stage, model.device, model.readout)
     mask = np.zeros(image.shape, bool)
     mask[box.slices] = keep_large_components(probability > model.threshold)
     return mask

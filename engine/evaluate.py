@@ -21,7 +21,7 @@ from data.export import exported_name
 from data.files import replacing
 from data.grid import Grid
 from data.samples import INFERENCE_MARGIN_MM, target_mask
-from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, select
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
 from data.store import Case, digest, read_store
 from data.volume import read_label, write_mask
 from engine import score
@@ -71,12 +71,12 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     device = choose_device(args.gpu)
     centres = read_store(args.store)
     faults = []
-    known = centres_with(centres, stage.sampling.target)  # elsewhere a tumour may be there and not be labelled
+    known = centres_with(centres, stage.sampling.target)
     for split in choose_splits(frozen_splits(args.store, centres), args.data, known):
         try:
+            cases = held_out_cases(split, centres, stage.sampling.target)
             readout = "average" if getattr(args, "average", False) else "segmentation"
             model = load_model(args.path, stage_name, split.held_out, device, args.time, args.thresh, readout=readout)
-            cases = [case for case in select(centres, split.test) if case.centre in known]
             faults += Evaluation.start(model, split, cases, args).run(cases)
         except InputError as error:
             faults.append(str(error))
@@ -110,10 +110,14 @@ class Evaluation:
         """Find what the stage needs and open its folder; what is there of the same evaluation is kept.
 
         Raises InputError naming the script to run where a stage before it was not evaluated, or where the model was
-        trained on another split: its training cases could be among the test cases.
+        trained on another split: its training cases could be among the test cases. And where it was trained on cases
+        prepared in another way than these: it would be judged on voxels that it was never meant for.
         """
         if model.split_hash != split.hash:
             raise InputError(f"{model.run}: trained on another split than {split.held_out} is now; train again")
+        if other := next((case for case in cases if case.preparation != model.preparation), None):
+            ways = f"{model.preparation}, {other.key} with {other.preparation}"
+            raise InputError(f"{model.run}: trained on cases prepared with {ways}; give the --store of its training")
         roi = getattr(args, "roi", None)
         before = evaluations_before(model.stage, args.path, split, roi, model.readout)
         folder = evaluation_folder(model.run, roi, model.readout, args.thresh)

@@ -10,20 +10,24 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from data.augment import resample, window
-from data.samples import MULTIPLE, NetworkGrid, Sampling, network_grid
+from data.samples import MULTIPLE, NetworkGrid, network_grid
 from engine.device import autocast
+from engine.stages import Stage
 from models.dual_task_net import DualTaskOutput, averaged_probability, segmentation_probability
 
 
 class Readout(NamedTuple):
-    """A way to read a probability off the network, and the heads that it needs."""
+    """A way to read a probability off the network, and the heads that it needs.
 
-    probability: Callable[[DualTaskOutput, Tensor], Tensor]
+    probability: of an output, its voxels' spacing (B, 3) mm and the steepness of T that it was trained with.
+    """
+
+    probability: Callable[[DualTaskOutput, Tensor, float], Tensor]
     heads: frozenset[str]
 
 
 READOUTS = {
-    "segmentation": Readout(segmentation_probability, frozenset({"seg"})),
+    "segmentation": Readout(lambda output, spacing, k: segmentation_probability(output), frozenset({"seg"})),
     "average": Readout(averaged_probability, frozenset({"seg", "sdf"})),
 }
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
@@ -36,7 +40,7 @@ def box_probability(
     net: nn.Module,
     image: np.ndarray,
     spacing: tuple[float, float, float],
-    sampling: Sampling,
+    stage: Stage,
     device: torch.device,
     readout: str = "segmentation",
 ) -> np.ndarray:
@@ -45,12 +49,12 @@ def box_probability(
     Args:
         net: a DualTaskNet in evaluation mode on ``device``.
         image: int16 HU (D, H, W). spacing: (z, y, x) mm.
-        sampling: of the stage, says on which grid the network sees the box.
+        stage: says on which grid the network sees the box, and how steep the T is that it was trained with.
         readout: of READOUTS.
 
     Averaged over the eight flips. Returns float32 (D, H, W) in [0, 1], on the box's own grid.
     """
-    grid = network_grid(image.shape, spacing, sampling)
+    grid = network_grid(image.shape, spacing, stage.sampling)
     volume = window(torch.from_numpy(np.array(image)).to(device))[None, None]
     on_grid = resample(volume, grid)
     probability = torch.zeros_like(on_grid)
@@ -59,7 +63,7 @@ def box_probability(
     def forward(part: Tensor) -> Tensor:
         with autocast(device):
             output = net(part.contiguous(memory_format=torch.channels_last_3d))
-        return READOUTS[readout].probability(output, voxel)
+        return READOUTS[readout].probability(output, voxel, stage.method.steepness)
 
     for axes in FLIPS:
         probability += _tiled(forward, on_grid.flip(axes)).flip(axes)

@@ -45,6 +45,10 @@ class Method:
             raise InputError(f"--steepness {self.steepness}: must be positive")
         if not 0 <= self.ramp < math.inf:
             raise InputError(f"--ramp {self.ramp}: must be zero or more")
+        if not self.weights.active:
+            raise InputError("--weight: every loss term is 0, so there is nothing to learn; leave one")
+        if self.distance == "per_case" and self.weights.reciprocal:
+            raise InputError("--distance per_case: the loss term reciprocal is in mm; add --weight reciprocal=0")
         lonely = [term for term in PARTS["views"] if getattr(self.weights, term)]
         if self.views == "none" and lonely:
             raise InputError(f"--views none: the loss term {lonely[0]} compares two views; add --weight {lonely[0]}=0")

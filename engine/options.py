@@ -21,5 +21,11 @@ def add_average(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_duplicates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-duplicates", action="store_true", help="train although a scan lies on two sides of the split"
+    )
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help="prepared centres")

@@ -6,11 +6,14 @@ import importlib.util
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from data.files import replacing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _RECORDED = ("torch", "numpy", "scipy", "scikit-image", "SimpleITK")
 
@@ -81,7 +84,7 @@ class RunLog:
         with self.table.open(newline="") as file:
             return [{name: float(v) if v else "" for name, v in row.items()} for row in csv.DictReader(file)]
 
-    def _open_board(self, epochs_done: int):
+    def _open_board(self, epochs_done: int) -> "SummaryWriter | None":
         if "tensorboard" in self.missing:
             return None
         from torch.utils.tensorboard import SummaryWriter

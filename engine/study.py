@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
+from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
 from data.store import digest, read_store
 from engine.device import choose_device
-from engine.options import add_average, add_gpu, add_store
+from engine.options import add_allow_duplicates, add_average, add_gpu, add_store
 from engine.stages import STAGES, VARIANTS, Stage, distinct_variants, with_variant
 from engine.study_compare import compare_runs
 from engine.study_jobs import Children, alone, execute
@@ -32,7 +33,7 @@ from engine.study_runs import Run, Study, joined, read_studies, write_study
 from engine.train import TrainSettings
 from engine.train_command import add_settings, check, describe, usable_cases
 
-# Do not change what is computed, or differ from run to run.
+# Does not change what is computed, or differs from run to run.
 NOT_OF_THE_STUDY = ("seed", "workers")
 
 
@@ -79,6 +80,7 @@ def add_runs(parser: argparse.ArgumentParser, stage: Stage) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[TrainSettings.seed], metavar="N", help="of a training")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    add_allow_duplicates(parser)
     add_gpu(parser)
     add_store(parser)
     add_average(parser)
@@ -122,11 +124,12 @@ def run_study(args: argparse.Namespace, typed: str) -> int:
     if args.dry_run:
         return 0
     threads = max(1, torch.get_num_threads() // jobs)  # a script alone would take them all
+    options = ["--workers", str(args.workers), *["--allow-duplicates"] * args.allow_duplicates]
     environment = {"OMP_NUM_THREADS": str(threads)} if gpus[0] == "cpu" else {}
     with alone(study.folder) as lock, answering_signals():
         joint = joined(study)  # once more: another study may have ended here since
         write_study(joint)
-        faults = execute(study, todo, gpus, args.workers, Children(lock, environment)) if todo else []
+        faults = execute(study, todo, gpus, options, Children(lock, environment)) if todo else []
     try:
         if joint.runs():
             print(write_report(joint, args.against))
@@ -147,14 +150,20 @@ def chosen_splits(args: argparse.Namespace, splits: dict[str, Split], known: set
 def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     """The study that the command line asks for, and a line about each split. Raises InputError for bad settings."""
     stage, centres = STAGES[args.stage], read_store(args.store)
-    splits = frozen_splits(args.store, centres)
+    keep = not args.dry_run  # which leaves nothing in the store
+    splits = frozen_splits(args.store, centres, keep)
+    cases = [case for cases in centres.values() for case in cases]
     settings = {f.name: getattr(args, f.name) for f in fields(TrainSettings) if f.name != "seed"}
     for seed in args.seeds:
         check(TrainSettings(seed=seed, **settings))
     steps, lines = {}, []
-    for split in chosen_splits(args, splits, centres_with(centres, stage.sampling.target)):
+    chosen = chosen_splits(args, splits, centres_with(centres, stage.sampling.target))
+    pairs = inseparable(chosen, cases, keep)
+    for split in chosen:
+        leaks = refuse_leaks(split, pairs, args.allow_duplicates)
         train, validation = usable_cases(stage, split, centres)
-        lines.append(describe(split, train, validation, TrainSettings(**settings)))
+        held_out_cases(split, centres, stage.sampling.target)  # not after hours of training
+        lines += [describe(split, train, validation, TrainSettings(**settings)), *(f"  warning: {x}" for x in leaks)]
         steps[split.held_out] = args.epochs * -(-len(train) // args.batch_size)
     methods = {name: with_variant(stage, name).method for name in dict.fromkeys(args.variants)}
     both = [name for name, method in methods.items() if args.average and "sdf" in method.heads]
@@ -164,7 +173,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
         folder=args.folder,
         stage=stage,
         store=args.store.resolve(),
-        cases=digest(case for cases in centres.values() for case in cases),
+        cases=digest(cases),
         splits=" ".join(s.hash for name, s in splits.items() if s.leaves_a_centre_out or name == NONE_HELD_OUT),
         settings={name: value for name, value in settings.items() if name not in NOT_OF_THE_STUDY},
         average=args.average,

@@ -24,16 +24,17 @@ from engine.study_runs import Run, Study
 PATIENCE_S = 15
 
 
-def commands(study: Study, run: Run, gpu: str, workers: int) -> list[list[str]]:
-    """The training and the evaluation of a run, as they are typed."""
+def commands(study: Study, run: Run, gpu: str, more: Sequence[str]) -> list[list[str]]:
+    """The training and the evaluation of a run, as they are typed; ``more``: options of the training beside the
+    study's settings."""
     train, evaluate = (str(REPOSITORY / study.stage.script(action).split()[1]) for action in ("train", "evaluate"))
     common = ["--store", str(study.store), "--path", str(study.place(run)), "--data", run.centre, "--gpu", gpu]
-    settings = {**study.settings, "workers": workers}
-    options = [text for key, value in settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+    options = [text for key, value in study.settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
     roi = ["--roi", study.roi] if study.roi else []
     average = ["--average"] if study.readouts[run.variant] == "average" else []
+    which = ["--variant", run.variant, "--seed", str(run.seed)]
     return [
-        [sys.executable, train, *common, "--variant", run.variant, "--seed", str(run.seed), "--resume", *options],
+        [sys.executable, train, *common, *which, "--resume", *options, *more],
         [sys.executable, evaluate, *common, *roi, *average],
     ]
 
@@ -104,8 +105,13 @@ class Children:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def execute(study: Study, runs: Sequence[Run], gpus: Sequence[str], workers: int, children: Children) -> list[str]:
-    """Make the runs, as many at a time as ``gpus`` has places. Returns a line per failed run."""
+def execute(
+    study: Study, runs: Sequence[Run], gpus: Sequence[str], more: Sequence[str], children: Children
+) -> list[str]:
+    """Make the runs, as many at a time as ``gpus`` has places. ``more``: see ``commands``.
+
+    Returns a line per failed run.
+    """
     places: SimpleQueue[str] = SimpleQueue()
     for gpu in gpus:
         places.put(gpu)
@@ -113,7 +119,7 @@ def execute(study: Study, runs: Sequence[Run], gpus: Sequence[str], workers: int
     def make(run: Run) -> str | None:
         gpu = places.get()
         try:
-            for command in commands(study, run, gpu, workers):
+            for command in commands(study, run, gpu, more):
                 if code := children.run(command, study.log(run)):
                     return f"{run}: {Path(command[1]).name} ended with code {code}; see {study.log(run)}"
         finally:
@@ -140,5 +146,5 @@ def execute(study: Study, runs: Sequence[Run], gpus: Sequence[str], workers: int
 def result_line(study: Study, run: Run) -> str:
     """What a finished run gave, in one line."""
     folder = study.evaluation(run)
-    dice = json.loads((folder / "summary.json").read_text())["metrics"]["dice"] if folder else {"mean": None, "n": 0}
-    return f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice["n"] else f"{run}: no Dice to tell"
+    dice = json.loads((folder / "summary.json").read_text())["metrics"].get("dice") if folder else None
+    return f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice and dice["n"] else f"{run}: no Dice to tell"

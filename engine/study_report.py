@@ -15,8 +15,10 @@ import numpy as np
 
 from data.errors import InputError
 from data.files import replacing
+from engine.evaluate import is_pancreas
 from engine.plots import study_figure
 from engine.report import Row, failed, read_cases, write_cases
+from engine.stages import STAGES
 from engine.statistics import Comparison, compare
 from engine.study_runs import Study
 
@@ -199,10 +201,10 @@ def notes(study: Study, results: Mapping[str, Results], against: str) -> list[st
     settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in study.settings.items())
     steps = ", ".join(f"{centre} {count}" for centre, count in study.steps.items())
     averaged = [name for name in results if study.readouts[name] == "average"]
-    where = f", in the reference mask of {study.stage.predecessor.replace('_', ' ')}" if study.roi else ""
     lines = [
-        f"Stage {study.stage.title}{where}; steps by held-out centre: {steps}; seeds {', '.join(map(str, seeds))}; "
-        f"{len(cases)} cases, {len(wanted)} of them with something to find, which alone have a Dice; {settings}.",
+        f"Stage {study.stage.title}{looked(study)}; steps by held-out centre: {steps}; "
+        f"seeds {', '.join(map(str, seeds))}; {len(cases)} cases, {len(wanted)} of them with something to find, "
+        f"which alone have a Dice; {settings}.",
         "A case's value is the mean over its seeds, a mean is over cases. HD95 has no value where the prediction is "
         "empty (in brackets: evaluations that have one). Missed: no voxel of the reference found, of all evaluations.",
         f"Difference to {against}: over the cases (last column) and seeds that both have; bootstrap interval of the "
@@ -214,6 +216,16 @@ def notes(study: Study, results: Mapping[str, Results], against: str) -> list[st
     faults = [fault for found in results.values() for fault in found.faults]
     lines += [f"Not evaluated, left out: {'; '.join(faults)}."] if faults else []
     return [*lines, f"{time.strftime('%Y-%m-%d')}, `{'`, `'.join(study.commands)}`"]
+
+
+def looked(study: Study) -> str:
+    """Where its evaluations looked: of the stages before, the reference stands for the pancreas alone."""
+    if not study.roi:
+        return ""
+    before = STAGES[study.stage.predecessor]
+    if is_pancreas(before):
+        return f", in the reference mask of {before.title}"
+    return f", around the same variant's {before.title}, in the reference pancreas"
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

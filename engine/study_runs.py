@@ -59,7 +59,10 @@ class Study:
 
     @property
     def roi(self) -> str | None:
-        """Stages look in the reference of the one before, so that a variant is not judged by another's boxes."""
+        """Stages look in the reference pancreas, so that no variant is judged by the mistakes of the stages before.
+
+        Tumour fine, in that pancreas, looks around what tumour coarse found: that of the same variant.
+        """
         return "reference" if self.stage.predecessor else None
 
     def place(self, run: Run) -> Path:

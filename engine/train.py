@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -51,14 +51,17 @@ class EpochSampler:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         return iter([(self.epoch, i) for i in torch.randperm(self.count, generator=generator).tolist()])
 
 
 @dataclass
 class Training:
-    """Everything that one run holds while it trains."""
+    """Everything that one run holds while it trains.
+
+    data_hash: of the cases that it trains and validates on, as they were when it began.
+    """
 
     stage: Stage
     split: Split
@@ -70,13 +73,9 @@ class Training:
     net: nn.Module
     optimiser: torch.optim.Optimizer
     criterion: DualTaskLoss
+    data_hash: str
     epochs_done: int = 0
     best_dice: float = -1.0
-
-    @property
-    def data_hash(self) -> str:
-        """Of the cases that it trains and validates on."""
-        return digest([*self.train_loader.dataset.cases, *self.validation.cases])
 
     @property
     def steps(self) -> int:
@@ -124,6 +123,7 @@ def prepare_training(
             ramp=stage.method.ramp,
             steepness=stage.method.steepness,
         ),
+        digest([*train_cases, *validation_cases]),
     )
     if checkpoint:
         if checkpoint["data_hash"] != training.data_hash:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, fields, replace
 from itertools import chain
 
-from data.duplicates import refuse_leaks
+import torch
+
+from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.splits import Split, centres_with, choose_splits, frozen_splits, select
 from data.store import Case, read_store
-from engine.checkpoint import list_runs, load_checkpoint, new_run
+from engine.checkpoint import list_runs, load_checkpoint, new_run, remove_unfinished
 from engine.device import choose_device
 from engine.method import Method
-from engine.options import add_gpu, add_path, add_store
+from engine.options import add_allow_duplicates, add_gpu, add_path, add_store
 from engine.runlog import write_settings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import TrainSettings, fit, prepare_training
@@ -30,9 +32,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="CENTRE", help="hold out this centre alone; none trains on all centres")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished runs, start those not begun")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
-    parser.add_argument(
-        "--allow-duplicates", action="store_true", help="train although a scan lies on two sides of the split"
-    )
+    add_allow_duplicates(parser)
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
@@ -75,13 +75,16 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     check(settings)
     device = choose_device(args.gpu)
     centres = read_store(args.store)
-    splits = choose_splits(frozen_splits(args.store, centres), args.data, centres_with(centres, stage.sampling.target))
+    keep = not args.dry_run  # which leaves nothing in the store
+    known = centres_with(centres, stage.sampling.target)
+    splits = choose_splits(frozen_splits(args.store, centres, keep), args.data, known)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {args.path / stage.name}")
+    pairs = inseparable(splits, chain(*centres.values()), keep)
     plans, faults = [], []
     for split in splits:
         try:
             plan = (split, *usable_cases(stage, split, centres))
-            for leak in refuse_leaks(split, chain(*centres.values()), args.allow_duplicates):
+            for leak in refuse_leaks(split, pairs, args.allow_duplicates):
                 print(f"  warning: {leak}")
             print(describe(*plan, settings))
             plans.append(plan)
@@ -145,24 +148,25 @@ def run_split(
     train_cases: list[Case],
     validation_cases: list[Case],
     settings: TrainSettings,
-    device,
+    device: torch.device,
 ) -> None:
     """Train one split in a new run folder, or go on in its newest one."""
     runs = list_runs(args.path, stage, split.held_out) if args.resume else []
     folder = runs[-1] if runs else new_run(args.path, stage, split.held_out)
+    remove_unfinished(folder)
     checkpoint = None
     if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name)
-        started_with = TrainSettings(**checkpoint["settings"])
+        started_with, method = TrainSettings(**checkpoint["settings"]), Method.from_record(checkpoint["method"])
         if checkpoint["split_hash"] != split.hash:
             raise InputError(f"{folder}: trained on another split of the data; start a new run without --resume")
-        if checkpoint["epoch"] >= started_with.epochs:
-            print(f"{folder}: finished already, {started_with.epochs} epochs")
-            return
-        method = Method.from_record(checkpoint["method"])
         changed = [f"{k} {v}" for k, v in asdict(started_with).items() if v != getattr(settings, k)]
         changed += ["another variant or other weights"] if method != stage.method else []
         kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
+        if checkpoint["epoch"] >= started_with.epochs:
+            others = "; for a run with those given now leave out --resume" if changed else ""
+            print(f"{folder}: finished already, {started_with.epochs} epochs{kept}{others}")
+            return
         print(f"{folder}: goes on after epoch {checkpoint['epoch']}{kept}")
         settings, stage = started_with, replace(stage, method=method)
     else:

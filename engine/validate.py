@@ -30,7 +30,7 @@ def validation_dice(net: nn.Module, boxes: BoxDataset, device: torch.device) -> 
         batch = make_batch([boxes[0, index]], device, None)
         with autocast(device):
             output = net(batch.image.contiguous(memory_format=torch.channels_last_3d))
-        curves.append(dice_by_threshold(segmentation_probability(output, batch.spacing), batch.mask))
+        curves.append(dice_by_threshold(segmentation_probability(output), batch.mask))
     return float(torch.stack(curves).mean(dim=0).max()) if curves else math.nan
 
 
@@ -53,7 +53,7 @@ def choose_threshold(
     curves = []
     for case in cases:
         box = reference_box(case, stage.sampling, None)
-        probability = box_probability(net, case.image()[box.slices], case.spacing, stage.sampling, device, readout)
+        probability = box_probability(net, case.image()[box.slices], case.spacing, stage, device, readout)
         mask = target_mask(case.label()[box.slices], stage.sampling.target)
         curves.append(dice_by_threshold(torch.from_numpy(probability), torch.from_numpy(mask)))
     if not curves:

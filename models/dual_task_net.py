@@ -107,15 +107,16 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def segmentation_probability(output: DualTaskOutput, spacing: Tensor) -> Tensor:
-    """p = sigmoid(s) in float32, (B, 1, D, H, W), whatever the ``spacing`` (B, 3) mm."""
+def segmentation_probability(output: DualTaskOutput) -> Tensor:
+    """p = sigmoid(s) in float32, (B, 1, D, H, W)."""
     return torch.sigmoid(output.seg.float())
 
 
-def averaged_probability(output: DualTaskOutput, spacing: Tensor) -> Tensor:
+def averaged_probability(output: DualTaskOutput, spacing: Tensor, steepness: float) -> Tensor:
     """The mean of p and T(d), what both tasks make of the image, (B, 1, D, H, W). Needs the head "sdf".
 
-    ``spacing`` (B, 3) mm says how steep T is.
+    ``spacing`` (B, 3) mm and ``steepness``, the k that the network was trained with, say how steep T is; of a T that
+    was cut off (k = inf) the mean is that of p and the mask d < 0.
     """
-    transformed = distance_to_mask(torch.tanh(output.sdf.float()), steepness_on(spacing))
-    return (segmentation_probability(output, spacing) + transformed) / 2
+    transformed = distance_to_mask(torch.tanh(output.sdf.float()), steepness_on(spacing, steepness))
+    return (segmentation_probability(output) + transformed) / 2

@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from types import EllipsisType
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -95,7 +94,9 @@ def per_case_distance(mask: Tensor) -> Tensor:
     Voxels on the inner boundary are 0. For comparison only: its scale differs from crop to crop and ignores the
     spacing. Same shape and device as ``mask`` (B, 1, D, H, W); an empty or full mask gives 0 everywhere.
     """
-    from scipy import ndimage  # for this comparison alone: everything else in models/ needs torch only
+    # For this comparison alone: everything else in models/ needs torch only.
+    import numpy as np
+    from scipy import ndimage
 
     cross = ndimage.generate_binary_structure(3, 1)
     targets = []

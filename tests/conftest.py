@@ -1,5 +1,7 @@
 """What several test files share: a tiny centre on disk, and the folder of real scans where there is one."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -98,19 +100,38 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def without_tumours(study_store, tmp_path) -> Path:
+    """The same cases, with no tumour labelled in those of the first centre."""
+    store = tmp_path / "without_tumours"
+    shutil.copytree(study_store, store)
+    for path in (store / CENTRES[0]).glob("*/case.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tumour_box": None}))
+    return store
+
+
 @pytest.fixture(scope="module")
 def study_store(tmp_path_factory) -> Path:
     """Three centres of three prepared cases with a tumour, too small to train on."""
     root = tmp_path_factory.mktemp("store")
     label = np.zeros((4, 8, 8), np.uint8)
     label[1:3, 2:6, 2:6], label[2, 3:5, 3:5] = 1, 2
-    for centre in CENTRES:
+    for number, centre in enumerate(CENTRES):
         for index in range(3):
             name, spacing = f"case{index}", (3.0, 2.0, 2.0)
             grid = Grid.plain(label.shape, spacing).to_json()
-            image = np.full(label.shape, index, np.int16)
+            image = np.full(label.shape, 3 * number + index, np.int16)  # no two are one scan
             write_case(root, centre, name, image, label, patient=name, spacing=spacing, grid=grid, source={})
     return root
+
+
+@pytest.fixture
+def leaking_store(study_store, tmp_path) -> Path:
+    """The same cases, fresh, with the first scan of the first centre in the last one too."""
+    store = tmp_path / "leaking"
+    shutil.copytree(study_store, store, ignore=shutil.ignore_patterns("thumbnail*", "splits*"))
+    shutil.copy(store / CENTRES[0] / "case0" / "image.npy", store / CENTRES[-1] / "case0" / "image.npy")
+    return store
 
 
 # A stand-in for the scripts: it puts what they leave behind where it belongs.
@@ -128,7 +149,7 @@ def fake_scripts(monkeypatch, tmp_path_factory):
     """``fake_scripts(failing="full")``: children that finish at once, those of one variant without success."""
 
     def install(failing: str = "") -> None:
-        def commands(study, run, gpu, workers):
+        def commands(study, run, gpu, more):
             made = tmp_path_factory.mktemp("made")
             fake_run(made, run, [case(f"{run.centre}/case{i}", 0.5 + 0.1 * i) for i in range(3)])
             fails = "yes" if run.variant == failing else ""

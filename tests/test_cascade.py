@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from data.store import Preparation
-from engine.cascade import StageModel, segment_scan, segment_stage, where_to_look
-from engine.stages import STAGES
-from models.dual_task_net import DualTaskOutput
+from engine.cascade import StageModel, load_model, segment_scan, segment_stage, where_to_look
+from engine.checkpoint import save_checkpoint
+from engine.stages import STAGES, Stage
+from models.dual_task_net import DualTaskNet, DualTaskOutput
 
 SPACING = (2.0, 2.0, 2.0)
 
@@ -90,3 +91,19 @@ def test_rounds_stop_when_two_agree_and_after_four_at_most(scan):
 def test_a_stage_without_a_predecessors_mask_is_empty_and_says_so(scan):
     result = segment_stage(model("pancreas_fine", 40, 200), scan, SPACING, np.zeros(scan.shape, bool))
     assert not result.mask.any() and "the stage before found nothing" in result.note
+
+
+def test_a_checkpoint_from_before_cases_were_cropped_or_resampled_loads(tmp_path):
+    stage = STAGES["pancreas_fine"]
+    run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
+    content = {"stage": stage.name, "settings": {"width": 8}, "method": stage.method.to_record(), "epoch": 1}
+    content |= {"thresholds": {"segmentation": 0.4}, "split_hash": "", "net": net_of(stage).state_dict()}
+    save_checkpoint(run / "best.pt", content)
+    assert load_model(tmp_path, stage.name, "west", torch.device("cpu")).preparation == Preparation()
+    coarser = Preparation(crop="body", spacing=(3.0, 2.0, 2.0))
+    save_checkpoint(run / "best.pt", content | {"preparation": coarser.to_json()})
+    assert load_model(tmp_path, stage.name, "west", torch.device("cpu")).preparation == coarser
+
+
+def net_of(stage: Stage) -> DualTaskNet:
+    return DualTaskNet(width=8, heads=stage.method.heads)

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from data import thumbnail as thumbnail_room
-from data.duplicates import IDENTICAL, PROCESSED, find_duplicates, refuse_leaks
+from data.duplicates import IDENTICAL, PROCESSED, find_duplicates, inseparable, refuse_leaks
 from data.errors import InputError
 from data.grid import Grid
 from data.phantom import main as make_phantom
@@ -48,6 +48,10 @@ def put(tmp_path):
 
 def stored(store: Path) -> list:
     return [case for cases in read_store(store).values() for case in cases]
+
+
+def leaks(split: Split, store: Path, allow: bool = False) -> list[str]:
+    return refuse_leaks(split, inseparable([split], stored(store)), allow)
 
 
 def found(store: Path) -> dict[tuple[str, str], str]:
@@ -146,16 +150,16 @@ def test_a_split_that_leaks_is_refused_unless_allowed(put, tmp_path):
     keys = [[f"{centre}/{seed}" for seed in range(5)] for centre in "ab"]
     leaking = Split("b", tuple(keys[0]), (), tuple(keys[1]))
     with pytest.raises(InputError) as caught:
-        refuse_leaks(leaking, stored(tmp_path))
+        leaks(leaking, tmp_path)
     line = str(caught.value)
     assert "\n" not in line and line.count("identical voxels") == 3 and "2 pairs more" in line
     assert "a/0 (train) and b/0 (test)" in line and line.split("; ")[1].startswith("delete one case")
     assert "--allow-duplicates" in line
-    assert len(refuse_leaks(leaking, stored(tmp_path), allow=True)) == 5
+    assert len(leaks(leaking, tmp_path, allow=True)) == 5
     within = Split("b", ("a/0", "b/0"), ("a/1", "b/1"), ("a/2",))
-    assert refuse_leaks(within, stored(tmp_path)) == []
+    assert leaks(within, tmp_path) == []
     with pytest.raises(InputError, match=r"a/0 \(train\) and b/0 \(validation\)"):
-        refuse_leaks(Split("b", ("a/0",), ("b/0",), ("a/2",)), stored(tmp_path))
+        leaks(Split("b", ("a/0",), ("b/0",), ("a/2",)), tmp_path)
 
 
 def test_a_patient_is_known_by_id_within_one_set_alone(put, tmp_path):
@@ -165,6 +169,6 @@ def test_a_patient_is_known_by_id_within_one_set_alone(put, tmp_path):
     put("c/2", *patient(2), patient="7", source=other)
     put("d/3", *patient(3), patient="7")
     sides = Split("x", ("a/0",), ("c/2", "d/3"), ("b/1",))
-    assert refuse_leaks(sides, stored(tmp_path), allow=True) == ["a/0 (train) and b/1 (test): patient 7"]
+    assert leaks(sides, tmp_path, allow=True) == ["a/0 (train) and b/1 (test): patient 7"]
     with pytest.raises(InputError, match="patient 7"):
-        refuse_leaks(sides, stored(tmp_path))
+        leaks(sides, tmp_path)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data import export, prepare
+from data.duplicates import find_duplicates
 from data.grid import Grid
 from data.sources import SOURCES, load_entry
 from data.splits import frozen_splits
@@ -73,6 +74,20 @@ def test_the_layout_is_that_of_nnunet_with_our_split(store, tmp_path):
         images = {path.name.removesuffix("_0000.nii.gz") for path in (folder / f"images{part}").iterdir()}
         labels = {path.name.removesuffix(".nii.gz") for path in (folder / f"labels{part}").iterdir()}
         assert images == labels == {names[key] for key in keys}
+
+
+def test_a_leak_is_refused_unless_allowed(store, tmp_path, capsys):
+    leaking = tmp_path / "leaking"
+    shutil.copytree(store, leaking, ignore=shutil.ignore_patterns("thumbnail*"))
+    shutil.copytree(leaking / "east" / "case_0", leaking / "west" / "case_0", dirs_exist_ok=True)
+    manifest = leaking / "west" / "case_0" / "case.json"
+    manifest.write_text(manifest.read_text().replace('"east"', '"west"'))
+    options = [str(tmp_path / "raw"), "--store", str(leaking), "--data", "west"]
+    assert export.main(options) == 2
+    message = capsys.readouterr().err
+    assert "east/case_0" in message and "--allow-duplicates" in message and not (tmp_path / "raw").exists()
+    assert export.main([*options, "--allow-duplicates"]) == 0
+    assert "warning: east/case_0" in capsys.readouterr().out
 
 
 def test_none_held_out_exports_every_case_for_training(store, tmp_path):
@@ -170,6 +185,7 @@ def test_a_folder_of_someone_else_is_not_touched(store, tmp_path, capsys):
 
 def test_a_damaged_case_is_named_and_the_others_are_exported(store, tmp_path, capsys):
     shutil.copytree(store, tmp_path / "store")
+    find_duplicates(case for cases in read_store(tmp_path / "store").values() for case in cases)  # while all were whole
     damaged = tmp_path / "store" / "east" / "case_2" / "image.npy"
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert export.main([str(tmp_path / "raw"), "--store", str(tmp_path / "store")]) == 2
@@ -182,11 +198,9 @@ def test_a_damaged_case_is_named_and_the_others_are_exported(store, tmp_path, ca
 def test_a_centre_without_labelled_tumours_is_tested_on_but_not_trained_on(store, tmp_path, capsys):
     shutil.copytree(store, tmp_path / "store", ignore=shutil.ignore_patterns("splits*"))
     for case in read_store(store)["east"]:
-        label = np.minimum(np.asarray(case.label()), 1)
+        image, label = case.image() + 1, np.minimum(np.asarray(case.label()), 1)  # not the same scan
         grid = {"spacing": case.spacing, "grid": case.grid, "preparation": case.preparation}
-        write_case(
-            tmp_path / "store", "organs", case.name, np.asarray(case.image()), label, patient="p", source={}, **grid
-        )
+        write_case(tmp_path / "store", "organs", case.name, image, label, patient="p", source={}, **grid)
     folder = exported(tmp_path / "raw", tmp_path / "store", "--data", "west")
     assert "not for training, as no tumour is labelled in them: organs" in capsys.readouterr().out
     assert {path.name.split("__")[0] for path in (folder / "imagesTr").iterdir()} == {"east"}

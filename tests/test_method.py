@@ -55,6 +55,10 @@ def test_settings_that_contradict_each_other_are_refused():
         method.changed([], steepness=0.0)
     with pytest.raises(InputError, match="--ramp"):
         method.changed([], ramp=-1.0)
+    with pytest.raises(InputError, match="every loss term is 0"):
+        STAGES["pancreas_fine"].method.changed(["dice=0", "bce=0", "contrast=0"])
+    with pytest.raises(InputError, match="--weight reciprocal=0"):
+        method.changed(["reciprocal=1"], distance="per_case")
 
 
 def test_variants_that_compute_the_same_are_one():

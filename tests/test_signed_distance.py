@@ -1,4 +1,6 @@
+import ast
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from data.store import REPOSITORY
 from models.signed_distance import distance_to_mask, mask_to_distance, per_case_distance, signed_distance
 
 TAU = 10.0
@@ -151,3 +154,12 @@ def test_per_case_distance_equals_the_test_vector(shared):
     recorded = np.load(shared / "parity" / "original_losses.npz")
     ours = per_case_distance(torch.from_numpy(recorded["mask"])).numpy()
     assert np.abs(ours - recorded["sdf_target"]).max() < 1e-6
+
+
+def test_what_is_computed_needs_torch_alone():
+    for path in (REPOSITORY / "models").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported += [node.module] if isinstance(node, ast.ImportFrom) else []
+            outside = {name.split(".")[0] for name in imported} - sys.stdlib_module_names
+            assert outside <= {"torch", "models"}, f"{path.name}: {outside}"

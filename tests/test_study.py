@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_parts import options, parse_tables
+from study_parts import CENTRES, fake_run, options, parse_tables
 
 from data import phantom
 from data.store import REPOSITORY
@@ -48,7 +48,7 @@ def test_the_scripts_understand_what_they_are_given(study_store, tmp_path, stage
     more = ["--stage", stage, "--variants", "baseline", "full", "--centres", "west", "--lr", "3e-3", *averaged]
     made, _ = study.plan(study.parse(options(study_store, tmp_path, *more)), "")
     for variant in ("baseline", "full"):
-        train, evaluate = study_jobs.commands(made, Run(variant, 5, "west"), "cpu", 0)
+        train, evaluate = study_jobs.commands(made, Run(variant, 5, "west"), "cpu", ["--workers", "0"])
         assert train[1].endswith(f"train_sh_{stage}.py") and evaluate[1].endswith(f"evaluate_sh_{stage}.py")
         assert Path(train[1]).exists() and Path(evaluate[1]).exists()
         args = train_command.parse(STAGES[stage], train[2:])
@@ -129,6 +129,50 @@ def test_bad_options_are_one_line_and_leave_nothing(study_store, tmp_path, capsy
     assert study.main(options(study_store, tmp_path / "new", *change)) == 2
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_a_centre_without_a_labelled_tumour_is_refused_before_anything_is_trained(without_tumours, tmp_path, capsys):
+    assert study.main(options(without_tumours, tmp_path / "new", "--centres", CENTRES[0])) == 2
+    message = capsys.readouterr().err
+    assert "no tumour is labelled there" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+    pancreas = ["--centres", CENTRES[0], "--stage", "pancreas_coarse", "--dry-run"]
+    assert study.main(options(without_tumours, tmp_path / "new", *pancreas)) == 0
+
+
+def test_a_run_of_which_no_case_has_a_dice_has_its_line(study_store, tmp_path):
+    run = Run("full", 2022, "west")
+    fake_run(tmp_path, run, [{"case": "west/a", "centre": "west", "error": "cannot be read"}])
+    made, _ = study.plan(study.parse(options(study_store, tmp_path, "--centres", "west")), "")
+    assert study_jobs.result_line(made, run) == f"{run}: no Dice to tell"
+
+
+def test_a_leak_is_refused_unless_allowed_and_the_scripts_are_told(leaking_store, tmp_path, monkeypatch, capsys):
+    few = ["--variants", "full", "--centres", "west"]
+    assert study.main(options(leaking_store, tmp_path / "new", *few)) == 2
+    message = capsys.readouterr().err
+    assert "east/case0" in message and "--allow-duplicates" in message and message.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    told = []
+    monkeypatch.setattr(study_jobs, "commands", lambda study, run, gpu, more: told.append(more) or [])
+    assert study.main(options(leaking_store, tmp_path / "new", *few, "--allow-duplicates")) == 0
+    assert "warning: east/case0" in capsys.readouterr().out and told == [["--workers", "0", "--allow-duplicates"]]
+
+
+def test_a_dry_run_leaves_nothing_in_the_store(leaking_store, tmp_path):
+    before = set(leaking_store.rglob("*"))
+    dry = ["--dry-run", "--allow-duplicates"]
+    assert study.main(options(leaking_store, tmp_path / "new", *dry)) == 0
+    script = ["--store", str(leaking_store), "--path", str(tmp_path / "new"), "--gpu", "cpu", *dry]
+    assert train_command.main("tumor_coarse", script) == 0
+    assert set(leaking_store.rglob("*")) == before
+
+
+def test_scans_are_compared_once_for_all_splits(study_store, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("data.duplicates.like_pairs", lambda *thumbnails: calls.append(thumbnails) or [])
+    script = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--dry-run"]
+    assert train_command.main("tumor_coarse", script) == 0
+    assert len(calls) == 1
 
 
 def test_a_failed_run_is_listed_with_its_log_and_the_others_go_on(study_store, tmp_path, fake_scripts, capsys):

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from data.errors import InputError
 from engine import study
 from engine.plots import study_figure
 from engine.report import write_cases
-from engine.stages import VARIANTS
-from engine.study_report import Results, collect, missed, pair, per_case, variant_row, write_report
+from engine.stages import STAGES, VARIANTS
+from engine.study_report import Results, collect, missed, notes, pair, per_case, variant_row, write_report
 from engine.study_runs import Run, read_studies
 
 NAN = math.nan
@@ -115,6 +116,13 @@ def test_the_markdown_table_holds_the_numbers(finished, capsys):
         assert words in text
     assert "reference mask of pancreas fine" in text and "python -m engine.study run" in text
     assert "Not evaluated, left out: full, seed 1, east held out: east/broken" in text
+
+
+def test_tumour_fine_looked_around_what_its_own_variant_found(finished):
+    (made,) = read_studies(finished).values()
+    fine = replace(made, stage=STAGES["tumor_fine"])
+    words = "Stage tumor fine, around the same variant's tumor coarse, in the reference pancreas; steps"
+    assert any(words in note for note in notes(fine, collect(made), "baseline"))
 
 
 def test_the_csv_holds_the_same_and_against_turns_it_round(finished):

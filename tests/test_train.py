@@ -4,7 +4,7 @@ import csv
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from data.errors import InputError
-from data.splits import Split
-from data.store import REPOSITORY, Case, read_case, write_case
-from engine.checkpoint import FORMAT, load_checkpoint
+from data.splits import Split, frozen_splits
+from data.store import REPOSITORY, Case, read_case, read_store, write_case
+from engine import train_command
+from engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from engine.runlog import write_settings
 from engine.stages import STAGES, VARIANTS, with_variant
 from engine.train import TrainSettings, fit, prepare_training, train_step
@@ -120,6 +121,38 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
         [{k: v for k, v in r.items() if k != "seconds"} for r in read_losses(t.folder)] for t in (whole, resumed)
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_cases_prepared_anew_while_it_trains_neither_stop_it_nor_pass_for_those_it_began_with(tmp_path):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, epochs=1))
+    began_with = training.data_hash
+    manifest = tmp_path / "store" / "c" / "case0" / "case.json"
+    manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"new": 1}'))
+    (tmp_path / "store" / "c" / "case1" / "case.json").unlink()
+    fit(training)
+    last = load_checkpoint(training.folder / "last.pt", "pancreas_fine")
+    assert last["data_hash"] == began_with
+    with pytest.raises(InputError, match="prepared anew since"):
+        training_of(tmp_path, "pancreas_fine", SETTINGS, checkpoint=last | {"data_hash": "of other cases"})
+
+
+def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kill_left(study_store, tmp_path, capsys):
+    """Tested without its training: as a run that stands at its last epoch."""
+    options = ["--store", str(study_store), "--path", str(tmp_path), "--data", "west", "--gpu", "cpu", "--resume"]
+    stage = STAGES["pancreas_fine"]
+    run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
+    split = frozen_splits(study_store, read_store(study_store))["west"]
+    settings = asdict(TrainSettings(epochs=stage.epochs))
+    content = {"stage": stage.name, "split_hash": split.hash, "epoch": stage.epochs, "settings": settings}
+    save_checkpoint(run / "last.pt", content | {"method": stage.method.to_record()})
+    (run / ".4711.unfinished.last.pt").write_bytes(b"half a checkpoint")
+    assert train_command.main(stage.name, options) == 0
+    assert capsys.readouterr().out.endswith(f"{run}: finished already, {stage.epochs} epochs\n")
+    assert [path.name for path in run.iterdir()] == ["last.pt"]
+    assert train_command.main(stage.name, [*options, "--variant", "baseline", "--lr", "1"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "finished already" in said and "started with: lr 0.0001, another variant or other weights; " in said
+    assert said.endswith("leave out --resume")
 
 
 def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
