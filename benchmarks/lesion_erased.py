@@ -46,7 +46,7 @@ def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | N
         return None
     lesion, found = label == TUMOUR, {}
     for name, image in scans.items():
-        p = box_probability(model.net, image, case.spacing, model.stage.sampling, model.device, model.readout)
+        p = box_probability(model.net, image, case.spacing, model.stage, model.device, model.readout)
         mask = p > model.threshold
         found[name] = (2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()), float(p[lesion].mean()))
     return found
