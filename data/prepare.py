@@ -28,9 +28,7 @@ from data.grid import Grid
 from data.parallel import in_parallel
 from data.resample import fit
 from data.sources import Entry, load_entry, remarks
-from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, write_case
-
-NOT_CONTENT = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it lay, not what it was
+from data.store import PANCREAS, PLACE, TUMOUR, Case, Preparation, read_case, renew_source, write_case
 
 
 class Outcome(NamedTuple):
@@ -68,6 +66,8 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
     try:
         source = _source_of(entry, centre, earlier.source if earlier else {})
         if earlier and earlier.preparation == preparation and _content(earlier.source) == _content(source):
+            if earlier.source != source:  # moved or touched: the next run must find it where it lies now
+                renew_source(earlier, source)
             return Outcome(entry.name, "already there")
         notes = _read_and_write(entry, centre, preparation, source)
     except InputError as error:
@@ -124,7 +124,7 @@ def _source_of(entry: Entry, centre: Centre, earlier: dict) -> dict[str, str]:
 
 
 def _content(source: dict) -> dict:
-    return {key: value for key, value in source.items() if key not in NOT_CONTENT}
+    return {key: value for key, value in source.items() if key not in PLACE}
 
 
 def _earlier(folder: Path) -> Case | None:

@@ -20,10 +20,12 @@ import numpy as np
 
 from data.boxes import Box, bounding_box
 from data.errors import InputError
+from data.files import replacing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
 PANCREAS, TUMOUR = 1, 2
+PLACE = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it lay, not what it was
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class Case:
         """uint8 0/1/2 (D, H, W). Raises InputError where the file is damaged."""
         return self._map("label.npy")
 
+    def content(self) -> str:
+        """The manifest, as JSON, without where the files lay: the same for a data set that was moved or copied."""
+        manifest = json.loads((self.folder / "case.json").read_text())
+        source = {key: value for key, value in manifest["source"].items() if key not in PLACE}
+        return json.dumps(manifest | {"source": source}, indent=1)
+
     def _map(self, name: str) -> np.ndarray:
         path = self.folder / name
         try:
@@ -157,6 +165,14 @@ def write_case(
     return target
 
 
+def renew_source(case: Case, source: dict) -> None:
+    """Write into a case's manifest, atomically, that it comes from ``source`` now; nothing else of it changes."""
+    path = case.folder / "case.json"
+    manifest = json.loads(path.read_text()) | {"source": source}
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(manifest, indent=1))
+
+
 def read_case(folder: Path) -> Case:
     """Read a case's manifest. Raises InputError where it is unreadable or was prepared in another way."""
     path = folder / "case.json"
@@ -185,7 +201,7 @@ def read_case(folder: Path) -> Case:
 
 def digest(cases: Iterable[Case]) -> str:
     """A hash of what these cases are: it changes when one is prepared anew from another file or in another way."""
-    manifests = sorted((case.key, (case.folder / "case.json").read_text()) for case in cases)
+    manifests = sorted((case.key, case.content()) for case in cases)
     return hashlib.sha256(json.dumps(manifests).encode()).hexdigest()[:16]
 
 

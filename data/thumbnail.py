@@ -35,11 +35,11 @@ THUMBNAIL = np.dtype(
 def thumbnail_of(case: Case, keep: bool = True) -> np.ndarray:
     """The thumbnail of a prepared case: read where it is kept beside it, else made, and if ``keep``, kept if it can be.
 
-    It is named by a hash of the case's manifest, so that a case prepared anew gets a new one.
+    It is named by a hash of what the case is, so that a case prepared anew gets a new one.
     Raises InputError where the case is damaged.
     """
-    manifest = hashlib.sha256((case.folder / "case.json").read_bytes() + bytes([VERSION])).hexdigest()[:16]
-    path = case.folder / f"thumbnail.{manifest}.npy"
+    content = hashlib.sha256(case.content().encode() + bytes([VERSION])).hexdigest()[:16]
+    path = case.folder / f"thumbnail.{content}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or not whole: made anew
         kept = np.load(path)
         if kept.dtype == THUMBNAIL and kept.shape == ():

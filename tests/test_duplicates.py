@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.grid import Grid
 from data.phantom import main as make_phantom
 from data.splits import Split
-from data.store import read_store, write_case
+from data.store import read_store, renew_source, write_case
 from tests.conftest import tiny_scan
 
 BASE = (5.0, 5.0, 5.0)
@@ -115,6 +115,15 @@ def test_thumbnails_are_kept_and_renewed_with_their_case(put, tmp_path):
     kept.write_bytes(kept.read_bytes()[:-100])
     assert found(tmp_path) == {("a/0", "b/0"): IDENTICAL}
     put("b/0", *patient(1), patient="another")
+    assert found(tmp_path) == {}
+
+
+def test_a_data_set_that_was_moved_keeps_its_thumbnails(put, tmp_path):
+    put("a/0", *patient(0), source={"root": "/here", "image_sha256": "x"})
+    assert found(tmp_path) == {}
+    (case,) = stored(tmp_path)
+    renew_source(case, {"root": "/there", "image_sha256": "x"})
+    (tmp_path / "a" / "0" / "image.npy").unlink()
     assert found(tmp_path) == {}
 
 

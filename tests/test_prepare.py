@@ -32,7 +32,7 @@ def run(tmp_path, capsys):
 
 
 def made_at(store: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in store.glob("*/[!.]*/case.json")}
+    return {path.parent.name: path.stat().st_mtime_ns for path in store.glob("*/[!.]*/image.npy")}
 
 
 def test_prepared_cases_are_the_scans_and_go_back_onto_their_grid(run, write_centre, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from data import disk, prepare
 from data.grid import Grid
-from data.store import REPOSITORY, read_case, read_store, write_case
+from data.store import REPOSITORY, digest, read_case, read_store, write_case
 from data.volume import read_label, write_lps, write_mask
 from tests.conftest import SPACING, tiny_scan
 
@@ -151,7 +151,12 @@ def test_a_source_that_was_moved_says_so_and_goes_on_when_told(run, tmp_path):
     root = root.rename(tmp_path / "moved")
     code, _, err = run(root)
     assert code == 2 and f"from {tmp_path / 'in'} already, which is gone" in err and "add --moved" in err
+    before = digest(read_store(tmp_path / "store")["here"])
     code, out, _ = run(root, "--moved")
+    assert code == 0 and "2 already there" in out
+    cases = read_store(tmp_path / "store")["here"]
+    assert {case.source["root"] for case in cases} == {str(root)} and digest(cases) == before
+    code, out, _ = run(root)  # from now on it lies there
     assert code == 0 and "2 already there" in out
 
 
@@ -165,6 +170,10 @@ def test_what_did_not_change_is_not_even_read(run, tmp_path, monkeypatch):
     )
     assert "2 already there" in run(root)[1]
     assert read == [root / "images" / "case_1.nii.gz"]
+    assert "2 already there" in run(root)[1] and len(read) == 1  # once is enough
+    root = root.rename(tmp_path / "moved")
+    for _ in range(2):
+        assert "2 already there" in run(root, "--moved")[1] and len(read) == 5
 
 
 def table_of(root: Path, scanners: list[str]) -> None:
