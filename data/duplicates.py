@@ -9,8 +9,8 @@ out may have been trained on under another name. Two cases count as one scan whe
   finds a crop of a scan too, and needs the two label maps to agree on where the pancreas is, to about 5 mm.
 
 Patients: an id says nothing across data sets, "case_001" is a different patient in each. Within a centre
-and within one downloaded set (same adapter, same folder) it does, also where that set was registered as several
-centres.
+and within one downloaded set (same folder) it does, also where that set was registered as several centres, and by
+several adapters: the kinds of PANORAMA have patients in common.
 """
 
 import os
@@ -162,9 +162,9 @@ def patient_ids(case: Case) -> list[tuple[str, ...]]:
     """Whose scan it is: the names under which it may be compared with others, within its centre and within its set."""
     within = [("centre", case.centre, case.patient)]
     root = case.source.get("root")
-    return [*within, patient_of_set(case.source.get("adapter", ""), root, case.patient)] if root else within
+    return [*within, patient_of_set(root, case.patient)] if root else within
 
 
-def patient_of_set(adapter: str, root: str, patient: str) -> tuple[str, ...]:
+def patient_of_set(root: str, patient: str) -> tuple[str, ...]:
     """The name of a patient among all centres that one downloaded set was registered as."""
-    return "set", adapter, root, patient
+    return "set", root, patient

@@ -64,7 +64,7 @@ def shared_findings(centre: Centre, cases: Sequence[Inspection], others: Sequenc
 
 
 def _patient(centre: Centre, case: Inspection) -> tuple[str, ...]:
-    return patient_of_set(centre.adapter, str(centre.root), case.patient)
+    return patient_of_set(str(centre.root), case.patient)
 
 
 def _stacked(cases: Sequence[Inspection | Known]) -> np.ndarray:

@@ -172,9 +172,9 @@ def test_a_split_that_leaks_is_refused_unless_allowed(put, tmp_path):
 
 
 def test_a_patient_is_known_by_id_within_one_set_alone(put, tmp_path):
-    one, other = ({"adapter": "folder", "root": root} for root in ("/one", "/other"))
+    one, other = ({"adapter": "panorama", "root": root} for root in ("/one", "/other"))
     put("a/0", *patient(0), patient="7", source=one)
-    put("b/1", *patient(1), patient="7", source=one)
+    put("b/1", *patient(1), patient="7", source=one | {"adapter": "panorama-pancreas"})
     put("c/2", *patient(2), patient="7", source=other)
     put("d/3", *patient(3), patient="7")
     sides = Split("x", ("a/0",), ("c/2", "d/3"), ("b/1",))
