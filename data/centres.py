@@ -129,15 +129,19 @@ def _look(args: argparse.Namespace) -> Centre:
 
 
 def _check_not_taken(centre: Centre, moved: bool) -> None:
-    """One centre comes from one place; a second root under its name would mix hospitals unseen."""
-    for path in () if moved else centre.manifests():
+    """One centre comes from one place, read in one way: another root or adapter under its name would mix hospitals,
+    or cases whose lesions are drawn with such whose are not, unseen."""
+    remedy = f"choose another --centre, or delete {centre.folder}"
+    for path in centre.manifests():
         try:
-            root = json.loads(path.read_text())["source"]["root"]
+            source = json.loads(path.read_text())["source"]
+            root, adapter = source["root"], source["adapter"]
         except (ValueError, KeyError, TypeError):
             continue  # not readable: that case is prepared anew
-        if root == str(centre.root):
+        if adapter != centre.adapter:
+            raise InputError(f"--centre {centre.name}: the store has it read as {adapter} already; {remedy}")
+        if moved or root == str(centre.root):
             continue
-        remedy = f"choose another --centre, or delete {centre.folder}"
         taken = f"--centre {centre.name}: the store has it from {root} already"
         if not Path(root).exists():
             raise InputError(

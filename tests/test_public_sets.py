@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+from data import prepare, verify
 from data.errors import InputError
 from data.layouts import Entry
 from data.sources import SOURCES, listing, load_entry, remarks
+from data.store import read_store
 from tests import miniatures
 from tests.miniature_scan import check, prepared, save, scan, write
 
@@ -70,6 +72,30 @@ def test_other_choices_of_panorama(source, taken, tmp_path):
         assert columns["scanner"] in ("Siemens", "Toshiba") and columns["annotation"] in ("manual", "automatic")
         label = load_entry(entry, SOURCES[source].codes(tmp_path))[1]
         assert label.max() == (1 if source == "panorama-pancreas" else 2)
+
+
+def test_two_choices_of_panorama_are_not_one_centre(tmp_path, capsys):
+    root, place = tmp_path / "panorama", ["--store", str(tmp_path / "store"), "--workers", "1", "--centre", "nl"]
+    miniatures.panorama(root)
+    assert prepare.main(["panorama", str(root), *place]) == 0
+    for more in ([], ["--moved"]):
+        assert prepare.main(["panorama-pancreas", str(root), *place, *more]) == 2
+        said = capsys.readouterr().err
+        assert "--centre nl: the store has it read as panorama already; choose" in said and said.count("\n") == 1
+    assert len(read_store(tmp_path / "store")["nl"]) == 3
+
+
+def test_a_patient_of_two_choices_of_panorama_is_known_as_one(tmp_path, capsys):
+    root = tmp_path / "panorama"
+    miniatures.panorama(root)
+    table = root / "panorama_labels" / "clinical_information.csv"
+    table.write_text(table.read_text().replace("100000_00001", "100003_00003"))  # non-PDAC, of a patient with PDAC
+    for path in [*root.rglob("100000_00001*")]:
+        path.rename(path.with_name(path.name.replace("100000_00001", "100003_00003")))
+    prepared("panorama", root, tmp_path / "store")
+    words = ["panorama-pancreas", str(root), "--centre", "b", "--store", str(tmp_path / "store"), "--workers", "1"]
+    verify.main(words)
+    assert "patient also in centre panorama" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_panorama_half_downloaded_or_contradicting_itself(tmp_path):
