@@ -19,6 +19,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,10 @@ class Export:
     split: Split
     cases: tuple[Case, ...]
 
-    def files(self, case: Case) -> tuple[Path, Path]:
-        """Where the image and the label of a case belong."""
-        part, name = "Ts" if case.key in self.split.test else "Tr", exported_name(case)
-        return self.folder / f"images{part}" / f"{name}_0000{ENDING}", self.folder / f"labels{part}" / f"{name}{ENDING}"
+    def parts(self) -> list[tuple[Case, str]]:
+        """Every case with the part of the data set that it belongs to: "Tr" or "Ts"."""
+        tested = set(self.split.test)
+        return [(case, "Ts" if case.key in tested else "Tr") for case in self.cases]
 
     def open(self) -> None:
         """Make the folder this export's own. Raises InputError where it holds anything else."""
@@ -103,19 +104,6 @@ class Export:
                 raise InputError(f"{keys[name]} and {case.key}: both would be exported as {name}; rename one of them")
             keys[name] = case.key
 
-    def write(self, case: Case) -> str:
-        """Write what is not there yet of a case; returns what is wrong with it, or nothing."""
-        image, label = self.files(case)
-        grid = own_grid(case)
-        try:
-            if not image.exists():
-                write_image(image, np.asarray(case.image()), grid)
-            if not label.exists():
-                write_mask(label, np.asarray(case.label()), grid)
-        except InputError as error:
-            return f"{case.key}: {error}"
-        return ""
-
     def finish(self) -> None:
         """The descriptions; dataset.json last, as it makes the data set complete."""
         names = {case.key: exported_name(case) for case in self.cases}
@@ -132,6 +120,21 @@ class Export:
         for file, content in (("splits_final.json", folds), ("dataset.json", described)):
             with replacing(self.folder / file) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=1))
+
+
+def write_case(case_and_part: tuple[Case, str], folder: Path) -> str:
+    """Write what is not there yet of a case of a part (``Export.parts``); returns what is wrong with it, or nothing."""
+    case, part = case_and_part
+    name, grid = exported_name(case), own_grid(case)
+    image, label = folder / f"images{part}" / f"{name}_0000{ENDING}", folder / f"labels{part}" / f"{name}{ENDING}"
+    try:
+        if not image.exists():
+            write_image(image, np.asarray(case.image()), grid)
+        if not label.exists():
+            write_mask(label, np.asarray(case.label()), grid)
+    except InputError as error:
+        return f"{case.key}: {error}"
+    return ""
 
 
 def _read(path: Path) -> dict | None:
@@ -202,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.out.expanduser() / f"Dataset{args.id:03d}_{args.name}"
     export = Export(folder, split, cases)
     export.open()
-    faults = sorted(filter(None, in_parallel(export.write, cases, args.workers, f"exporting to {folder.name}")))
+    work = partial(write_case, folder=folder)  # not a method: what it is bound to would be sent with every case
+    faults = sorted(filter(None, in_parallel(work, export.parts(), args.workers, f"exporting to {folder.name}")))
     for fault in faults:
         print(f"failed: {fault}", file=sys.stderr)
     if faults:

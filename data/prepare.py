@@ -230,7 +230,8 @@ def _prepare(centre: Centre, preparation: Preparation, workers: int) -> int:
     print(f"centre {centre.name}: {where}, {settings}", flush=True)
     _make_room(centre)
     try:
-        work = partial(prepare_entry, centre=centre, preparation=preparation)
+        # It is sent to a process with every case, so it must not hold all of them.
+        work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
         outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
     finally:
         _remove_unfinished(centre)

@@ -1,6 +1,7 @@
 """The export is a data set of nnU-Net with our splits, and comes back through our own reader voxel for voxel."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -207,6 +208,18 @@ def test_a_centre_without_labelled_tumours_is_tested_on_but_not_trained_on(store
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 4
     exported(tmp_path / "raw2", tmp_path / "store", "--data", "organs")
     assert len(list((tmp_path / "raw2").glob("*/imagesTs/organs__*"))) == 4
+
+
+def test_what_is_sent_to_a_process_does_not_grow_with_the_export(store, tmp_path, monkeypatch):
+    sent = []
+
+    def alone(work, items, workers, title):
+        sent.extend(len(pickle.dumps((work, item))) for item in items)
+        return map(work, items)
+
+    monkeypatch.setattr(export, "in_parallel", alone)
+    exported(tmp_path, store)
+    assert len(sent) == 8 and 2 * max(sent) < len(pickle.dumps(read_store(store)))
 
 
 def test_names_are_plain_and_told_apart(store):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import random
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def test_what_did_not_change_is_not_even_read(run, tmp_path, monkeypatch):
     root = root.rename(tmp_path / "moved")
     for _ in range(2):
         assert "2 already there" in run(root, "--moved")[1] and len(read) == 5
+
+
+def test_what_is_sent_to_a_process_does_not_grow_with_the_centre(run, tmp_path, monkeypatch):
+    sent = []
+
+    def alone(work, items, workers, title):
+        sent.append(len(pickle.dumps(work)))
+        return map(work, items)
+
+    monkeypatch.setattr(prepare, "in_parallel", alone)
+    for cases in (1, 6):
+        run(write_cases(tmp_path / f"in_{cases}", cases=cases), centre=f"of_{cases}")
+    assert sent[0] == sent[1]
 
 
 def table_of(root: Path, scanners: list[str]) -> None:
