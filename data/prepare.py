@@ -25,10 +25,13 @@ from data.centres import Centre, argument_parser, find_centres
 from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.grid import Grid
+from data.lock import alone
 from data.parallel import in_parallel
 from data.resample import fit
 from data.sources import Entry, load_entry, remarks
 from data.store import PANCREAS, PLACE, TUMOUR, Case, Preparation, read_case, renew_source, write_case
+
+BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 
 
 class Outcome(NamedTuple):
@@ -149,12 +152,14 @@ def _make_room(centre: Centre) -> None:
         centre.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{centre.folder}: cannot be made ({error.strerror}); choose another --store") from error
-    _remove_unfinished(centre)
 
 
 def _remove_unfinished(centre: Centre) -> None:
+    """What stopped runs left: whole cases, and single files beside cases. Only who is alone there knows them for it."""
     for leftover in centre.folder.glob(".*.unfinished"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in centre.folder.glob("[!.]*/.*.unfinished.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _to_prepare(centre: Centre, preparation: Preparation) -> list[Path]:
@@ -229,12 +234,14 @@ def _prepare(centre: Centre, preparation: Preparation, workers: int) -> int:
     settings = f"labels {centre.labels}, {preparation}, {workers} workers"
     print(f"centre {centre.name}: {where}, {settings}", flush=True)
     _make_room(centre)
-    try:
-        # It is sent to a process with every case, so it must not hold all of them.
-        work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
-        outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
-    finally:
+    with alone(centre.folder, BUSY):
         _remove_unfinished(centre)
+        try:
+            # It is sent to a process with every case, so it must not hold all of them.
+            work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
+            outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
+        finally:
+            _remove_unfinished(centre)
     return _report(centre, outcomes)
 
 

@@ -21,13 +21,14 @@ import torch
 
 from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.lock import alone
 from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
 from data.store import digest, read_store
 from engine.device import choose_device
 from engine.options import add_allow_duplicates, add_average, add_gpu, add_store
 from engine.stages import STAGES, VARIANTS, Stage, distinct_variants, with_variant
 from engine.study_compare import compare_runs
-from engine.study_jobs import Children, alone, execute
+from engine.study_jobs import Children, execute
 from engine.study_report import write_report
 from engine.study_runs import Run, Study, joined, read_studies, write_study
 from engine.train import TrainSettings
@@ -126,7 +127,8 @@ def run_study(args: argparse.Namespace, typed: str) -> int:
     threads = max(1, torch.get_num_threads() // jobs)  # a script alone would take them all
     options = ["--workers", str(args.workers), *["--allow-duplicates"] * args.allow_duplicates]
     environment = {"OMP_NUM_THREADS": str(threads)} if gpus[0] == "cpu" else {}
-    with alone(study.folder) as lock, answering_signals():
+    busy = "wait for the study that is at work there, or choose another folder"
+    with alone(study.folder, busy) as lock, answering_signals():
         joint = joined(study)  # once more: another study may have ended here since
         write_study(joint)
         faults = execute(study, todo, gpus, options, Children(lock, environment)) if todo else []

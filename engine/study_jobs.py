@@ -1,7 +1,6 @@
 """The processes of a study: the ordinary scripts, several at a time, ended with it and never twice in one folder."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -9,14 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
 from tqdm import tqdm
 
-from data.errors import EXIT_INTERRUPTED, InputError
+from data.errors import EXIT_INTERRUPTED
 from data.store import REPOSITORY
 from engine.study_runs import Run, Study
 
@@ -39,24 +38,12 @@ def commands(study: Study, run: Run, gpu: str, more: Sequence[str]) -> list[list
     ]
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Keep other studies out of ``folder``; yields the descriptor that holds the lock, for the scripts to share.
-
-    A script that outlives a killed study holds it too: its run must not be begun a second time beside it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            remedy = "wait for the study that is at work there, or choose another folder"
-            raise InputError(f"{folder}: cannot be locked ({error.strerror}); {remedy}") from error
-        yield file.fileno()
-
-
 class Children:
-    """Scripts that end when this process is told to. ``lock``: a descriptor that they share."""
+    """Scripts that end when this process is told to.
+
+    ``lock``: a descriptor (data.lock.alone) that they share. A script that outlives a killed study holds it too: its
+    run must not be begun a second time beside it.
+    """
 
     def __init__(self, lock: int, environment: Mapping[str, str]):
         self._lock, self._environment = lock, {**os.environ, **environment}

@@ -14,6 +14,7 @@ import pytest
 
 from data import prepare
 from data.grid import Grid
+from data.lock import alone
 from data.prepare import fingerprint, main
 from data.store import REPOSITORY, read_store
 from data.volume import read_image, write_lps, write_mask
@@ -92,7 +93,19 @@ def test_an_interruption_keeps_what_was_finished(run, write_centre, tmp_path, mo
     monkeypatch.setattr(prepare, "write_case", write)
     code, out, _ = run(root)
     assert code == 0 and "2 prepared, 2 already there" in out
-    assert sorted(p.name for p in (tmp_path / "store" / "here").iterdir()) == [f"case_{i}" for i in range(4)]
+    left = [".lock", *(f"case_{i}" for i in range(4))]
+    assert sorted(p.name for p in (tmp_path / "store" / "here").iterdir()) == left
+
+
+def test_a_second_run_beside_the_first_is_refused_and_takes_nothing_away(run, write_centre, tmp_path):
+    root, folder = write_centre(cases=1), tmp_path / "store" / "here"
+    with alone(folder, "wait"):
+        (folder / ".case_0.123.unfinished").mkdir()
+        code, _, err = run(root)
+        assert code == 2 and "here: cannot be locked" in err and "wait for the other run" in err
+        assert err.count("\n") == 1 and (folder / ".case_0.123.unfinished").is_dir()
+        assert run(root, centre="there")[0] == 0
+    assert run(root)[0] == 0 and sorted(path.name for path in folder.iterdir()) == [".lock", "case_0"]
 
 
 def test_a_killed_run_goes_on_where_it_was(write_centre, tmp_path, run):
@@ -181,7 +194,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(run, write_centre,
     monkeypatch.setattr(np, "save", short_write)
     code, _, err = run(root)
     assert code == 2 and "No space left" in err and "Traceback" not in err
-    assert list((tmp_path / "store" / "here").iterdir()) == []
+    assert [path.name for path in (tmp_path / "store" / "here").iterdir()] == [".lock"]
 
 
 def test_cases_gone_from_the_source_are_named(run, write_centre):

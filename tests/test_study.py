@@ -14,6 +14,7 @@ import torch
 from study_parts import CENTRES, fake_run, options, parse_tables
 
 from data import phantom
+from data.lock import alone
 from data.store import REPOSITORY
 from engine import study, study_jobs, train_command
 from engine.report import read_cases
@@ -194,7 +195,7 @@ def test_children_share_the_cores_and_the_folder_is_locked(study_store, tmp_path
     assert study.main(options(study_store, tmp_path, "--variants", "full", "--centres", "west")) == 0
     threads = (tmp_path / "full" / "seed_2022" / "tumor_coarse_west.log").read_text().splitlines()[-1]
     assert threads == f"threads {torch.get_num_threads()}"
-    with study_jobs.alone(tmp_path):
+    with alone(tmp_path, "wait"):
         assert study.main(options(study_store, tmp_path, "--variants", "full", "--centres", "west")) == 2
     assert "cannot be locked" in capsys.readouterr().err
 
@@ -237,7 +238,7 @@ def test_ctrl_c_ends_the_children_and_says_how_to_go_on(study_store, tmp_path, n
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
-    with study_jobs.alone(tmp_path):  # the children are gone: they held the lock too
+    with alone(tmp_path, "wait"):  # the children are gone: they held the lock too
         assert all(deaf or "KeyboardInterrupt" in log.read_text() for log in logs)
 
 
