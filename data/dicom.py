@@ -29,6 +29,7 @@ class Slice(NamedTuple):
     position: np.ndarray  # (3,) mm
     orientation: np.ndarray  # (6,) direction of a row, direction of a column
     voxels: tuple[str, ...]  # how its stored values become HU
+    number: int  # within the series; 0 where the header does not tell
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -51,6 +52,20 @@ def read_series(folder: Path) -> sitk.Image:
     if image.GetSize()[2] != len(slices):
         raise InputError(f"{folder}: {len(slices)} files but {image.GetSize()[2]} slices were read; {AGAIN}")
     return image
+
+
+def outline(folder: Path) -> tuple[Path, int, float]:
+    """A slice of the folder, how many there are, and how far (mm) one lies from the next: enough for an estimate.
+
+    Two headers are read, not all. Raises InputError where these, or any file, are no DICOM slices.
+    """
+    files = _slice_files(folder)
+    first, last = (_read_header(path) for path in (files[0], files[-1]))
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    apart = abs(float((last.position - first.position) @ normal))
+    # File names need not follow the heights; numbers do. Without these the names are all there is.
+    between = abs(last.number - first.number) or max(1, len(files) - 1)
+    return files[0], len(files), apart / between
 
 
 def _slice_files(folder: Path) -> list[Path]:
@@ -83,9 +98,11 @@ def _read_header(path: Path) -> Slice:
         series = reader.GetMetaData("0020|000e").strip("\0 ")
         reader.GetMetaData("0028|0103")  # signed or not: where that is lost, GDCM takes all values for positive
         voxels = tuple(reader.GetMetaData(t).strip("\0 ") if reader.HasMetaDataKey(t) else "" for t in VOXELS)
+        number = reader.GetMetaData("0020|0013").strip("\0 ") if reader.HasMetaDataKey("0020|0013") else ""
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: a truncated, damaged or incomplete DICOM slice; {AGAIN}") from error
-    return Slice(path, series, reader.GetSize()[:2], reader.GetSpacing()[:2], position, orientation, voxels)
+    size, pixel = reader.GetSize()[:2], reader.GetSpacing()[:2]
+    return Slice(path, series, size, pixel, position, orientation, voxels, int(number) if number.isdecimal() else 0)
 
 
 def _in_order(folder: Path, slices: list[Slice]) -> list[Slice]:

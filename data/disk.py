@@ -1,10 +1,14 @@
 """Will the prepared cases fit on the disk? Told from the headers of the scans, before any is read."""
 
+import math
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from data.dicom import outline
 from data.errors import InputError
+from data.grid import Grid
 from data.resample import fitted_shape
 from data.store import Preparation
 from data.volume import read_header
@@ -17,15 +21,20 @@ GB = 1e9
 def case_bytes(image: Path, preparation: Preparation) -> int:
     """What a scan takes once prepared, without cropping, which only the voxels can tell; 0 for an unreadable header.
 
-    A DICOM folder counts as many slices as it has files.
+    Of a DICOM folder two headers tell.
     """
     try:
-        files = sorted(f for f in image.iterdir() if not f.name.startswith(".")) if image.is_dir() else [image]
-        grid = read_header(files[0])
-    except (InputError, OSError, IndexError):
+        grid = _stack_grid(image) if image.is_dir() else read_header(image)
+    except (InputError, OSError):
         return 0  # the case fails when it is read, with the reason
-    depth, *plane = fitted_shape(grid.lps_shape, grid.lps_frame()[0], preparation)
-    return VOXEL_BYTES * depth * plane[0] * plane[1] * len(files)
+    return VOXEL_BYTES * math.prod(fitted_shape(grid.lps_shape, grid.lps_frame()[0], preparation))
+
+
+def _stack_grid(folder: Path) -> Grid:
+    """The grid of a DICOM folder, but where it begins."""
+    path, count, step = outline(folder)
+    grid = read_header(path)
+    return replace(grid, size=(*grid.size[:2], count), spacing=(*grid.spacing[:2], step))
 
 
 def check_space(store: Path, images: Iterable[Path], preparation: Preparation, insist: bool = False) -> str:

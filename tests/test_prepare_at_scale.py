@@ -19,6 +19,7 @@ from data.grid import Grid
 from data.store import REPOSITORY, digest, read_case, read_store, write_case
 from data.volume import read_label, write_lps, write_mask
 from tests.conftest import SPACING, tiny_scan
+from tests.miniature_scan import dicom, save, scan
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -144,6 +145,18 @@ def test_the_space_of_a_dicom_folder_and_of_what_is_no_scan(shared, tmp_path):
     assert disk.case_bytes(slab / "dicom", way) == disk.case_bytes(slab / "ct.nii.gz", way) == 3 * 512 * 512 * 11
     (tmp_path / "broken.nii.gz").write_bytes(b"no")
     assert [disk.case_bytes(tmp_path / name, way) for name in ("broken.nii.gz", "none")] == [0, 0]
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 1.6, 1.6), (1.0, 0.8, 0.8)])
+def test_the_space_of_a_resampled_dicom_folder_is_that_of_its_volume(spacing, tmp_path):
+    made = scan(0)
+    dicom(tmp_path / "slices", made, "1.2.3")
+    for number, path in enumerate(sorted((tmp_path / "slices").iterdir())):
+        path.rename(path.with_name(f"{number * 7 % 23:02d}.dcm"))  # names that do not follow the heights
+    (tmp_path / "slices" / "LICENSE").write_text("free")
+    save(tmp_path / "volume.nii.gz", made.hu)
+    way = prepare.Preparation(spacing=spacing)
+    assert disk.case_bytes(tmp_path / "slices", way) == disk.case_bytes(tmp_path / "volume.nii.gz", way) > 0
 
 
 def test_a_source_that_was_moved_says_so_and_goes_on_when_told(run, tmp_path):
