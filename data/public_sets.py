@@ -20,6 +20,8 @@ from data.layouts import (
 )
 from data.tables import Row, find_table, read_table, require_columns
 
+UNSAID = ("", "nan", "none")  # an empty cell, and what spreadsheets write for one
+
 
 class MSD:
     """Task07_Pancreas of the Medical Segmentation Decathlon: 281 labelled CT of one hospital in New York.
@@ -174,6 +176,7 @@ class PanTS:
     ROOT holds ImageTr, LabelTr, ImageTe, LabelTe and metadata.xlsx. Masks overlap, and the pancreas may or may not
     hold the lesion: their union is the pancreas. There are no patient ids: each scan counts as a patient. The table's
     ``tumor?`` flags some cases (44, told) whose lesion mask is empty; these are faults, as they are not free of tumour.
+    So is a case of which the table does not say whether it has one.
     Scans of NIH, MSD and others are among them: column ``site`` tells, and the duplicate check finds them.
     """
 
@@ -203,15 +206,19 @@ class PanTS:
         return sorted_by_name(found)
 
     def remarks(self, root: Path) -> list[str]:
-        gone = [labels for images, labels, _ in self.PARTS[1:] if self._only_labels(root, images, labels)]
-        return [f"left out: {labels}, as its scans are not here" for labels in gone]
+        lines = []
+        for images, labels, _ in self.PARTS[1:]:
+            there = tuple((root / side).is_dir() for side in (images, labels))
+            if there == (False, True):
+                lines.append(f"left out: {labels}, as its scans are not here")
+            elif there == (True, False):
+                lines.append(f"left out: {images}, as there is no {labels}")
+        return lines
 
     def _parts(self, root: Path) -> list[tuple[str, str, str]]:
-        """The training part, which must be there, and the test part where it was downloaded."""
-        return [part for part in self.PARTS if part == self.PARTS[0] or (root / part[0]).is_dir()]
-
-    def _only_labels(self, root: Path, images: str, labels: str) -> bool:
-        return (root / labels).is_dir() and not (root / images).is_dir()
+        """The training part, which must be there, and the test part where scans and labels were downloaded."""
+        whole = [part for part in self.PARTS[1:] if all((root / side).is_dir() for side in part[:2])]
+        return [self.PARTS[0], *whole]
 
     def _entry(self, root: Path, name: str, part: tuple[str, str, str], row: Row | None) -> Entry:
         image, label = root / part[0] / name / "ct.nii.gz", root / part[1] / name / "segmentations"
@@ -219,6 +226,9 @@ class PanTS:
         if row is None and not made.fault:
             fault = f"{image.parent}: not in metadata.xlsx, which tells the tumours; download the table again"
             return replace(made, fault=fault)
+        if row and row["tumor?"].lower() in UNSAID and not made.fault:
+            unsaid = "metadata.xlsx does not say whether it has a tumour (column tumor?)"
+            return replace(made, fault=f"{image.parent}: {unsaid}; fill it in, or download the table again")
         return replace(made, tumour=_is_flagged(row))
 
     def _table(self, root: Path) -> dict[str, Row]:
@@ -232,5 +242,5 @@ class PanTS:
 
 
 def _is_flagged(row: Row | None) -> bool:
-    """The table writes 1, 1.0 or a count; anything that is not plainly a zero or empty counts as a tumour."""
-    return (row or {}).get("tumor?", "").lower() not in ("", "0", "0.0", "no", "false", "nan", "none")
+    """The table writes 1, 1.0 or a count; anything that is not plainly a zero, or unsaid, counts as a tumour."""
+    return bool(row) and row["tumor?"].lower() not in (*UNSAID, "0", "0.0", "no", "false")

@@ -11,6 +11,7 @@ Row = dict[str, str]
 def read_table(path: Path) -> list[Row]:
     """The rows of a table by the names of its first line, all as text, surrounding blanks removed, empty rows left out.
 
+    Each row has every column: cells that it lacks are empty.
     A .csv may be separated by commas or semicolons (the first line tells). An .xlsx needs the package openpyxl, and
     its first sheet is read. Raises InputError for a file that is no such table.
     """
@@ -23,7 +24,7 @@ def read_table(path: Path) -> list[Row]:
     if not lines:
         raise InputError(f"{path}: the table is empty; download it again")
     names, *rows = lines
-    return [dict(zip(names, row, strict=False)) for row in rows]
+    return [dict(zip(names, [*row, *[""] * (len(names) - len(row))], strict=False)) for row in rows]
 
 
 def find_table(folders: list[Path], stem: str) -> Path | None:

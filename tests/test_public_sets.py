@@ -165,9 +165,34 @@ def test_pants_reports_what_is_flagged_but_empty(tmp_path, capsys):
     entries = SOURCES["pants"].entries(tmp_path / "pants")
     assert "pancreatic_lesion.nii.gz: no such file" in faults(entries)["PanTS_00000002"] and len(entries) == 5
     assert remarks("pants", tmp_path / "pants") == ["left out: LabelTe, as its scans are not here"]
+    (tmp_path / "pants" / "LabelTe").rename(tmp_path / "pants" / "ImageTe")
+    assert len(SOURCES["pants"].entries(tmp_path / "pants")) == 5
+    assert remarks("pants", tmp_path / "pants") == ["left out: ImageTe, as there is no LabelTe"]
     (tmp_path / "pants" / "metadata.csv").unlink()
     with pytest.raises(InputError, match=r"metadata\.xlsx: no such file"):
         SOURCES["pants"].entries(tmp_path / "pants")
+
+
+def test_pants_of_which_nothing_is_said_are_no_tumour_free_cases(tmp_path):
+    miniatures.pants(tmp_path)
+    table = tmp_path / "metadata.csv"
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0].endswith("tumor?") and lines[4].startswith("PanTS_00000004")
+    lines[4] = lines[4].rpartition(",")[0]  # cut short: its last cell is missing
+    lines[2] = lines[2].rpartition(",")[0] + ",NaN"
+    table.write_text("\n".join(lines))
+    said = faults(SOURCES["pants"].entries(tmp_path))
+    assert set(said) == {"PanTS_00000002", "PanTS_00000004", "PanTS_00000005"}
+    assert "PanTS_00000004: metadata.xlsx does not say whether it has a tumour" in said["PanTS_00000004"]
+
+
+def test_a_short_row_of_a_table_has_empty_cells(tmp_path):
+    miniatures.panorama(tmp_path)
+    table = tmp_path / "panorama_labels" / "clinical_information.csv"
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    lines[1] = lines[1].rpartition(",")[0]  # of a study without PDAC
+    table.write_text("\n".join(lines))
+    assert len(SOURCES["panorama"].entries(tmp_path)) == 3 and len(remarks("panorama", tmp_path)) == 3
 
 
 def test_organ_sets_say_what_they_leave_out_and_know_their_scanners(tmp_path):
