@@ -55,17 +55,22 @@ class LabelMap:
         table = np.full(256, 255 if self.rest is None else self.rest, np.uint8)
         for code, label in self.codes:
             table[code] = label
-        # Plane by plane: counting and looking up widen what they read to eight bytes a voxel.
-        present = np.flatnonzero(sum(np.bincount(plane.ravel(), minlength=256) for plane in array))
+        present = codes_in(array)
         unknown = present[table[present] == 255]
         if unknown.size:
             named = ", ".join(map(str, unknown))
             remedy = f'say what they are, e.g. --labels "{self},{unknown[0]}=1", or add *=0 for background'
             raise InputError(f"{path}: has label codes {named}, which the map {self} does not know; {remedy}")
         labels = np.empty_like(array)
-        for plane, mapped in zip(array, labels, strict=True):
+        for plane, mapped in zip(array, labels, strict=True):  # looking up widens as counting does
             mapped[...] = table[plane]
         return labels
+
+
+def codes_in(array: np.ndarray) -> np.ndarray:
+    """The codes, in rising order, that a label (uint8, (D, H, W)) holds."""
+    # Plane by plane: counting widens what it reads to eight bytes a voxel.
+    return np.flatnonzero(sum(np.bincount(plane.ravel(), minlength=256) for plane in array))
 
 
 class LabelReader(Protocol):

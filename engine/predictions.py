@@ -9,6 +9,7 @@ import numpy as np
 from data.errors import InputError
 from data.export import exported_name, own_grid
 from data.grid import Grid
+from data.labels import codes_in
 from data.store import PANCREAS, TUMOUR, Case
 from data.volume import SAME_GRID_MM, WRITTEN, Volume, read_label
 
@@ -62,7 +63,7 @@ class Predictions:
         """Where a case's target was predicted (bool, (D, H, W), LPS), and whether that is on the scan's own grid."""
         predicted = self.read(case)
         codes = predicted.array
-        present = np.flatnonzero(np.bincount(codes.ravel())).tolist()
+        present = codes_in(codes).tolist()
         wrong = len(set(present) - {0}) > 1 if self.values == MASK else bool(set(present) - {0, PANCREAS, TUMOUR})
         if wrong:
             remedy = f"give labels 0/1/2 (--values {LABELS}) or masks of a single value (--values {MASK})"
@@ -83,21 +84,22 @@ def same_grid(volume: Volume, grid: Grid) -> bool:
 
 
 def settle_values(predictions: Predictions, cases: Sequence[Case]) -> str:
-    """What the voxels mean where the command line does not say: labels where any file tells, never by guessing.
+    """What the voxels mean where the command line does not say: as the first file that tells has them, not guessed.
 
     Raises InputError where no file tells a mask of the tumour from labels without any tumour.
     """
-    if predictions.target == "pancreas":
-        return LABELS  # a mask of the pancreas reads the same
-    highest = 0
+    ones = False
     for case in cases:
         try:
-            highest = max(highest, int(predictions.read(case).array.max()))
+            present = set(codes_in(predictions.read(case).array).tolist()) - {0}
         except InputError:
             continue  # its own row will say so
-        if highest > PANCREAS:
-            return LABELS if highest == TUMOUR else MASK
-    if highest:
+        if len(present) == 1 and max(present) > TUMOUR:
+            return MASK
+        if TUMOUR in present or (present and predictions.target == "pancreas"):
+            return LABELS  # a mask of ones reads the same for the pancreas
+        ones |= PANCREAS in present
+    if ones:
         ask = f"say --values {MASK} if they are masks of the tumour, --values {LABELS} if no tumour was found"
         raise InputError(f"{predictions.folder}: holds 0 and 1 alone, tumour or pancreas? {ask}")
     return LABELS

@@ -100,6 +100,14 @@ def test_masks_names_of_the_export_and_patterns_give_the_same_numbers(store, tmp
     assert yaml.safe_load((tmp_path / "out" / "255" / "settings.yaml").read_text())["values"] == "mask"
 
 
+def test_a_mask_of_255_is_one_of_the_pancreas_too(store, tmp_path):
+    for number in (1, 255):
+        folder = predict(tmp_path / str(number), store, lambda c, n=number: (shifted(c) > 0) * np.uint8(n))
+        assert run(store, folder, tmp_path / "out" / str(number), "--label", "pancreas") == 0
+    tables = [(tmp_path / "out" / number / "cases.csv").read_text() for number in ("1", "255")]
+    assert tables[0] == tables[1]
+
+
 def test_a_folder_of_zeros_and_ones_is_not_guessed_at(store, tmp_path, capsys):
     folder = predict(tmp_path / "p", store, lambda c: (shifted(c) == 2).astype(np.uint8))
     assert run(store, folder, tmp_path / "out") == 2
