@@ -21,6 +21,7 @@ from functools import partial
 from itertools import combinations
 
 import numpy as np
+from tqdm import tqdm
 
 from data.errors import InputError
 from data.splits import PARTS, Split
@@ -34,6 +35,7 @@ SMALLEST_ML = 2000.0  # of body: what shows less is too little of an abdomen to 
 SHARED_CELLS = 0.15  # of the 17 litres around the pancreas, 2.5 litres
 BLOCK = 256  # cases compared at a time
 NAMED = 3
+SHOWN_AFTER_S = 2
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,13 @@ def find_duplicates(cases: Iterable[Case], keep: bool = True) -> list[Duplicate]
 
 
 def thumbnails(cases: Sequence[Case], keep: bool = True) -> np.ndarray:
-    """Records (n,) of dtype THUMBNAIL; those that had to be made are kept in the store if ``keep``."""
+    """Records (n,) of dtype THUMBNAIL; those that had to be made are kept in the store if ``keep``.
+
+    Under a progress bar where these are so many that it takes a while.
+    """
+    shown = {"desc": "looking for duplicates", "unit": "case", "disable": None, "delay": SHOWN_AFTER_S}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        made = list(pool.map(partial(thumbnail_of, keep=keep), cases))
+        made = list(tqdm(pool.map(partial(thumbnail_of, keep=keep), cases), total=len(cases), **shown))
     return np.stack(made) if made else np.zeros(0, THUMBNAIL)
 
 

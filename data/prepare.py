@@ -30,6 +30,7 @@ from data.parallel import in_parallel
 from data.resample import fit
 from data.sources import Entry, load_entry, remarks
 from data.store import PANCREAS, PLACE, TUMOUR, Case, Preparation, read_case, renew_source, write_case
+from data.thumbnail import thumbnail_of
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 
@@ -71,8 +72,10 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
         if earlier and earlier.preparation == preparation and _content(earlier.source) == _content(source):
             if earlier.source != source:  # moved or touched: the next run must find it where it lies now
                 renew_source(earlier, source)
+            thumbnail_of(earlier)
             return Outcome(entry.name, "already there")
         notes = _read_and_write(entry, centre, preparation, source)
+        thumbnail_of(read_case(folder))  # now, by many processes: else the first training would make all of them
     except InputError as error:
         kept = " (the store keeps an earlier version of this case)" if folder.exists() else ""
         return Outcome(entry.name, "failed", f"{error}{kept}")

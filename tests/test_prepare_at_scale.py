@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from data import disk, prepare
+from data.duplicates import thumbnails
 from data.grid import Grid
 from data.store import REPOSITORY, digest, read_case, read_store, write_case
 from data.volume import read_label, write_lps, write_mask
@@ -52,7 +53,8 @@ def write_cases(root: Path, cases: int, air: int = 20) -> Path:
 
 def voxels(centre: Path) -> dict[str, bytes]:
     """What the cases that can be seen hold."""
-    return {str(path.relative_to(centre)): path.read_bytes() for path in centre.glob("[!.]*/*.npy")}
+    files = (path for name in ("image", "label") for path in centre.glob(f"[!.]*/{name}.npy"))
+    return {str(path.relative_to(centre)): path.read_bytes() for path in files}
 
 
 def test_killed_again_and_again_at_random_it_ends_as_if_undisturbed(run, tmp_path):
@@ -172,6 +174,17 @@ def test_a_source_that_was_moved_says_so_and_goes_on_when_told(run, tmp_path):
     assert {case.source["root"] for case in cases} == {str(root)} and digest(cases) == before
     code, out, _ = run(root)  # from now on it lies there
     assert code == 0 and "2 already there" in out
+
+
+def test_cases_have_their_thumbnails_before_anybody_asks(run, tmp_path, monkeypatch):
+    root = write_cases(tmp_path / "in", cases=2)
+    run(root)
+    (kept,) = (tmp_path / "store" / "here" / "case_1").glob("thumbnail.*.npy")
+    kept.unlink()
+    run(root)
+    for path in (tmp_path / "store").rglob("image.npy"):
+        path.unlink()  # nothing but thumbnails is read from now on
+    assert len(thumbnails(read_store(tmp_path / "store")["here"])) == 2
 
 
 def test_what_did_not_change_is_not_even_read(run, tmp_path, monkeypatch):
