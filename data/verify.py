@@ -121,10 +121,12 @@ def _known_in_store(centres: Sequence[Centre]) -> tuple[list[Known], list[Findin
 def _report(cases: Sequence[Inspection], findings: Sequence[Finding]) -> None:
     if findings:
         print(table(findings))
-    warned = {finding.case for finding in findings if finding.level == "warning"}
+    # The store's faults are findings too, but of none of these cases.
+    warned = {finding.case for finding in findings if finding.level == "warning"} & {case.name for case in cases}
     fit, tumours = sum(not case.fatal for case in cases), sum(case.has_tumour for case in cases)
-    print(f"{tumours} of them have a tumour" if tumours else "none has a tumour: fit for the pancreas stages alone")
     print(f"{fit} of {len(cases)} cases are fit to train on, {len(warned)} of them with warnings")
+    if fit:
+        print(f"{tumours} of them have a tumour" if tumours else "none has a tumour: fit for the pancreas stages alone")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tests.conftest import SPACING, abdomens, tiny_scan
 
 @pytest.fixture
 def verify(tmp_path, capsys):
-    """``verify(root)`` runs the command; returns exit code, its table's rows by level, and the last line."""
+    """``verify(root)`` runs the command; returns exit code, its table's rows by level, and the line that sums up."""
 
     def run(root: Path, *more: str, source: str = "folder", name: str = "here"):
         argv = [source, str(root), "--centre", name, "--store", str(tmp_path / "store"), "--workers", "1", *more]
@@ -28,7 +28,7 @@ def verify(tmp_path, capsys):
         for line in lines:
             if line.split()[0] in rows:
                 rows[line.split()[0]].append(line)
-        return code, rows, lines[-1]
+        return code, rows, next(line for line in lines if "are fit to train on" in line)
 
     return run
 
@@ -70,6 +70,22 @@ def test_what_prepare_would_refuse_is_fatal(verify, write_centre):
     empty = row_of(rows, "empty", "fatal")
     assert empty.split()[1] == "2" and "images/case_1.nii.gz, images/case_2.nii.gz" in empty
     assert "download or copy it again" in empty
+
+
+def test_the_last_lines_say_what_is_fit_and_then_what_of_it_has_a_tumour(write_centre, stored, tmp_path, capsys):
+    root = write_centre(cases=3)
+    stored("other", root)
+    for path in (tmp_path / "store" / "other" / "case_0").glob("*.npy"):
+        path.unlink()
+    words = ["folder", str(root), "--centre", "here", "--store", str(tmp_path / "store"), "--workers", "1"]
+    assert main(words) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("warning") and "damaged" in line for line in out)  # a case of the store, not of here
+    assert out[-2:] == ["3 of 3 cases are fit to train on, 0 of them with warnings", "2 of them have a tumour"]
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"")
+    assert main(words) == 2
+    assert capsys.readouterr().out.splitlines()[-1] == "0 of 3 cases are fit to train on, 0 of them with warnings"
 
 
 def test_labels_that_are_doubtful_are_warnings(verify, write_centre):
