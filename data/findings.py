@@ -62,10 +62,6 @@ class Inspection(NamedTuple):
     def fatal(self) -> bool:
         return any(finding.level == "fatal" for finding in self.findings)
 
-    @property
-    def warned(self) -> bool:
-        return any(finding.level == "warning" for finding in self.findings)
-
 
 def blame(error: InputError, level: str = "fatal") -> Finding:
     """The one line of an error as a finding about its file."""
