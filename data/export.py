@@ -13,7 +13,6 @@ goes on where it was stopped.
 """
 
 import argparse
-import hashlib
 import json
 import re
 import sys
@@ -37,26 +36,6 @@ ENDING = ".nii.gz"
 MARK = "export.json"  # whose folder this is, and what was exported into it
 TRAINED = ("train", "validation")
 LABELS = {"background": 0, "pancreas": 1, "tumour": 2}
-
-
-def exported_name(case: Case) -> str:
-    """``<centre>__<case>``; what is no plain character becomes -, with a hash behind so that no two names meet."""
-    name = f"{case.centre}__{case.name}"
-    plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
-    return name if plain == name else f"{plain}-{hashlib.sha256(case.key.encode()).hexdigest()[:8]}"
-
-
-def own_grid(case: Case) -> Grid:
-    """The grid of a prepared case's arrays: the scan's own, or, cropped or resampled, that of the part alone in LPS."""
-    grid = Grid.from_json(case.grid)
-    if grid.part is None:
-        return grid
-    spacing, origin, direction = grid.lps_frame()
-    start, stop, shape = (np.array(values[::-1]) for values in (grid.part.start, grid.part.stop, grid.part.shape))
-    voxels = (stop - start) / shape  # of the scan, per voxel of the part; outer faces coincide
-    axes, scanned = np.array(direction).reshape(3, 3), np.array(spacing[::-1])
-    first = np.array(origin) + axes @ ((start + voxels / 2 - 0.5) * scanned)
-    return Grid.of(tuple(shape.tolist()), tuple((voxels * scanned).tolist()), tuple(first.tolist()), direction)
 
 
 @dataclass(frozen=True)
@@ -99,14 +78,14 @@ class Export:
     def _check_names(self) -> None:
         keys: dict[str, str] = {}
         for case in self.cases:
-            name = exported_name(case).lower()  # on some file systems A and a are one file
+            name = case.file_name.lower()  # on some file systems A and a are one file
             if name in keys:
                 raise InputError(f"{keys[name]} and {case.key}: both would be exported as {name}; rename one of them")
             keys[name] = case.key
 
     def finish(self) -> None:
         """The descriptions; dataset.json last, as it makes the data set complete."""
-        names = {case.key: exported_name(case) for case in self.cases}
+        names = {case.key: case.file_name for case in self.cases}
         fold = {"train": self.split.train, "val": self.split.validation}
         training = [*self.split.train, *self.split.validation]
         described = {
@@ -125,7 +104,7 @@ class Export:
 def write_case(case_and_part: tuple[Case, str], folder: Path) -> str:
     """Write what is not there yet of a case of a part (``Export.parts``); returns what is wrong with it, or nothing."""
     case, part = case_and_part
-    name, grid = exported_name(case), own_grid(case)
+    name, grid = case.file_name, Grid.from_json(case.grid).own()
     image, label = folder / f"images{part}" / f"{name}_0000{ENDING}", folder / f"labels{part}" / f"{name}{ENDING}"
     try:
         if not image.exists():

@@ -77,6 +77,17 @@ class Grid:
         """A view of a whole LPS array (D, H, W) with the file's axes (z, y, x)."""
         return array.T[self._steps].transpose(np.argsort(self.order)).T
 
+    def own(self) -> "Grid":
+        """The grid that the prepared array lies on: this one, or, cropped or resampled, that of the part alone in LPS."""
+        if self.part is None:
+            return self
+        spacing, origin, direction = self.lps_frame()
+        start, stop, shape = (np.array(values[::-1]) for values in (self.part.start, self.part.stop, self.part.shape))
+        voxels = (stop - start) / shape  # of the scan, per voxel of the part; outer faces coincide
+        axes, scanned = np.array(direction).reshape(3, 3), np.array(spacing[::-1])
+        first = np.array(origin) + axes @ ((start + voxels / 2 - 0.5) * scanned)
+        return Grid.of(tuple(shape.tolist()), tuple((voxels * scanned).tolist()), tuple(first.tolist()), direction)
+
     def take(self, array: np.ndarray) -> np.ndarray:
         """The part that was prepared, out of a whole LPS array of labels (D, H, W): nearest voxels."""
         return array if self.part is None else nearest(array[self.part.slices], self.part.shape)

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -87,6 +88,16 @@ class Case:
     def key(self) -> str:
         """``centre/case``: the name that splits, logs and tables use."""
         return f"{self.centre}/{self.name}"
+
+    @property
+    def file_name(self) -> str:
+        """``<centre>__<case>``, for files of several centres in one folder.
+
+        What is no plain character becomes -, with a hash behind so that no two names meet.
+        """
+        name = f"{self.centre}__{self.name}"
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        return name if plain == name else f"{plain}-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
 
     def image(self) -> np.ndarray:
         """int16 HU (D, H, W). Raises InputError where the file is damaged."""

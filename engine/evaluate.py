@@ -17,7 +17,6 @@ import yaml
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.export import exported_name
 from data.files import replacing
 from data.grid import Grid
 from data.samples import INFERENCE_MARGIN_MM, target_mask
@@ -194,7 +193,7 @@ class Evaluation:
 
 def prediction_path(folder: Path, case: Case, split: Split) -> Path:
     """Where an evaluation keeps its mask of a case; of several centres, their names tell the cases apart."""
-    name = case.name if case.centre == split.held_out else exported_name(case)
+    name = case.name if case.centre == split.held_out else case.file_name
     return folder / "predictions" / f"{name}.nii.gz"
 
 

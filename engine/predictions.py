@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import InputError
-from data.export import exported_name, own_grid
 from data.grid import Grid
 from data.labels import codes_in
 from data.store import PANCREAS, TUMOUR, Case
@@ -38,9 +37,9 @@ class Predictions:
     def candidates(self, case: Case) -> list[Path]:
         """The files that would be taken for a prediction of a case."""
         if self.pattern:
-            named = self.pattern.replace("{case}", case.name).replace("{export}", exported_name(case))
+            named = self.pattern.replace("{case}", case.name).replace("{export}", case.file_name)
             return [self.folder / named]
-        return [self.folder / f"{name}{suffix}" for name in (case.name, exported_name(case)) for suffix in WRITTEN]
+        return [self.folder / f"{name}{suffix}" for name in (case.name, case.file_name) for suffix in WRITTEN]
 
     def named(self, case: Case) -> str:
         """What a prediction of a case may be called, for messages."""
@@ -51,7 +50,7 @@ class Predictions:
         """The prediction of a case. Raises InputError where it lies neither on the scan's grid nor on the export's."""
         path, scan = self.path(case), Grid.from_json(case.grid)
         predicted = read_label(path)
-        if not any(same_grid(predicted, grid) for grid in (scan, own_grid(case))):
+        if not any(same_grid(predicted, grid) for grid in (scan, scan.own())):
             shape = "x".join(map(str, scan.size))
             where = (
                 f"prediction {predicted.described()}, scan {shape} voxels as in {case.source.get('image', 'the store')}"

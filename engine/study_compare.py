@@ -19,7 +19,7 @@ def compare_runs(first: Path, second: Path, roi: str | None = None) -> str:
     Raises InputError where there is nothing to compare, or several evaluations that both runs have.
     """
     paths = find_tables(first, second, roi)
-    tables = [read_table(path) for path in paths]
+    tables = [rows_by_case(path) for path in paths]
     rows = [{case: row for case, row in table.items() if not failed(row)} for table in tables]
     shared = sorted(rows[0].keys() & rows[1].keys())
     if not shared:
@@ -85,7 +85,7 @@ def candidates(path: Path, roi: str | None) -> dict[str, Path]:
     return found
 
 
-def read_table(path: Path) -> dict[str, Row]:
+def rows_by_case(path: Path) -> dict[str, Row]:
     """The rows of a table by case. Raises InputError where a case stands in it twice."""
     rows = read_cases(path)
     table = {row["case"]: row for row in rows}

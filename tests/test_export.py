@@ -65,7 +65,7 @@ def test_the_layout_is_that_of_nnunet_with_our_split(store, tmp_path):
     assert described["labels"] == {"background": 0, "pancreas": 1, "tumour": 2} and described["numTraining"] == 4
     split = frozen_splits(store, read_store(store))["west"]
     (fold,) = json.loads((folder / "splits_final.json").read_text())
-    names = {case.key: export.exported_name(case) for cases in read_store(store).values() for case in cases}
+    names = {case.key: case.file_name for cases in read_store(store).values() for case in cases}
     assert fold == {
         "train": [names[key] for key in split.train],
         "val": [names[key] for key in split.validation],
@@ -101,7 +101,7 @@ def test_our_nnunet_source_reads_the_export_back_voxel_for_voxel(kind, store, tm
     store = store.parent / kind
     folder = exported(tmp_path, store)
     source = SOURCES["nnunet"]
-    cases = {export.exported_name(case): case for centre in read_store(store).values() for case in centre}
+    cases = {case.file_name: case for centre in read_store(store).values() for case in centre}
     entries = source.entries(folder)
     assert {entry.name for entry in entries} == set(cases)
     for entry in entries:
@@ -122,18 +122,18 @@ def test_our_nnunet_source_reads_the_export_back_voxel_for_voxel(kind, store, tm
 def test_another_reader_finds_the_scan_where_it_was(store, tmp_path):
     folder = exported(tmp_path, store, "--data", "west")
     for case in read_store(store)["west"]:
-        there = nib.load(folder / "imagesTs" / f"{export.exported_name(case)}_0000.nii.gz")
+        there = nib.load(folder / "imagesTs" / f"{case.file_name}_0000.nii.gz")
         original = nib.load(case.source["image"])
         assert np.array_equal(np.asarray(there.dataobj), np.asarray(original.dataobj))
         assert np.allclose(there.affine, original.affine, atol=1e-4)
-        mask = nib.load(folder / "labelsTs" / f"{export.exported_name(case)}.nii.gz")
+        mask = nib.load(folder / "labelsTs" / f"{case.file_name}.nii.gz")
         assert np.array_equal(mask.affine, there.affine) and mask.get_data_dtype() == np.uint8
 
 
 def test_a_part_of_a_scan_is_exported_where_it_lies_in_the_scan(store, part, tmp_path):
     folder = exported(tmp_path, part, "--data", "west")
     for case in read_store(part)["west"]:
-        there = read_image(folder / "imagesTs" / f"{export.exported_name(case)}_0000.nii.gz")
+        there = read_image(folder / "imagesTs" / f"{case.file_name}_0000.nii.gz")
         scan, box = read_image(case.source["image"]), Grid.from_json(case.grid).part
         assert there.array.shape == case.shape == box.shape != scan.array.shape
         to_voxels = np.linalg.inv(np.array(scan.direction).reshape(3, 3))
@@ -223,7 +223,7 @@ def test_what_is_sent_to_a_process_does_not_grow_with_the_export(store, tmp_path
 
 
 def test_names_are_plain_and_told_apart(store):
-    west = {case.name: export.exported_name(case) for case in read_store(store)["west"]}
+    west = {case.name: case.file_name for case in read_store(store)["west"]}
     assert west["case_0"] == "west__case_0"
     assert west["münchen 3"].startswith("west__m-nchen-3-") and west["münchen 3"].isascii()
 

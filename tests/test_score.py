@@ -13,7 +13,6 @@ import SimpleITK as sitk
 import yaml
 
 from data import prepare
-from data.export import exported_name, own_grid
 from data.grid import Grid
 from data.store import REPOSITORY, Case, read_store
 from data.volume import write_lps, write_mask
@@ -84,7 +83,7 @@ def test_masks_names_of_the_export_and_patterns_give_the_same_numbers(store, tmp
 
     folders = {
         "labels": (predict(tmp_path / "labels", store), []),
-        "export": (predict(tmp_path / "export", store, name=lambda c: f"{exported_name(c)}.nrrd"), []),
+        "export": (predict(tmp_path / "export", store, name=lambda c: f"{c.file_name}.nrrd"), []),
         "mask": (predict(tmp_path / "mask", store, tumour), ["--values", "mask"]),
         "255": (predict(tmp_path / "255", store, lambda c: tumour(c) * np.uint8(255)), []),
         "named": (
@@ -158,7 +157,7 @@ def test_where_a_part_was_prepared_either_grid_is_taken_and_nothing_outside_it_i
     part = store.parent / "part"
     scanned, own = predict(tmp_path / "scanned", part), tmp_path / "own"
     for case in cases_of(part):
-        write_mask(own / f"{case.name}.nii.gz", shifted(case), own_grid(case))
+        write_mask(own / f"{case.name}.nii.gz", shifted(case), Grid.from_json(case.grid).own())
     assert run(part, scanned, tmp_path / "a") == 0 and run(part, own, tmp_path / "b") == 0
     assert (tmp_path / "a" / "cases.csv").read_text() == (tmp_path / "b" / "cases.csv").read_text()
     for case in cases_of(part):
