@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from data.samples import NetworkGrid, Sample
-
-HU_WINDOW = (-100.0, 240.0)
+from data.store import HU_WINDOW
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,14 @@ def body_box(image: np.ndarray, spacing: Sequence[float], must_hold: Box | None 
     return union(box, must_hold) if must_hold else box
 
 
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest connected piece of a mask of any shape, as a mask; empty where the mask is."""
+    pieces, _ = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return (pieces == sizes.argmax()) & mask
+
+
 def _large_pieces(tissue: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The mask (D, H, W) without thin and small things."""
     disc = np.ones((1, *(max(1, 2 * round(THIN_MM / s / 2) + 1) for s in spacing[1:])), bool)

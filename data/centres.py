@@ -11,6 +11,7 @@ from pathlib import Path
 from data.errors import InputError
 from data.sources import SOURCES, Entry, LabelMap
 from data.store import DEFAULT_STORE
+from data.text import usable_name
 
 NAME_RULE = "letters, digits, _ - . only, and not 'none', which means no centre"
 
@@ -114,7 +115,7 @@ def _names(centre: str, values: Iterable[str]) -> dict[str, str]:
 
 
 def _look(args: argparse.Namespace) -> Centre:
-    if not re.fullmatch(r"\w[\w.-]*", args.centre) or args.centre == "none":
+    if not usable_name(args.centre) or args.centre == "none":
         raise InputError(f"--centre {args.centre}: not usable as a name; use {NAME_RULE}")
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one process is needed; give 1 or more")

@@ -7,21 +7,20 @@ this slice and in true proportions; up is anterior, left is the patient's right.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
+from data.body import TISSUE_ABOVE, largest_piece
 from data.boxes import bounding_box
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
-from data.store import DEFAULT_STORE, TUMOUR, read_store
+from data.store import DEFAULT_STORE, HU_WINDOW, TUMOUR, read_store
 
-WINDOW_HU = (-100, 240)
-BODY_HU = -300
 COLUMNS, ROWS = 8, 6
 TILE = (232, 180)  # width, height in pixels, without the caption
 CAPTION, HEAD, GAP = 20, 34, 4
@@ -44,8 +43,8 @@ def tile(image: np.ndarray, label: np.ndarray, spacing: Sequence[float], name: s
     plane, mask = plane[rows, columns], mask[rows, columns]
     size_mm = np.array(plane.shape[::-1]) * (spacing[2], spacing[1])
     width, height = np.maximum(1, (size_mm * min(TILE / size_mm)).astype(int)).tolist()
-    low, high = WINDOW_HU
-    grey = (np.clip((plane - float(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
+    low, high = HU_WINDOW
+    grey = (np.clip((plane - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     shrinks = height < plane.shape[0]
     view = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     view = cv2.cvtColor(view, cv2.COLOR_GRAY2BGR)
@@ -74,11 +73,8 @@ def _telling_slice(label: np.ndarray) -> int:
 
 def _body(plane: np.ndarray, mask: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the largest piece that is no air, table and specks left out; all where there is only air."""
-    pieces, count = ndimage.label(plane > BODY_HU)
-    if not count:
-        return slice(None), slice(None)
-    body = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
-    return bounding_box((body | (mask > 0))[None]).slices[1:]
+    body = largest_piece(plane > TISSUE_ABOVE)
+    return bounding_box((body | (mask > 0))[None]).slices[1:] if body.any() else (slice(None), slice(None))
 
 
 def _write(picture: np.ndarray, text: str, at: tuple[int, int], room: int, colour: Sequence[int] = INK) -> None:
@@ -111,8 +107,8 @@ def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list
         with replacing(path) as unfinished:
             unfinished.write_bytes(cv2.imencode(".png", _page(page, title))[1].tobytes())
         written.append(path)
-    for path in folder.glob(f"{centre}_[0-9][0-9].png"):
-        if path not in written:
+    for path in folder.glob(f"{centre}_*.png"):
+        if path not in written and re.fullmatch(r"\d{2,}", path.stem.removeprefix(f"{centre}_")):
             path.unlink()
     return written
 

@@ -101,8 +101,7 @@ def _image_doubts(image: Volume) -> Doubts:
     if unlike := _unlike_hu(image.array):
         yield unlike
     if min(image.spacing) < SPACING_MM[0] or max(image.spacing) > SPACING_MM[1]:
-        spacing = " x ".join(f"{s:.3g}" for s in reversed(image.spacing))
-        yield f"implausible spacing {spacing} mm", "check the header's units, they should be mm"
+        yield f"implausible spacing {_by(image.spacing)} mm", "check the header's units, they should be mm"
     along = np.clip(np.abs(np.diag(np.reshape(image.direction, (3, 3)))).min(), 0, 1)
     if (tilt := np.degrees(np.arccos(along))) > TILT_DEGREES:
         yield f"scan tilted by {tilt:.0f} degrees", "kept as it is; check that it is no reformatted view"

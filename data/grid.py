@@ -78,7 +78,7 @@ class Grid:
         return array.T[self._steps].transpose(np.argsort(self.order)).T
 
     def own(self) -> "Grid":
-        """The grid that the prepared array lies on: this one, or, cropped or resampled, that of the part alone in LPS."""
+        """The grid that the prepared array lies on: this one, or, cropped or resampled, its part's own, in LPS."""
         if self.part is None:
             return self
         spacing, origin, direction = self.lps_frame()

@@ -7,10 +7,7 @@ SOURCES.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
-from textwrap import wrap
 
 import numpy as np
 
@@ -34,6 +31,7 @@ from data.organ_sets import AMOS, BTCV, WORD, TotalSegmentator
 from data.public_sets import MSD, Panorama, PanTS
 from data.store import TUMOUR
 from data.tables import Row, read_table, require_columns
+from data.text import in_columns, wrapped
 from data.volume import Volume, read_image
 
 __all__ = ["SOURCES", "Entry", "LabelMap", "Source", "case_name", "listing", "load_entry", "remarks"]
@@ -158,18 +156,9 @@ def listing() -> str:
     for name, source in SOURCES.items():
         about = source.about
         lines.append((name, about.source, about.licence, about.codes, about.download))
-    return "\n\n".join(_columns(line, (17, 32, 18, 28, 48)) for line in lines)
-
-
-def _columns(line: Sequence[str], widths: Sequence[int]) -> str:
-    """One row of a table, each cell wrapped to its width; addresses stay whole, so that they can be copied."""
-    cells = [
-        wrap(text, width, break_long_words=False, break_on_hyphens=False)
-        for text, width in zip(line, widths, strict=True)
-    ]
-    return "\n".join(
-        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
-        for parts in zip_longest(*cells, fillvalue="")
+    widths = (17, 32, 18, 28, 48)
+    return "\n\n".join(
+        in_columns([wrapped(*cell) for cell in zip(line, widths, strict=True)], widths) for line in lines
     )
 
 

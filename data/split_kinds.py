@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from data.splits import (
 )
 from data.store import DEFAULT_STORE, Case, read_store
 from data.tables import read_table, require_columns
+from data.text import usable_name
 
 LEAST_FOLDS = 3  # one tests, one validates, and something is left to train on
 
@@ -60,12 +60,12 @@ def read_lists(path: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
     Raises InputError for anything else, for a case that the store has not, one that is named twice, and a patient on
     two sides of a split.
     """
-    if path.stem.endswith(FOLDS) or not re.fullmatch(r"\w[\w.-]*", path.stem):
+    if path.stem.endswith(FOLDS) or not usable_name(path.stem):
         raise InputError(f"{path}: its name names the lists; use letters, digits, _ - . only, not ending in {FOLDS}")
     named = _from_json(path) if path.suffix.lower() == ".json" else _from_table(path)
     splits = {}
     for name, parts in named.items():
-        if not re.fullmatch(r"\w[\w.-]*", name) or name in (*centres, NONE_HELD_OUT):
+        if not usable_name(name) or name in (*centres, NONE_HELD_OUT):
             raise InputError(f"{path}: split {name}: a centre's name or not usable as a name; call it otherwise")
         splits[name] = Split(name, **{part: tuple(parts.get(part, ())) for part in PARTS})
         _check_list(path, splits[name], centres)

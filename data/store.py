@@ -26,6 +26,7 @@ from data.files import replacing
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
 PANCREAS, TUMOUR = 1, 2
+HU_WINDOW = (-100.0, 240.0)  # what the network sees of a case, and what pictures show
 PLACE = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it lay, not what it was
 
 
@@ -147,13 +148,7 @@ def write_case(
     unfinished = store / centre / f".{name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    try:
-        np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
-        np.save(unfinished / "label.npy", label.astype(np.uint8, copy=False))
-    except OSError as error:
-        if error.errno is None:  # numpy's "requested and written" carries no number: a short write is a full disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store)) from error
-        raise
+    _save(unfinished, image, label)
     manifest = {
         "centre": centre,
         "name": name,
@@ -174,6 +169,16 @@ def write_case(
     unfinished.rename(target)
     shutil.rmtree(earlier, ignore_errors=True)
     return target
+
+
+def _save(folder: Path, image: np.ndarray, label: np.ndarray) -> None:
+    try:
+        np.save(folder / "image.npy", image.astype(np.int16, copy=False))
+        np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
+    except OSError as error:
+        if error.errno is None:  # numpy's "requested and written" carries no number: a short write is a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parents[1])) from error
+        raise
 
 
 def renew_source(case: Case, source: dict) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from data.body import largest_piece
 from data.boxes import Box, bounding_box, whole
 from data.files import replacing
 from data.store import Case
@@ -112,10 +113,8 @@ def _contrasts(small: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
 
 def _body(small: np.ndarray) -> Box:
     """The box around the largest part that is neither air nor fat; the whole scan where there is none."""
-    parts, count = ndimage.label(small > (BODY_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]))
-    if not count:
-        return whole(small.shape)
-    return bounding_box(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
+    body = largest_piece(small > (BODY_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]))
+    return bounding_box(body) or whole(small.shape)
 
 
 def _hash(image: np.ndarray) -> bytes:

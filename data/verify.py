@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
 
@@ -25,6 +24,7 @@ from data.findings import Finding, Inspection, blame, centre_findings, inspect_e
 from data.known import Known, known_in_store, known_of, shared_findings
 from data.parallel import in_parallel
 from data.sources import remarks
+from data.text import in_columns
 
 LEVELS = ("fatal", "warning", "fixed")
 SHOWN = 4  # cases named per row
@@ -44,11 +44,7 @@ def table(findings: Sequence[Finding]) -> str:
         lines.append((level, str(len({f.case for f in group})), what, which, group[0].remedy))
     cells = [[wrap(cell, WRAPPED) for cell in line] for line in lines]
     widths = [max(len(part) for line in cells for part in line[column]) for column in range(5)]
-    return "\n".join(
-        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
-        for line in cells
-        for parts in zip_longest(*line, fillvalue="")
-    )
+    return "\n".join(in_columns(line, widths) for line in cells)
 
 
 def record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Finding]) -> dict:

@@ -15,11 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from data.augment import HU_WINDOW
 from data.boxes import bounding_box, enlarge, whole
 from data.files import replacing
 from data.grid import volume_ml
-from data.store import PANCREAS, TUMOUR
+from data.store import HU_WINDOW, PANCREAS, TUMOUR
 
 CONTEXT_MM = 40.0
 PANEL_PIXELS = 420

@@ -76,11 +76,13 @@ def test_many_cases_fill_pages_and_old_pages_go(tmp_path):
     pictures = [tile(*scan(), SPACING, f"case_{i}") for i in range(COLUMNS * ROWS + 1)]
     paths = write_sheets(tmp_path, "a", pictures)
     (tmp_path / "ab_01.png").write_bytes(b"another centre's")
+    (tmp_path / "a_b_01.png").write_bytes(b"another centre's")
+    (tmp_path / "a_100.png").write_bytes(b"of an earlier, longer sheet")
     full, rest = (cv2.imread(str(path)) for path in paths)
     assert [path.name for path in paths] == ["a_01.png", "a_02.png"]
     assert full.shape[0] > HEAD + ROWS * TILE[1] and full.shape[1] > COLUMNS * TILE[0] and rest.shape[0] < 300
     assert len(write_sheets(tmp_path, "a", pictures[:3])) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"a_01.png", "ab_01.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a_01.png", "ab_01.png", "a_b_01.png"}
 
 
 def test_the_command_pictures_the_centres_asked_for(tmp_path, capsys):
