@@ -17,7 +17,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,13 +28,12 @@ from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
 from data.grid import Grid
 from data.parallel import in_parallel
-from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, select
+from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, select, without_pancreas_only
 from data.store import DEFAULT_STORE, Case, digest, read_store
 from data.volume import write_image, write_mask
 
 ENDING = ".nii.gz"
 MARK = "export.json"  # whose folder this is, and what was exported into it
-TRAINED = ("train", "validation")
 LABELS = {"background": 0, "pancreas": 1, "tumour": 2}
 
 
@@ -148,19 +147,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one process is needed; give 1 or more")
     return args
-
-
-def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
-    """The split without training cases of centres where no tumour is labelled: nnU-Net would learn that there is none.
-
-    As it is where no centre has one. Raises InputError where nothing is left to train on.
-    """
-    if not with_tumours:
-        return split
-    parts = {part: tuple(k for k in getattr(split, part) if k.split("/")[0] in with_tumours) for part in TRAINED}
-    if not parts["train"]:
-        raise InputError(f"--data {split.held_out}: leaves no centre with a tumour to train on; choose another split")
-    return replace(split, **parts)
 
 
 def _trained_on(split: Split) -> set[str]:

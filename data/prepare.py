@@ -8,7 +8,6 @@ common. Masks of such cases are written back onto the scan's own voxels all the 
 """
 
 import argparse
-import hashlib
 import math
 import shutil
 import sys
@@ -26,10 +25,11 @@ from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.grid import Grid
 from data.lock import alone
+from data.origin import content_of, source_of
 from data.parallel import in_parallel
 from data.resample import fit
 from data.sources import Entry, load_entry, remarks
-from data.store import PANCREAS, PLACE, TUMOUR, Case, Preparation, read_case, renew_source, write_case
+from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, renew_source, write_case
 from data.thumbnail import thumbnail_of
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
@@ -43,33 +43,13 @@ class Outcome(NamedTuple):
     line: str = ""
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder: of the content, as copying changes dates but not scans."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if path.is_dir():
-            digest.update(file.name.encode())
-        if file.is_file():
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
-    return digest.hexdigest()
-
-
-def glimpse(path: Path) -> str:
-    """Size and date of a file, or of all files of a folder: while these stay, the content is taken to stay."""
-    stats = [file.stat() for file in (path.iterdir() if path.is_dir() else [path])]
-    size, changed = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
-    return f"{len(stats)} files, {size} bytes, {changed}"
-
-
 def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Outcome:
     """Read, check and store one case; nothing to do where the store has it from the same files and settings."""
     folder = centre.folder / entry.name
     earlier = _earlier(folder)
     try:
-        source = _source_of(entry, centre, earlier.source if earlier else {})
-        if earlier and earlier.preparation == preparation and _content(earlier.source) == _content(source):
+        source = source_of(entry, centre, earlier.source if earlier else {})
+        if earlier and earlier.preparation == preparation and content_of(earlier.source) == content_of(source):
             if earlier.source != source:  # moved or touched: the next run must find it where it lies now
                 renew_source(earlier, source)
             thumbnail_of(earlier)
@@ -110,27 +90,6 @@ def _fitted_label(entry: Entry, label: np.ndarray, grid: Grid) -> np.ndarray:
         if not (part == code).any() and (label == code).any():
             raise InputError(f"{entry.label}: its {organ} is too small for --spacing and vanishes; give a finer one")
     return part
-
-
-def _source_of(entry: Entry, centre: Centre, earlier: dict) -> dict[str, str]:
-    """The manifest's record of where a case came from. Files that look as they did earlier are not read again."""
-    if entry.fault:
-        raise InputError(entry.fault)
-    files = {}
-    for kind, path in (("image", entry.image), ("label", entry.label)):
-        try:
-            seen = {kind: str(path), f"{kind}_seen": glimpse(path)}
-            same = all(earlier.get(key) == value for key, value in seen.items())
-            files |= {**seen, f"{kind}_sha256": earlier[f"{kind}_sha256"] if same else fingerprint(path)}
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; it belongs to case {entry.name}") from error
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
-    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}
-
-
-def _content(source: dict) -> dict:
-    return {key: value for key, value in source.items() if key not in PLACE}
 
 
 def _earlier(folder: Path) -> Case | None:

@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +205,19 @@ if __name__ == "__main__":
     from data.split_kinds import main  # which imports this room: it must not be there twice
 
     sys.exit(main())
+
+
+def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
+    """The split without training cases of centres where no tumour is labelled: nnU-Net would learn that there is none.
+
+    As it is where no centre has one. Raises InputError where nothing is left to train on.
+    """
+    if not with_tumours:
+        return split
+    parts = {
+        part: tuple(k for k in getattr(split, part) if k.split("/")[0] in with_tumours)
+        for part in ("train", "validation")
+    }
+    if not parts["train"]:
+        raise InputError(f"--data {split.held_out}: leaves no centre with a tumour to train on; choose another split")
+    return replace(split, **parts)

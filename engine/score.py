@@ -19,12 +19,11 @@ import yaml
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.export import without_pancreas_only
 from data.files import replacing
 from data.grid import Grid
 from data.samples import target_mask
 from data.sources import case_name
-from data.splits import centres_with, choose_splits, frozen_splits, select
+from data.splits import centres_with, choose_splits, frozen_splits, select, without_pancreas_only
 from data.store import Case, digest, read_store
 from engine.metrics import case_metrics
 from engine.options import add_store

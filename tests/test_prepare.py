@@ -15,7 +15,8 @@ import pytest
 from data import prepare
 from data.grid import Grid
 from data.lock import alone
-from data.prepare import fingerprint, main
+from data.origin import fingerprint
+from data.prepare import main
 from data.store import REPOSITORY, read_store
 from data.volume import read_image, write_lps, write_mask
 from tests.conftest import tiny_scan

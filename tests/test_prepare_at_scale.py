@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data import disk, prepare
+from data import disk, origin, prepare
 from data.duplicates import thumbnails
 from data.grid import Grid
 from data.store import REPOSITORY, digest, read_case, read_store, write_case
@@ -192,9 +192,8 @@ def test_what_did_not_change_is_not_even_read(run, tmp_path, monkeypatch):
     run(root)
     (root / "images" / "case_1.nii.gz").touch()
     read = []
-    monkeypatch.setattr(
-        prepare, "fingerprint", lambda path, hash_it=prepare.fingerprint: read.append(path) or hash_it(path)
-    )
+    hash_it = origin.fingerprint
+    monkeypatch.setattr(origin, "fingerprint", lambda path: read.append(path) or hash_it(path))
     assert "2 already there" in run(root)[1]
     assert read == [root / "images" / "case_1.nii.gz"]
     assert "2 already there" in run(root)[1] and len(read) == 1  # once is enough
