@@ -102,6 +102,17 @@ def network_grid(shape: Sequence[int], spacing: Sequence[float], sampling: Sampl
     return NetworkGrid(sides, factor)
 
 
+def network_spacing(spacing: Sequence[float], sampling: Sampling) -> tuple[float, ...]:
+    """Size (z, y, x) in mm of the voxels that the network sees of a scan, in boxes that need no further shrinking."""
+    return tuple(s * f for s, f in zip(spacing, network_grid((1, 1, 1), spacing, sampling).factor, strict=True))
+
+
+def spacing_range(cases: Sequence[Case], sampling: Sampling) -> list[list[float]]:
+    """The finest and the coarsest ``network_spacing`` of the cases, axis by axis."""
+    axes = list(zip(*(network_spacing(case.spacing, sampling) for case in cases), strict=True))
+    return [list(map(min, axes)), list(map(max, axes))]
+
+
 def read_sample(case: Case, box: Box, sampling: Sampling) -> Sample:
     """Read one box from disk; nothing else of the scan is touched."""
     image = torch.from_numpy(np.array(case.image()[box.slices]))

@@ -1,6 +1,6 @@
 """The cascade at inference: stage after stage, each in the box of the mask before it, on the scan's own grid."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch import nn
 from data.boxes import Box
 from data.errors import InputError
 from data.grid import volume_ml
-from data.samples import mask_box, scan_box
+from data.samples import mask_box, network_spacing, scan_box
 from data.store import PANCREAS, TUMOUR, Preparation
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer import box_probability, keep_large_components
@@ -23,6 +23,7 @@ from models.dual_task_net import DualTaskNet
 MIN_TUMOUR_ML = 0.012  # about 10 clinical voxels: less is no tumour found
 MIN_ROUND_ML = 0.1  # about 80: a round's mask that is smaller does not replace the last one
 AGREED_DICE = 0.92  # of two rounds: the next would change nothing
+FAMILIAR = 1.5  # voxels as much finer or coarser than all of the training are worth a note: a network sees no mm
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class StageModel:
     epoch: int
     split_hash: str
     preparation: Preparation  # of the cases that it was trained on
+    spacing_range: Sequence[Sequence[float]] | None = None  # finest and coarsest (z, y, x) mm that the network met
 
 
 class StageResult(NamedTuple):
@@ -83,7 +85,10 @@ def load_model(
     threshold = content["thresholds"][readout] if threshold is None else threshold
     # Runs from before there was a choice do not say how their cases were prepared: as scanned.
     prepared = Preparation.from_json(content.get("preparation", {}))
-    return StageModel(stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared)
+    met = content.get("spacing_range")  # unknown of runs from before it was recorded
+    return StageModel(
+        stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared, met
+    )
 
 
 def segment_stage(
@@ -110,7 +115,8 @@ def segment_stage(
             break
         if _dice(mask, before) >= AGREED_DICE:
             break
-    return StageResult(mask, "" if mask.any() else f"{model.stage.title}: nothing found")
+    nothing = "" if mask.any() else f"{model.stage.title}: nothing found"
+    return StageResult(mask, "; ".join(filter(None, (nothing, _unfamiliar(model, spacing)))))
 
 
 def where_to_look(
@@ -144,6 +150,18 @@ def segment_scan(
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
             return CascadeResult(np.zeros(image.shape, np.uint8), ("no pancreas found: the mask is empty",))
     return CascadeResult(merge_labels(masks["pancreas_fine"], masks["tumor_fine"]), tuple(filter(None, notes)))
+
+
+def _unfamiliar(model: StageModel, spacing: tuple[float, float, float]) -> str:
+    """A note where the scan's voxels are far from all that the stage was trained on; "" where they are not."""
+    if model.spacing_range is None:
+        return ""
+    seen, met = network_spacing(spacing, model.stage.sampling), list(zip(*model.spacing_range, strict=True))
+    if all(low / FAMILIAR <= s <= FAMILIAR * high for s, (low, high) in zip(seen, met, strict=True)):
+        return ""
+    trained = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in met)
+    voxels = " x ".join(f"{s:.2g}" for s in seen)
+    return f"{model.stage.title}: voxels of {voxels} mm, trained on {trained}: not to be relied on"
 
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:

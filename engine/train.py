@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.augment import make_batch
 from data.errors import InputError
-from data.samples import BoxDataset, Sample
+from data.samples import BoxDataset, Sample, spacing_range
 from data.splits import Split
 from data.store import Case, digest
 from engine.checkpoint import load_checkpoint, save_checkpoint
@@ -220,6 +220,7 @@ def keep(training: Training, epoch: int, dice: float | str) -> None:
         "split_hash": training.split.hash,
         "data_hash": training.data_hash,
         "preparation": training.train_loader.dataset.cases[0].preparation.to_json(),
+        "spacing_range": spacing_range(training.train_loader.dataset.cases, training.stage.sampling),
         "settings": asdict(training.settings),
         "method": training.stage.method.to_record(),
         "epoch": epoch,

@@ -107,3 +107,14 @@ def test_a_checkpoint_from_before_cases_were_cropped_or_resampled_loads(tmp_path
 
 def net_of(stage: Stage) -> DualTaskNet:
     return DualTaskNet(width=8, heads=stage.method.heads)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "familiar"),
+    [(SPACING, True), ((5.0, 1.6, 1.6), True), ((2.5, 0.5, 0.8), False), ((9.0, 1.6, 1.6), False)],
+)
+def test_voxels_unlike_those_of_the_training_are_told(scan, spacing, familiar):
+    fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
+    note = segment_stage(fine, scan, spacing, scan > 0).note
+    assert (note == "") == familiar
+    assert familiar or "trained on 2.5-5.5 x 0.8-1.6 x 0.8-1.6: not to be relied on" in note
