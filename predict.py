@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.findings import unlike_hu
 from data.grid import volume_ml
 from data.resample import fit
 from data.sources import case_name
@@ -22,6 +24,8 @@ from engine.options import add_average, add_gpu, add_path
 from engine.pictures import overlay
 from engine.report import write_cases
 from engine.stages import STAGES
+
+NO_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour seldom more than 300
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -89,11 +93,20 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
     except (InputError, PermissionError) as error:
         return row | {"error": str(error)}
     pancreas, tumour = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
+    notes = (*doubts(volume.array, pancreas), *notes)
     title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
     overlay(output / f"{name}.png", image, None, label, spacing, title)
     seconds = round(time.monotonic() - start, 1)
     volumes = {"pancreas_ml": round(pancreas, 2), "tumour_ml": round(tumour, 2), "seconds": seconds}
     return row | volumes | {"note": "; ".join(notes)}
+
+
+def doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
+    """Notes where the scan is no CT in HU as far as one can see, or where what was found is far too large."""
+    found = [": ".join(unlike)] if (unlike := unlike_hu(scan)) else []
+    if pancreas_ml > NO_PANCREAS_ML:
+        found.append(f"{pancreas_ml:.0f} ml is no pancreas: was the model trained long enough?")
+    return found
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -52,3 +52,17 @@ def test_the_models_see_their_own_spacing_and_the_mask_lies_on_the_scan(seen, tm
     assert mask.shape == scan.shape and np.allclose(mask.affine, affine, atol=1e-4)
     expected = (scan > -300).astype(int) + (scan > 300)
     assert all((np.asarray(mask.dataobj) == code)[expected == code].mean() > 0.9 for code in (0, 1, 2))
+
+
+def test_a_label_map_for_a_scan_and_a_whole_body_for_a_pancreas_are_noted(seen, tmp_path, capsys):
+    label = np.zeros((60, 60, 40), np.int16)
+    label[20:40, 20:40, 10:30] = 2
+    path = save(tmp_path / "label.nii.gz", label, affine_of(zooms=(2.0, 2.0, 5.0)))
+    assert predict.main([str(path), "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "values 0 to 2 are 8-bit grey values, not HU: give the scan itself" in printed
+    assert "ml is no pancreas: was the model trained long enough?" in printed
+
+
+def test_a_ct_and_a_gland_get_no_note():
+    assert predict.doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
