@@ -13,6 +13,7 @@ from tqdm import tqdm
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.findings import unlike_hu
 from data.grid import volume_ml
+from data.integrity import SUFFIXES
 from data.resample import fit
 from data.sources import case_name
 from data.splits import NONE_HELD_OUT
@@ -91,7 +92,7 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
             label, notes = segment_scan(models, image, spacing)
         write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=part))
     except (InputError, PermissionError) as error:
-        return row | {"error": str(error)}
+        return row | {"error": str(error) if isinstance(error, PermissionError) else f"{error}{hint(scan)}"}
     pancreas, tumour = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
     notes = (*doubts(volume.array, pancreas), *notes)
     title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
@@ -99,6 +100,12 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
     seconds = round(time.monotonic() - start, 1)
     volumes = {"pancreas_ml": round(pancreas, 2), "tumour_ml": round(tumour, 2), "seconds": seconds}
     return row | volumes | {"note": "; ".join(notes)}
+
+
+def hint(scan: Path) -> str:
+    """What to give instead of a folder that holds scans as files; "" for anything else."""
+    kinds = [s for s in SUFFIXES if scan.is_dir() and any(p.name.lower().endswith(s) for p in scan.glob("[!.]*"))]
+    return f"; it holds scans, give its files: {' '.join(f'{scan}/*{s}' for s in kinds)}" if kinds else ""
 
 
 def doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:

@@ -66,3 +66,13 @@ def test_a_label_map_for_a_scan_and_a_whole_body_for_a_pancreas_are_noted(seen, 
 
 def test_a_ct_and_a_gland_get_no_note():
     assert predict.doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+
+
+def test_of_a_folder_of_scans_the_files_are_asked_for(seen, tmp_path, capsys):
+    folder, empty = tmp_path / "scans", tmp_path / "empty"
+    folder.mkdir()
+    empty.mkdir()
+    save(folder / "a.nii.gz", np.zeros((9, 9, 9), np.int16), affine_of())
+    assert predict.main([str(folder), str(empty), "-o", str(tmp_path / "out")]) == 2
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert first.endswith(f"it holds scans, give its files: {folder}/*.nii.gz") and "it holds" not in second
