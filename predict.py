@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
-    """The models of the four stages. Raises InputError naming every one that is lacking, with what makes it."""
+    """The models of the four stages. Raises InputError naming all that lack, what makes them, what there is."""
     models, lacking = {}, []
     device = choose_device(args.gpu)
     for stage in STAGES:
@@ -72,12 +72,20 @@ def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
         except InputError as error:
             lacking.append(str(error))
     if lacking:
-        raise InputError("\n       ".join(lacking))
+        others = splits_with_models(args.path)
+        there = [f"models there are for: {', '.join(f'--data {name}' for name in others)}"] if others else []
+        raise InputError("\n       ".join(lacking + there))
     first = next(iter(models.values()))
     if other := next((m for m in models.values() if m.preparation != first.preparation), None):
         ways = f"{other.preparation}, {first.run} with {first.preparation}"
         raise InputError(f"{other.run}: trained on cases prepared with {ways}; train both on one store")
     return models
+
+
+def splits_with_models(checkpoints: Path) -> list[str]:
+    """The held-out centres of which every stage has a finished model."""
+    finished = [{best.parents[1].name for best in (checkpoints / stage).glob("*/*/best.pt")} for stage in STAGES]
+    return sorted(set.intersection(*finished))
 
 
 def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) -> dict:

@@ -10,6 +10,7 @@ import torch
 import predict
 from data.store import Preparation
 from engine.cascade import CascadeResult
+from engine.stages import STAGES
 from tests.conftest import affine_of, save
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
@@ -76,3 +77,16 @@ def test_of_a_folder_of_scans_the_files_are_asked_for(seen, tmp_path, capsys):
     assert predict.main([str(folder), str(empty), "-o", str(tmp_path / "out")]) == 2
     first, second = capsys.readouterr().err.strip().splitlines()[-2:]
     assert first.endswith(f"it holds scans, give its files: {folder}/*.nii.gz") and "it holds" not in second
+
+
+def test_where_models_lack_it_says_of_which_splits_there_are_some(tmp_path, capsys):
+    for stage in STAGES:
+        for centre in ("north", "west", "half")[: 2 if stage == "tumor_fine" else 3]:
+            run = tmp_path / "runs" / stage / centre / "2026_01_01_00_00_00"
+            run.mkdir(parents=True)
+            (run / "best.pt").touch()
+    options = ["scan.nii.gz", "-o", str(tmp_path / "out"), "--gpu", "cpu", "--data", "south"]
+    assert predict.main([*options, "--path", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.endswith("models there are for: --data north, --data west\n")
+    assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
+    assert "models there are" not in capsys.readouterr().err
