@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.findings import unlike_hu
 from data.grid import volume_ml
+from data.integrity import SUFFIXES
 from data.resample import fit
 from data.sources import case_name
 from data.splits import NONE_HELD_OUT
@@ -22,6 +25,8 @@ from engine.options import add_average, add_gpu, add_path
 from engine.pictures import overlay
 from engine.report import write_cases
 from engine.stages import STAGES
+
+NO_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour seldom more than 300
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
-    """The models of the four stages. Raises InputError naming every one that is lacking, with what makes it."""
+    """The models of the four stages. Raises InputError naming all that lack, what makes them, what there is."""
     models, lacking = {}, []
     device = choose_device(args.gpu)
     for stage in STAGES:
@@ -67,12 +72,20 @@ def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
         except InputError as error:
             lacking.append(str(error))
     if lacking:
-        raise InputError("\n       ".join(lacking))
+        others = splits_with_models(args.path)
+        there = [f"models there are for: {', '.join(f'--data {name}' for name in others)}"] if others else []
+        raise InputError("\n       ".join(lacking + there))
     first = next(iter(models.values()))
     if other := next((m for m in models.values() if m.preparation != first.preparation), None):
         ways = f"{other.preparation}, {first.run} with {first.preparation}"
         raise InputError(f"{other.run}: trained on cases prepared with {ways}; train both on one store")
     return models
+
+
+def splits_with_models(checkpoints: Path) -> list[str]:
+    """The held-out centres of which every stage has a finished model."""
+    finished = [{best.parents[1].name for best in (checkpoints / stage).glob("*/*/best.pt")} for stage in STAGES]
+    return sorted(set.intersection(*finished))
 
 
 def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) -> dict:
@@ -87,13 +100,28 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
             label, notes = segment_scan(models, image, spacing)
         write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=part))
     except (InputError, PermissionError) as error:
-        return row | {"error": str(error)}
+        return row | {"error": str(error) if isinstance(error, PermissionError) else f"{error}{hint(scan)}"}
     pancreas, tumour = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
+    notes = (*doubts(volume.array, pancreas), *notes)
     title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
     overlay(output / f"{name}.png", image, None, label, spacing, title)
     seconds = round(time.monotonic() - start, 1)
     volumes = {"pancreas_ml": round(pancreas, 2), "tumour_ml": round(tumour, 2), "seconds": seconds}
     return row | volumes | {"note": "; ".join(notes)}
+
+
+def hint(scan: Path) -> str:
+    """What to give instead of a folder that holds scans as files; "" for anything else."""
+    kinds = [s for s in SUFFIXES if scan.is_dir() and any(p.name.lower().endswith(s) for p in scan.glob("[!.]*"))]
+    return f"; it holds scans, give its files: {' '.join(f'{scan}/*{s}' for s in kinds)}" if kinds else ""
+
+
+def doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
+    """Notes where the scan is no CT in HU as far as one can see, or where what was found is far too large."""
+    found = [": ".join(unlike)] if (unlike := unlike_hu(scan)) else []
+    if pancreas_ml > NO_PANCREAS_ML:
+        found.append(f"{pancreas_ml:.0f} ml is no pancreas: was the model trained long enough?")
+    return found
 
 
 def table(rows: Sequence[dict]) -> str:

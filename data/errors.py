@@ -4,6 +4,7 @@ import errno
 import functools
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -43,3 +44,16 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         return EXIT_BAD_INPUT
 
     return run
+
+
+def _quiet_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print one line for a Ctrl-C that came before ``command``, while torch and the others were imported."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\ninterrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# Here, as data and engine import this module before anything else. Another hook, such as a debugger's, stays.
+if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _quiet_interrupt

@@ -98,7 +98,7 @@ def inspect_entry(entry: Entry, labels: LabelMap, picture: bool = False) -> Insp
 
 
 def _image_doubts(image: Volume) -> Doubts:
-    if unlike := _unlike_hu(image.array):
+    if unlike := unlike_hu(image.array):
         yield unlike
     if min(image.spacing) < SPACING_MM[0] or max(image.spacing) > SPACING_MM[1]:
         yield f"implausible spacing {_by(image.spacing)} mm", "check the header's units, they should be mm"
@@ -107,7 +107,7 @@ def _image_doubts(image: Volume) -> Doubts:
         yield f"scan tilted by {tilt:.0f} degrees", "kept as it is; check that it is no reformatted view"
 
 
-def _unlike_hu(array: np.ndarray) -> tuple[str, str] | None:
+def unlike_hu(array: np.ndarray) -> tuple[str, str] | None:
     """What speaks against Hounsfield units, if anything does."""
     low, high = int(array.min()), int(array.max())
     at_low, at_high = (np.count_nonzero(array == end) / array.size for end in (low, high))

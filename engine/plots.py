@@ -72,7 +72,7 @@ def _distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) ->
     if metric in SHARES:
         axes.set_ylim(-0.03, 1.03)
     elif drawn and min(numbers) >= 0:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * max(numbers) or 1)  # not matplotlib's margin: a share of the spread, next to nothing
     if not any(centres):
         axes.set_xticks([])
     elif max(map(len, centres)) > 10:

@@ -83,18 +83,19 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
     } | lesions
 
 
-def summary_table(rows: Sequence[Row], title: str) -> str:
-    """A table to read: mean +- sd, bootstrap 95 % interval and n of every metric, then every case that stands apart."""
+def summary_table(rows: Sequence[Row], title: str, lesions: bool = True) -> str:
+    """A table to read: mean +- sd, bootstrap 95 % interval and n of every metric, then every case that stands apart.
+
+    ``lesions``: count them too, which a pancreas has none of.
+    """
     lines = [title, "=" * len(title), f"{'metric':<16}{'mean':>9}    {'sd':<9}{'95 % interval':<21}{'n':>4}  left out"]
     lines += [_summary_line(name, summary) for name, summary in summaries(rows).items()]
     count = counts(rows)
     wanted, detected, spurious = (count[name] for name in LESIONS)
     share = f" ({100 * detected / wanted:.0f} %)" if wanted else ""
-    lines += [
-        "",
-        f"cases            {count['cases']}: {count['segmented']} segmented" + _exceptions(count),
-        f"lesions          {detected} of {wanted} detected{share}, {spurious} false positive components",
-    ]
+    lines += ["", f"cases            {count['cases']}: {count['segmented']} segmented" + _exceptions(count)]
+    if lesions:
+        lines.append(f"lesions          {detected} of {wanted} detected{share}, {spurious} false positive components")
     for name in ("missed", "false_positive", "correctly_empty"):
         lines += _named(name, [row for row in rows if not failed(row) and outcome(row) == name])
     lines += [f"failed           {row['case']}: {row['error']}" for row in rows if failed(row)]

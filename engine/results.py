@@ -33,7 +33,7 @@ def write_results(
         prediction: a case -> its predicted mask (D, H, W), bool.
     """
     title, heading = titles
-    text = summary_table(rows, heading)
+    text = summary_table(rows, heading, lesions=target != "pancreas")
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
     write_summary(folder / "summary.json", rows)

@@ -11,6 +11,7 @@ from engine.statistics import compare
 from engine.study_report import missed, number
 
 METRICS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision")
+STUDY_DEPTH = 5  # of a run below a study: variant, seed, stage, centre, time
 
 
 def compare_runs(first: Path, second: Path, roi: str | None = None) -> str:
@@ -80,9 +81,19 @@ def candidates(path: Path, roi: str | None) -> dict[str, Path]:
     if roi:
         found = {name: table for name, table in found.items() if roi in name.split("_")}
     if not found:
+        if runs := runs_below(path):
+            raise InputError(f"{path}: a folder of runs; give one of them, such as {runs[-1]}")
         which = f" in the {roi} pancreas" if roi else ""
         raise InputError(f"{path}: no evaluation{which} (evaluation*/cases.csv); run the stage's evaluation script")
     return found
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The evaluated runs in a folder above them: of a split, of a stage, of a variant or of a study."""
+    for depth in range(1, STUDY_DEPTH + 1):
+        if runs := sorted({table.parents[1] for table in folder.glob("*/" * depth + "evaluation*/cases.csv")}):
+            return runs
+    return []
 
 
 def rows_by_case(path: Path) -> dict[str, Row]:

@@ -4,9 +4,10 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from engine.pictures import COLOURS, _legend, contours, overlay, telling_slices
-from engine.plots import curves, distributions
+from engine.plots import _distribution, curves, distributions
 
 SPACING = (4.0, 1.0, 2.0)
 SHAPE = (20, 120, 80)
@@ -130,6 +131,14 @@ def test_distributions_of_any_number_of_cases(tmp_path, count):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert read(tmp_path / "a.png").shape[0] == 540
     assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("values", [[17.4, 16.4], [5.0], [0.0]])
+def test_the_largest_value_is_not_cut_off_at_the_top(values):
+    axes = Figure().add_subplot()
+    _distribution(axes, [{"case": str(i), "centre": "a", "hd95_mm": v} for i, v in enumerate(values)], "hd95_mm")
+    bottom, top = axes.get_ylim()
+    assert bottom == 0 and top >= 1.05 * max(values) and top > 0
 
 
 def test_more_than_four_metrics_take_two_lines(tmp_path):

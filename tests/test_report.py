@@ -95,6 +95,13 @@ def test_the_table_says_what_was_left_out(rows):
     assert "2 of 3 detected (67 %), 1 false positive components" in table
 
 
+def test_a_table_of_the_pancreas_has_no_lesions(rows):
+    table = summary_table(rows, "pancreas fine", lesions=False)
+    assert "lesions" not in table and table == "".join(
+        line for line in summary_table(rows, "pancreas fine").splitlines(True) if not line.startswith("lesions")
+    )
+
+
 def test_a_table_of_failures_only(rows):
     assert "cases            1: 0 segmented, 1 failed" in summary_table(rows[-1:], "t")
 

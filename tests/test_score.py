@@ -74,6 +74,7 @@ def test_labels_are_scored_like_the_metrics_say(store, tmp_path, label):
             assert rows[case.key].get(metric, np.nan) == pytest.approx(value, nan_ok=True), metric
     made = {path.name for path in out.iterdir()}
     assert {"summary.txt", "summary.json", "distributions.png", "best.png", "worst.png", "settings.yaml"} <= made
+    assert ("\nlesions " in (out / "summary.txt").read_text()) == (label == "tumour")
     assert json.loads((out / "summary.json").read_text())["counts"]["cases"] == 4
 
 

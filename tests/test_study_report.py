@@ -193,8 +193,16 @@ def test_compare_takes_the_evaluation_that_both_runs_have(tmp_path, capsys):
     assert "both have evaluation_predicted, evaluation_reference" in message and message.count("\n") == 1
     assert study.main([*arguments, "--roi", "reference"]) == 0
     assert study.main(["compare", str(first / "evaluation_reference"), str(second)]) == 0
-    assert study.main(["compare", str(tmp_path), str(second)]) == 2
+    (tmp_path / "empty").mkdir()
+    assert study.main(["compare", str(tmp_path / "empty"), str(second)]) == 2
     assert "run the stage's evaluation script" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("above", range(5))
+def test_compare_of_a_folder_above_the_runs_names_one(tmp_path, capsys, above):
+    run = fake_run(tmp_path, Run("full", 1, "west"), [case("west/a", 0.5)], "evaluation")
+    assert study.main(["compare", str(run.parents[above]), str(run)]) == 2
+    assert f"{run.parents[above]}: a folder of runs; give one of them, such as {run}\n" in capsys.readouterr().err
 
 
 def test_compare_of_other_cases_is_refused(tmp_path, capsys):
