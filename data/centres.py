@@ -141,9 +141,11 @@ def _check_not_taken(centre: Centre, moved: bool) -> None:
             continue  # not readable: that case is prepared anew
         if adapter != centre.adapter:
             raise InputError(f"--centre {centre.name}: the store has it read as {adapter} already; {remedy}")
-        if moved or root == str(centre.root):
+        if root == str(centre.root) or (moved and not Path(root).exists()):
             continue
         taken = f"--centre {centre.name}: the store has it from {root} already"
+        if moved:
+            raise InputError(f"{taken}, and that is still there, so it was not moved; {remedy}")
         if not Path(root).exists():
             raise InputError(
                 f"{taken}, which is gone; if the data set was moved from there, add --moved, else {remedy}"

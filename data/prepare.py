@@ -109,6 +109,13 @@ def _check_same_way(centres: Sequence[Centre], preparation: Preparation) -> None
             raise InputError(f"{store}: {other}, not {preparation}; do the same, or choose another --store")
 
 
+def _replaced(centre: Centre, preparation: Preparation) -> str:
+    """What of the centre is made anew in another way, in words; empty where nothing is."""
+    there = (_earlier(centre.folder / entry.name) for entry in centre.entries)
+    other = [case.preparation for case in there if case and case.preparation != preparation]
+    return f"replaces {len(other)} cases of {centre.name} prepared with {other[0]}" if other else ""
+
+
 def _make_room(centre: Centre) -> None:
     try:
         centre.folder.mkdir(parents=True, exist_ok=True)
@@ -186,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_same_way(centres, preparation)
     images = [image for centre in centres for image in _to_prepare(centre, preparation)]
     for line in remarks(args.source, centres[0].root):
+        print(f"note: {line}")
+    for line in filter(None, (_replaced(centre, preparation) for centre in centres)):
         print(f"note: {line}")
     print(check_space(centres[0].store, images, preparation, args.fill_disk))
     return max([_prepare(centre, preparation, args.workers) for centre in centres])
