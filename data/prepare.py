@@ -29,6 +29,7 @@ from data.origin import content_of, source_of
 from data.parallel import in_parallel
 from data.resample import fit
 from data.sources import Entry, load_entry, remarks
+from data.splits import drawn_without
 from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, renew_source, write_case
 from data.thumbnail import thumbnail_of
 
@@ -197,7 +198,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in filter(None, (_replaced(centre, preparation) for centre in centres)):
         print(f"note: {line}")
     print(check_space(centres[0].store, images, preparation, args.fill_disk))
-    return max([_prepare(centre, preparation, args.workers) for centre in centres])
+    code = max([_prepare(centre, preparation, args.workers) for centre in centres])
+    keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
+    if line := drawn_without(centres[0].store, keys):
+        print(f"note: {line}")
+    return code
 
 
 def _prepare(centre: Centre, preparation: Preparation, workers: int) -> int:
