@@ -213,6 +213,9 @@ class PanTS:
                 lines.append(f"left out: {labels}, as its scans are not here")
             elif there == (True, False):
                 lines.append(f"left out: {images}, as there is no {labels}")
+        there = {path.name for sides in self.PARTS for side in sides[:2] for path in root.glob(f"{side}/*")}
+        if gone := sorted(self._table(root).keys() - there):
+            lines.append(f"{len(gone)} cases of metadata.xlsx have neither image nor label, such as {gone[0]}")
         return lines
 
     def _parts(self, root: Path) -> list[tuple[str, str, str]]:

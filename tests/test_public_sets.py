@@ -173,6 +173,15 @@ def test_pants_reports_what_is_flagged_but_empty(tmp_path, capsys):
         SOURCES["pants"].entries(tmp_path / "pants")
 
 
+def test_pants_of_which_neither_side_was_downloaded_is_told(tmp_path):
+    miniatures.pants(tmp_path)
+    assert remarks("pants", tmp_path) == []
+    for side in ("ImageTe", "LabelTe"):
+        shutil.rmtree(tmp_path / side)
+    lacking = "1 cases of metadata.xlsx have neither image nor label, such as PanTS_00009001"
+    assert remarks("pants", tmp_path) == [lacking]
+
+
 def test_pants_of_which_nothing_is_said_are_no_tumour_free_cases(tmp_path):
     miniatures.pants(tmp_path)
     table = tmp_path / "metadata.csv"
