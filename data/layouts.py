@@ -100,15 +100,15 @@ def case_name(file_name: str) -> str:
     return file_name[: -len(suffix)] if suffix else ""
 
 
-def not_there(path: Path, name: str) -> str:
+def not_there(path: Path) -> str:
     """The fault of a case whose file is missing."""
-    return f"{path}: no such file, it belongs to case {name}; download or unpack that part again"
+    return f"{path}: no such file; download or unpack that part again"
 
 
 def entry(name: str, image: Path, label: Path, *, patient: str = "", reader: LabelReader = ONE_FILE, **more) -> Entry:
     """An entry of files known by name; a missing one is its fault."""
     gone = reader.missing(label) if image.exists() else image
-    return Entry(name, patient or name, image, label, not_there(gone, name) if gone else "", reader=reader, **more)
+    return Entry(name, patient or name, image, label, not_there(gone) if gone else "", reader=reader, **more)
 
 
 def by_case(folder: Path, folders: bool = False) -> dict[str, list[Path]]:

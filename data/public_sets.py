@@ -161,9 +161,9 @@ class Panorama:
         if not row:
             fault = f"{image or label}: not in clinical_information, which tells its origin; download the table again"
         elif image is None:
-            fault = not_there(root / "batch_1 to batch_4" / f"{study}_0000.nii.gz", study)
+            fault = not_there(root / "batch_1 to batch_4" / f"{study}_0000.nii.gz")
         elif label is None:
-            fault = not_there(root / "automatic_labels" / f"{study}.nii.gz", study)
+            fault = not_there(root / "automatic_labels" / f"{study}.nii.gz")
         drawn = label.parent.name.removesuffix("_labels") if label else ""
         columns = (*row.items(), ("annotation", drawn))
         return Entry(study, match[1] if match else study, image, label, fault, columns, tumour=self.pdac)

@@ -185,6 +185,6 @@ def _row_entry(table: Path, number: int, row: Row) -> Entry:
         empty = "image" if image is None else "label"
         fault = f"{table}: line {number} names no {empty}; fill it in or take the row away"
     elif gone := next((path for path in paths if not path.exists()), None):
-        fault = not_there(gone, name)
+        fault = not_there(gone)
     columns = tuple((key, value) for key, value in row.items() if key not in ("image", "label", "case", "patient"))
     return Entry(name, row.get("patient") or name, image, label, fault, columns)

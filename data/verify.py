@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _inspect(centre: Centre, args: argparse.Namespace) -> list[Inspection]:
     """Read all cases of a centre, and write their pictures where asked for."""
     print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
-    work = partial(inspect_entry, labels=centre.labels, picture=args.sheet is not None)
+    work = partial(inspect_entry, labels=centre.labels, picture=args.sheet is not None, root=centre.root)
     inspected = in_parallel(work, centre.entries, args.workers, f"verifying {centre.name}")
     cases = sorted(inspected, key=lambda case: case.name)
     if args.sheet:
