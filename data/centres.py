@@ -122,6 +122,8 @@ def _look(args: argparse.Namespace) -> Centre:
     source, root = SOURCES[args.source], args.root.expanduser().resolve()
     if not root.exists():
         raise InputError(f"{root}: no such folder; check ROOT")
+    if root.is_file() and not (args.source == "folder" and root.suffix.lower() == ".csv"):
+        raise InputError(f"{root}: an archive or a file, not a folder; unpack it and give the folder as ROOT")
     labels = source.codes(root) if args.labels == "auto" else LabelMap.parse(args.labels)
     entries = tuple(source.entries(root))
     if not entries:

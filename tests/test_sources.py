@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.sources import SOURCES, Entry, LabelMap, load_entry, remarks
+from data.verify import main as verify
 from data.volume import write_lps
 from tests.conftest import SPACING, tiny_scan
 
@@ -174,6 +175,15 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, word):
         SOURCES["folder"].entries(tmp_path)
     with pytest.raises(InputError, match="not readable as a table"):
         SOURCES["folder"].entries(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("source", ["msd", "folder", "pants"])
+def test_an_archive_as_root_is_one_line(source, tmp_path, capsys):
+    archive = touch(tmp_path / "Task07.tar")
+    assert verify([source, str(archive), "--centre", "c", "--store", str(tmp_path / "store")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {archive}: an archive or a file, not a folder; unpack it and give the folder as ROOT\n"
+    )
 
 
 def test_archives_beside_a_set_are_pointed_out(tmp_path):
