@@ -192,7 +192,7 @@ def test_scans_that_are_there_already_are_named(verify, stored, tmp_path):
         shutil.copy(second / kind / "z.nii.gz", second / kind / "again.nii.gz")
     code, rows, _ = verify(second)
     assert code == 0 and len(rows["warning"]) == 2
-    assert "x = first/b" in row_of(rows, "processed otherwise")
+    assert "x = first/b" in row_of(rows, "the same scan, as in centre first")
     assert "again = z" in row_of(rows, "twice in this centre") and "identical voxels" in row_of(rows, "twice in")
     assert not any(verify(first, name="first")[1].values())  # a centre is no duplicate of itself
 
