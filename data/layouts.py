@@ -11,6 +11,7 @@ from data.integrity import SUFFIXES
 from data.labels import ONE_FILE, LabelMap, LabelReader
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z")
+NAMED = 4  # folders in a message
 Columns = tuple[tuple[str, str], ...]
 
 
@@ -89,8 +90,14 @@ def absent(path: Path, kind: str = "folder") -> InputError:
     if archives := packed(root):
         more = f" ({len(archives)} archives there)" if len(archives) > 1 else ""
         return InputError(f"{archives[0]}: not unpacked, and there is no {path.name} beside it; unpack it there{more}")
-    if elsewhere := within(root, path.name, 2):
-        return InputError(f"{path}: no such {kind}, but {elsewhere[0]} is there; give {elsewhere[0].parent} as ROOT")
+    if places := sorted({found.parent for found in within(root, path.name, 2)}):
+        if len(places) > 1:
+            names = [str(place.relative_to(root)) for place in places[:NAMED]] + ["..."] * (len(places) > NAMED)
+            each = f"give each as ROOT, one centre each, such as {places[0]}"
+            return InputError(
+                f"{path}: no such {kind}, but {len(places)} folders have one ({', '.join(names)}); {each}"
+            )
+        return InputError(f"{path}: no such {kind}, but {places[0] / path.name} is there; give {places[0]} as ROOT")
     return InputError(f"{path}: no such {kind}; check ROOT and the layout that SOURCE expects (--help)")
 
 

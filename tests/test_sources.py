@@ -186,6 +186,13 @@ def test_an_archive_as_root_is_one_line(source, tmp_path, capsys):
     )
 
 
+def test_a_folder_of_several_centres_as_root_names_them(tmp_path):
+    for name in ("north", "south", "west"):
+        touch(tmp_path / name / "images" / "a.nii.gz")
+    with pytest.raises(InputError, match=rf"3 folders have one \(north, south, west\); .* such as {tmp_path}/north"):
+        SOURCES["folder"].entries(tmp_path)
+
+
 def test_archives_beside_a_set_are_pointed_out(tmp_path):
     for name in ("images/a.nii", "labels/a.nii", "batch_1.zip", "labels.zip"):
         touch(tmp_path / name)
