@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.errors import InputError
-from data.sources import SOURCES, Entry, LabelMap
+from data.sources import SOURCES, Entry, LabelMap, remarks
 from data.store import DEFAULT_STORE
 from data.text import usable_name
 
@@ -81,6 +81,20 @@ def find_centres(args: argparse.Namespace) -> list[Centre]:
     for centre in centres:
         _check_not_taken(centre, args.moved)
     return centres
+
+
+def notes_on(centres: list[Centre], by: str | None) -> list[str]:
+    """What the user should know of a data set before it is read, one line each.
+
+    Args:
+        by: the column that made the centres (--centre-by), if one did.
+    """
+    lines = remarks(centres[0].adapter, centres[0].root)
+    values = {dict(entry.columns).get("centre", "").strip() for entry in centres[0].entries} - {""}
+    if by is None and len(values) > 1:
+        several = f"the table's column centre has {len(values)} values"
+        lines.append(f"{several}; --centre-by centre makes a centre of each, without it all are one")
+    return lines
 
 
 def _by_column(whole: Centre, column: str) -> list[Centre]:

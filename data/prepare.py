@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.boxes import bounding_box
-from data.centres import Centre, argument_parser, find_centres
+from data.centres import Centre, argument_parser, find_centres, notes_on
 from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.grid import Grid
@@ -28,7 +28,7 @@ from data.lock import alone
 from data.origin import content_of, source_of
 from data.parallel import in_parallel
 from data.resample import fit
-from data.sources import Entry, load_entry, remarks
+from data.sources import Entry, load_entry
 from data.splits import drawn_without
 from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, renew_source, write_case
 from data.thumbnail import thumbnail_of
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preparation, centres = _preparation(args), find_centres(args)
     _check_same_way(centres, preparation)
     images = [image for centre in centres for image in _to_prepare(centre, preparation)]
-    for line in remarks(args.source, centres[0].root):
+    for line in notes_on(centres, args.centre_by):
         print(f"note: {line}")
     for line in filter(None, (_replaced(centre, preparation) for centre in centres)):
         print(f"note: {line}")

@@ -159,6 +159,14 @@ def test_a_table_of_cases_says_files_patients_and_centres(tmp_path):
     assert "c_mask.mha: no such file" in faults(entries)["c"] and "line 5 names no image" in faults(entries)["last"]
 
 
+def test_a_column_of_centres_that_is_not_asked_for_is_pointed_out(tmp_path, capsys):
+    touch(tmp_path / "cases.csv", "image,label,centre\na.nii.gz,x.nii.gz,north\nb.nii.gz,y.nii.gz,south\n")
+    argv = ["folder", str(tmp_path), "--centre", "c", "--store", str(tmp_path / "store"), "--workers", "1"]
+    for more, told in (([], True), (["--centre-by", "centre"], False)):
+        assert verify([*argv, *more]) == 2
+        assert ("note: the table's column centre has 2 values; --centre-by" in capsys.readouterr().out) is told
+
+
 @pytest.mark.parametrize(
     "text, word",
     [
