@@ -106,6 +106,14 @@ def test_nnunet_pairs_by_channel_and_ending(tmp_path, ending):
         SOURCES["nnunet"].entries(root)
 
 
+def test_msd_given_as_nnunet_is_called_that(tmp_path):
+    root = nnunet(tmp_path, {"pancreas": 1})
+    for case in ("a_1", "b"):
+        (root / "imagesTr" / f"{case}_0000.nii.gz").rename(root / "imagesTr" / f"{case}.nii.gz")
+    with pytest.raises(InputError, match=r"imagesTr/a_1\.nii\.gz: .* ends in _0000\.nii\.gz, .*is this SOURCE msd\?"):
+        SOURCES["nnunet"].entries(root)
+
+
 @pytest.mark.parametrize(
     "labels, codes",
     [
