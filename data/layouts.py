@@ -98,6 +98,8 @@ def absent(path: Path, kind: str = "folder") -> InputError:
                 f"{path}: no such {kind}, but {len(places)} folders have one ({', '.join(names)}); {each}"
             )
         return InputError(f"{path}: no such {kind}, but {places[0] / path.name} is there; give {places[0]} as ROOT")
+    if (root.parent / path.name).exists():
+        return InputError(f"{path}: no such {kind}, but one floor up there is; give {root.parent} as ROOT")
     return InputError(f"{path}: no such {kind}; check ROOT and the layout that SOURCE expects (--help)")
 
 
@@ -158,7 +160,7 @@ def read_dataset_json(root: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if packed(root) or within(root, path.name, 2):
+        if packed(root) or within(root, path.name, 2) or (root.parent / path.name).exists():
             raise absent(path, "file") from error
         raise InputError(f"{path}: no such file; ROOT is the folder that holds dataset.json") from error
     except ValueError as error:

@@ -254,6 +254,13 @@ def test_what_is_not_unpacked_or_one_floor_down_is_said(source, tmp_path):
         SOURCES[source].entries(above)
 
 
+@pytest.mark.parametrize("source, inner", [("msd", "imagesTr"), ("word", "imagesTr"), ("btcv", "img")])
+def test_one_floor_too_low_is_said(source, inner, tmp_path):
+    miniatures.BUILDERS[source](tmp_path / "set")
+    with pytest.raises(InputError, match=rf"one floor up there is; give {tmp_path}/set as ROOT"):
+        SOURCES[source].entries(tmp_path / "set" / inner)
+
+
 def test_the_listing_documents_every_source():
     text = listing()
     for name, source in SOURCES.items():

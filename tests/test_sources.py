@@ -202,6 +202,12 @@ def test_an_archive_as_root_is_one_line(source, tmp_path, capsys):
     )
 
 
+def test_the_folder_of_images_as_root_is_one_floor_too_low(tmp_path):
+    touch(tmp_path / "images" / "a.nii.gz")
+    with pytest.raises(InputError, match=rf"one floor up there is; give {tmp_path} as ROOT"):
+        SOURCES["folder"].entries(tmp_path / "images")
+
+
 def test_a_folder_of_several_centres_as_root_names_them(tmp_path):
     for name in ("north", "south", "west"):
         touch(tmp_path / name / "images" / "a.nii.gz")
