@@ -89,7 +89,8 @@ def test_a_patient_of_two_choices_of_panorama_is_known_as_one(tmp_path, capsys):
     root = tmp_path / "panorama"
     miniatures.panorama(root)
     table = root / "panorama_labels" / "clinical_information.csv"
-    table.write_text(table.read_text().replace("100000_00001", "100003_00003"))  # non-PDAC, of a patient with PDAC
+    text = table.read_text(encoding="utf-8-sig")
+    table.write_text(text.replace("100000_00001", "100003_00003"))  # non-PDAC, of a patient with PDAC
     for path in [*root.rglob("100000_00001*")]:
         path.rename(path.with_name(path.name.replace("100000_00001", "100003_00003")))
     prepared("panorama", root, tmp_path / "store")
