@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.errors import InputError
-from data.sources import SOURCES, Entry, LabelMap
+from data.sources import SOURCES, Entry, LabelMap, remarks
 from data.store import DEFAULT_STORE
 from data.text import usable_name
 
@@ -83,6 +83,20 @@ def find_centres(args: argparse.Namespace) -> list[Centre]:
     return centres
 
 
+def notes_on(centres: list[Centre], by: str | None) -> list[str]:
+    """What the user should know of a data set before it is read, one line each.
+
+    Args:
+        by: the column that made the centres (--centre-by), if one did.
+    """
+    lines = remarks(centres[0].adapter, centres[0].root)
+    values = {dict(entry.columns).get("centre", "").strip() for entry in centres[0].entries} - {""}
+    if by is None and len(values) > 1:
+        several = f"the table's column centre has {len(values)} values"
+        lines.append(f"{several}; --centre-by centre makes a centre of each, without it all are one")
+    return lines
+
+
 def _by_column(whole: Centre, column: str) -> list[Centre]:
     known = sorted({key for entry in whole.entries for key, _ in entry.columns})
     if column not in known:
@@ -122,6 +136,8 @@ def _look(args: argparse.Namespace) -> Centre:
     source, root = SOURCES[args.source], args.root.expanduser().resolve()
     if not root.exists():
         raise InputError(f"{root}: no such folder; check ROOT")
+    if root.is_file() and not (args.source == "folder" and root.suffix.lower() == ".csv"):
+        raise InputError(f"{root}: an archive or a file, not a folder; unpack it and give the folder as ROOT")
     labels = source.codes(root) if args.labels == "auto" else LabelMap.parse(args.labels)
     entries = tuple(source.entries(root))
     if not entries:
@@ -141,9 +157,11 @@ def _check_not_taken(centre: Centre, moved: bool) -> None:
             continue  # not readable: that case is prepared anew
         if adapter != centre.adapter:
             raise InputError(f"--centre {centre.name}: the store has it read as {adapter} already; {remedy}")
-        if moved or root == str(centre.root):
+        if root == str(centre.root) or (moved and not Path(root).exists()):
             continue
         taken = f"--centre {centre.name}: the store has it from {root} already"
+        if moved:
+            raise InputError(f"{taken}, and that is still there, so it was not moved; {remedy}")
         if not Path(root).exists():
             raise InputError(
                 f"{taken}, which is gone; if the data set was moved from there, add --moved, else {remedy}"

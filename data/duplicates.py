@@ -28,7 +28,8 @@ from data.splits import PARTS, Split
 from data.store import Case
 from data.thumbnail import OUTSIDE, THUMBNAIL, thumbnail_of
 
-IDENTICAL, PROCESSED = "identical voxels", "the same scan, processed otherwise"
+# PROCESSED be it by us alone: what the store has was cropped, so its voxels are others than those of its own file.
+IDENTICAL, PROCESSED = "identical voxels", "the same scan"
 ALIKE_WHOLE, ALIKE_NEAR = 0.90, 0.85
 EXTENT_MM, EXTENT_SHARE = 10.0, 0.03  # two cells of the thumbnail's volume, or 3 %
 SMALLEST_ML = 2000.0  # of body: what shows less is too little of an abdomen to tell one from another

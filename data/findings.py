@@ -63,19 +63,24 @@ class Inspection(NamedTuple):
         return any(finding.level == "fatal" for finding in self.findings)
 
 
-def blame(error: InputError, level: str = "fatal") -> Finding:
-    """The one line of an error as a finding about its file."""
+def blame(error: InputError, level: str = "fatal", root: Path | None = None) -> Finding:
+    """The one line of an error as a finding about its file, called as it lies in ``root`` where it does."""
     file, _, fault = str(error).partition(": ")
     what, _, remedy = fault.rpartition("; ")
-    return Finding(level, what, "/".join(Path(file).parts[-2:]), remedy)
+    path = Path(file)
+    inside = root is not None and path != root and path.is_relative_to(root)
+    return Finding(level, what, str(path.relative_to(root)) if inside else "/".join(path.parts[-2:]), remedy)
 
 
-def inspect_entry(entry: Entry, labels: LabelMap, picture: bool = False) -> Inspection:
-    """Read one case as prepare would, and look at what came out; with ``picture`` also make its tile."""
+def inspect_entry(entry: Entry, labels: LabelMap, picture: bool = False, root: Path | None = None) -> Inspection:
+    """Read one case as prepare would, and look at what came out; with ``picture`` also make its tile.
+
+    root: of the data set; a file that is to blame is called by its path in there.
+    """
     try:
         image, label, notes = load_entry(entry, labels)
     except InputError as error:
-        return Inspection(entry.name, entry.patient, [blame(error)])
+        return Inspection(entry.name, entry.patient, [blame(error, root=root)])
     except MemoryError:
         fault = Finding("fatal", "too large for the memory", entry.name, "use fewer --workers")
         return Inspection(entry.name, entry.patient, [fault])

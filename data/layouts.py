@@ -11,6 +11,7 @@ from data.integrity import SUFFIXES
 from data.labels import ONE_FILE, LabelMap, LabelReader
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z")
+NAMED = 4  # folders in a message
 Columns = tuple[tuple[str, str], ...]
 
 
@@ -89,8 +90,16 @@ def absent(path: Path, kind: str = "folder") -> InputError:
     if archives := packed(root):
         more = f" ({len(archives)} archives there)" if len(archives) > 1 else ""
         return InputError(f"{archives[0]}: not unpacked, and there is no {path.name} beside it; unpack it there{more}")
-    if elsewhere := within(root, path.name, 2):
-        return InputError(f"{path}: no such {kind}, but {elsewhere[0]} is there; give {elsewhere[0].parent} as ROOT")
+    if places := sorted({found.parent for found in within(root, path.name, 2)}):
+        if len(places) > 1:
+            names = [str(place.relative_to(root)) for place in places[:NAMED]] + ["..."] * (len(places) > NAMED)
+            each = f"give each as ROOT, one centre each, such as {places[0]}"
+            return InputError(
+                f"{path}: no such {kind}, but {len(places)} folders have one ({', '.join(names)}); {each}"
+            )
+        return InputError(f"{path}: no such {kind}, but {places[0] / path.name} is there; give {places[0]} as ROOT")
+    if (root.parent / path.name).exists():
+        return InputError(f"{path}: no such {kind}, but one floor up there is; give {root.parent} as ROOT")
     return InputError(f"{path}: no such {kind}; check ROOT and the layout that SOURCE expects (--help)")
 
 
@@ -100,15 +109,15 @@ def case_name(file_name: str) -> str:
     return file_name[: -len(suffix)] if suffix else ""
 
 
-def not_there(path: Path, name: str) -> str:
+def not_there(path: Path) -> str:
     """The fault of a case whose file is missing."""
-    return f"{path}: no such file, it belongs to case {name}; download or unpack that part again"
+    return f"{path}: no such file; download or unpack that part again"
 
 
 def entry(name: str, image: Path, label: Path, *, patient: str = "", reader: LabelReader = ONE_FILE, **more) -> Entry:
     """An entry of files known by name; a missing one is its fault."""
     gone = reader.missing(label) if image.exists() else image
-    return Entry(name, patient or name, image, label, not_there(gone, name) if gone else "", reader=reader, **more)
+    return Entry(name, patient or name, image, label, not_there(gone) if gone else "", reader=reader, **more)
 
 
 def by_case(folder: Path, folders: bool = False) -> dict[str, list[Path]]:
@@ -151,7 +160,7 @@ def read_dataset_json(root: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if packed(root) or within(root, path.name, 2):
+        if packed(root) or within(root, path.name, 2) or (root.parent / path.name).exists():
             raise absent(path, "file") from error
         raise InputError(f"{path}: no such file; ROOT is the folder that holds dataset.json") from error
     except ValueError as error:

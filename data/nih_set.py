@@ -146,13 +146,13 @@ class NIH:
     def _entry(self, root: Path, number: str, folder: Path | None, label: Path | None) -> Entry:
         name = f"PANCREAS_{number}"
         if folder is None:
-            return Entry(name, name, None, label, not_there(label.parent / f"{name} (its images)", name))
+            return Entry(name, name, None, label, not_there(label.parent / f"{name} (its images)"))
         series = sorted({path.parent for path in folder.rglob("*.dcm") if not path.name.startswith(".")})
         fault = ""
         if len(series) != 1:
             fault = f"{folder}: holds {len(series)} series of DICOM slices, not one; download that case again"
         elif label is None:
-            fault = not_there(root / f"label{number}.nii.gz", name)
+            fault = not_there(root / f"label{number}.nii.gz")
         return Entry(name, name, next(iter(series), None), label, fault)
 
     def _placement(self, usable: list[Entry]) -> Flips:

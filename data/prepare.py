@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.boxes import bounding_box
-from data.centres import Centre, argument_parser, find_centres
+from data.centres import Centre, argument_parser, find_centres, notes_on
 from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.grid import Grid
@@ -28,7 +28,8 @@ from data.lock import alone
 from data.origin import content_of, source_of
 from data.parallel import in_parallel
 from data.resample import fit
-from data.sources import Entry, load_entry, remarks
+from data.sources import Entry, load_entry
+from data.splits import drawn_without
 from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, renew_source, write_case
 from data.thumbnail import thumbnail_of
 
@@ -109,6 +110,13 @@ def _check_same_way(centres: Sequence[Centre], preparation: Preparation) -> None
             raise InputError(f"{store}: {other}, not {preparation}; do the same, or choose another --store")
 
 
+def _replaced(centre: Centre, preparation: Preparation) -> str:
+    """What of the centre is made anew in another way, in words; empty where nothing is."""
+    there = (_earlier(centre.folder / entry.name) for entry in centre.entries)
+    other = [case.preparation for case in there if case and case.preparation != preparation]
+    return f"replaces {len(other)} cases of {centre.name} prepared with {other[0]}" if other else ""
+
+
 def _make_room(centre: Centre) -> None:
     try:
         centre.folder.mkdir(parents=True, exist_ok=True)
@@ -185,10 +193,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     preparation, centres = _preparation(args), find_centres(args)
     _check_same_way(centres, preparation)
     images = [image for centre in centres for image in _to_prepare(centre, preparation)]
-    for line in remarks(args.source, centres[0].root):
+    for line in notes_on(centres, args.centre_by):
+        print(f"note: {line}")
+    for line in filter(None, (_replaced(centre, preparation) for centre in centres)):
         print(f"note: {line}")
     print(check_space(centres[0].store, images, preparation, args.fill_disk))
-    return max([_prepare(centre, preparation, args.workers) for centre in centres])
+    code = max([_prepare(centre, preparation, args.workers) for centre in centres])
+    keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
+    if line := drawn_without(centres[0].store, keys):
+        print(f"note: {line}")
+    return code
 
 
 def _prepare(centre: Centre, preparation: Preparation, workers: int) -> int:

@@ -161,9 +161,9 @@ class Panorama:
         if not row:
             fault = f"{image or label}: not in clinical_information, which tells its origin; download the table again"
         elif image is None:
-            fault = not_there(root / "batch_1 to batch_4" / f"{study}_0000.nii.gz", study)
+            fault = not_there(root / "batch_1 to batch_4" / f"{study}_0000.nii.gz")
         elif label is None:
-            fault = not_there(root / "automatic_labels" / f"{study}.nii.gz", study)
+            fault = not_there(root / "automatic_labels" / f"{study}.nii.gz")
         drawn = label.parent.name.removesuffix("_labels") if label else ""
         columns = (*row.items(), ("annotation", drawn))
         return Entry(study, match[1] if match else study, image, label, fault, columns, tumour=self.pdac)
@@ -213,6 +213,9 @@ class PanTS:
                 lines.append(f"left out: {labels}, as its scans are not here")
             elif there == (True, False):
                 lines.append(f"left out: {images}, as there is no {labels}")
+        there = {path.name for sides in self.PARTS for side in sides[:2] for path in root.glob(f"{side}/*")}
+        if gone := sorted(self._table(root).keys() - there):
+            lines.append(f"{len(gone)} cases of metadata.xlsx have neither image nor label, such as {gone[0]}")
         return lines
 
     def _parts(self, root: Path) -> list[tuple[str, str, str]]:

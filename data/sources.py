@@ -98,6 +98,10 @@ class NnUNet:
         if second:
             raise InputError(f"{root}: {len(second)} cases have more than one channel; give a data set of CT alone")
         labels = {p.name.removesuffix(ending): [p] for p in visible(root / "labelsTr") if p.name.endswith(ending)}
+        plain = [name for name in sorted(labels) if (root / "imagesTr" / f"{name}{ending}").exists()]
+        if plain and not images:
+            what = f"an image of nnU-Net ends in _0000{ending}, and none here does"
+            raise InputError(f"{root / 'imagesTr' / plain[0]}{ending}: {what}; is this SOURCE msd?")
         return paired(images, labels, root / "imagesTr", root / "labelsTr")
 
     def remarks(self, root: Path) -> list[str]:
@@ -185,6 +189,6 @@ def _row_entry(table: Path, number: int, row: Row) -> Entry:
         empty = "image" if image is None else "label"
         fault = f"{table}: line {number} names no {empty}; fill it in or take the row away"
     elif gone := next((path for path in paths if not path.exists()), None):
-        fault = not_there(gone, name)
+        fault = not_there(gone)
     columns = tuple((key, value) for key, value in row.items() if key not in ("image", "label", "case", "patient"))
     return Entry(name, row.get("patient") or name, image, label, fault, columns)

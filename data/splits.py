@@ -121,6 +121,15 @@ def _check_added(path: Path, splits: dict[str, Split], keys: set[str]) -> None:
     _check_cases(path, named, keys if pooled else of_centres if path.stem.endswith(f"_{FOLDS}") else named & keys)
 
 
+def drawn_without(store: Path, keys: Iterable[str]) -> str:
+    """Which of these cases ``splits.json`` does not know, in words; empty where it knows them all or is not there."""
+    path = Path(store) / "splits.json"
+    everything = read_splits(path).get(NONE_HELD_OUT) if path.exists() else None
+    new = set(keys) - {*everything.train, *everything.validation} if everything else set()
+    told = f"{path} was drawn without {len(new)} cases of the store, such as {min(new)}" if new else ""
+    return told and f"{told}; delete it to draw new splits, then train again"
+
+
 def freeze(path: Path, splits: dict[str, Split]) -> None:
     """Write splits, whole or not at all."""
     with replacing(path) as unfinished:
@@ -138,11 +147,16 @@ def read_splits(path: Path) -> dict[str, Split]:
 
 
 def _check_cases(path: Path, frozen_keys: set[str], keys: set[str]) -> None:
-    if frozen_keys != keys:
-        raise InputError(
-            f"{path}: drawn for other cases (the store has {len(keys - frozen_keys)} new and lacks "
-            f"{len(frozen_keys - keys)}); delete it to draw new splits, then train again"
-        )
+    if frozen_keys == keys:
+        return
+    new, gone = keys - frozen_keys, frozen_keys - keys
+    of = ", ".join(sorted({key.split("/")[0] for key in new | gone}))
+    whole = sorted({key.split("/")[0] for key in new} - {key.split("/")[0] for key in frozen_keys})
+    undo = f", or delete {', '.join(str(path.parent / name) for name in whole)}" if whole and not gone else ""
+    raise InputError(
+        f"{path}: drawn for other cases (the store has {len(new)} new and lacks {len(gone)}, of {of}); "
+        f"delete it to draw new splits, then train again{undo}"
+    )
 
 
 def centres_with(centres: dict[str, list[Case]], target: str) -> set[str]:

@@ -16,14 +16,13 @@ from functools import partial
 from pathlib import Path
 from textwrap import wrap
 
-from data.centres import Centre, argument_parser, find_centres
+from data.centres import Centre, argument_parser, find_centres, notes_on
 from data.contact_sheet import write_sheets
 from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
 from data.findings import Finding, Inspection, blame, centre_findings, inspect_entry
 from data.known import Known, known_in_store, known_of, shared_findings
 from data.parallel import in_parallel
-from data.sources import remarks
 from data.text import in_columns
 
 LEVELS = ("fatal", "warning", "fixed")
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     centres = find_centres(args)
-    for line in remarks(args.source, centres[0].root):
+    for line in notes_on(centres, args.centre_by):
         print(f"note: {line}")
     inspected = [_inspect(centre, args) for centre in centres]
     others, faults = _known_in_store(centres)
@@ -96,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _inspect(centre: Centre, args: argparse.Namespace) -> list[Inspection]:
     """Read all cases of a centre, and write their pictures where asked for."""
     print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
-    work = partial(inspect_entry, labels=centre.labels, picture=args.sheet is not None)
+    work = partial(inspect_entry, labels=centre.labels, picture=args.sheet is not None, root=centre.root)
     inspected = in_parallel(work, centre.entries, args.workers, f"verifying {centre.name}")
     cases = sorted(inspected, key=lambda case: case.name)
     if args.sheet:

@@ -17,6 +17,7 @@ from data.grid import Grid
 from data.lock import alone
 from data.origin import fingerprint
 from data.prepare import main
+from data.splits import frozen_splits
 from data.store import REPOSITORY, read_store
 from data.volume import read_image, write_lps, write_mask
 from tests.conftest import tiny_scan
@@ -68,6 +69,15 @@ def test_only_what_changed_is_prepared_again(run, write_centre, tmp_path):
     _, out, _ = run(root, "--labels", "1=1,2=1")
     assert "3 prepared, 0 already there" in out
     assert read_store(tmp_path / "store")["here"][0].tumour_box is None
+
+
+def test_cases_that_the_splits_do_not_know_are_told(run, write_centre, tmp_path):
+    root = write_centre(cases=2)
+    assert "splits.json" not in run(root)[1]
+    frozen_splits(tmp_path / "store", read_store(tmp_path / "store"))
+    assert "splits.json" not in run(root)[1]
+    last = run(root, centre="there")[1].splitlines()[-1]
+    assert "splits.json was drawn without 2 cases of the store, such as there/case_0; delete it" in last
 
 
 def test_an_older_preparation_is_renewed(run, write_centre, tmp_path):

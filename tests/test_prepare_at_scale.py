@@ -124,7 +124,9 @@ def test_a_store_is_prepared_in_one_way(run, tmp_path):
     run(root)
     code, _, err = run(other, "--crop", "none", centre="there")
     assert code == 2 and "has here prepared with --crop body, not --crop none" in err and err.count("\n") == 1
-    assert "1 prepared" in run(root, "--spacing", "5", "5", "5")[1]  # the only centre there is may change
+    assert "note: replaces" not in run(root)[1]
+    out = run(root, "--spacing", "5", "5", "5")[1]  # the only centre there is may change
+    assert "1 prepared" in out and "note: replaces 1 cases of here prepared with --crop body\n" in out
     assert "1 prepared" in run(other, "--spacing", "5", "5", "5", centre="there")[1]
     assert list(read_store(tmp_path / "store")) == ["here", "there"]
 
@@ -174,6 +176,14 @@ def test_a_source_that_was_moved_says_so_and_goes_on_when_told(run, tmp_path):
     assert {case.source["root"] for case in cases} == {str(root)} and digest(cases) == before
     code, out, _ = run(root)  # from now on it lies there
     assert code == 0 and "2 already there" in out
+
+
+def test_a_centre_is_not_replaced_by_another_folder_as_if_it_had_moved(run, tmp_path):
+    root, other = write_cases(tmp_path / "in", cases=1), write_cases(tmp_path / "other", cases=1)
+    run(root)
+    code, _, err = run(other, "--moved")
+    assert code == 2 and f"from {root} already, and that is still there" in err and err.count("\n") == 1
+    assert "choose another --centre, or delete" in err and run(root, "--moved")[0] == 0
 
 
 def test_cases_have_their_thumbnails_before_anybody_asks(run, tmp_path, monkeypatch):

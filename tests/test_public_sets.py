@@ -89,7 +89,8 @@ def test_a_patient_of_two_choices_of_panorama_is_known_as_one(tmp_path, capsys):
     root = tmp_path / "panorama"
     miniatures.panorama(root)
     table = root / "panorama_labels" / "clinical_information.csv"
-    table.write_text(table.read_text().replace("100000_00001", "100003_00003"))  # non-PDAC, of a patient with PDAC
+    text = table.read_text(encoding="utf-8-sig")
+    table.write_text(text.replace("100000_00001", "100003_00003"))  # non-PDAC, of a patient with PDAC
     for path in [*root.rglob("100000_00001*")]:
         path.rename(path.with_name(path.name.replace("100000_00001", "100003_00003")))
     prepared("panorama", root, tmp_path / "store")
@@ -173,6 +174,15 @@ def test_pants_reports_what_is_flagged_but_empty(tmp_path, capsys):
         SOURCES["pants"].entries(tmp_path / "pants")
 
 
+def test_pants_of_which_neither_side_was_downloaded_is_told(tmp_path):
+    miniatures.pants(tmp_path)
+    assert remarks("pants", tmp_path) == []
+    for side in ("ImageTe", "LabelTe"):
+        shutil.rmtree(tmp_path / side)
+    lacking = "1 cases of metadata.xlsx have neither image nor label, such as PanTS_00009001"
+    assert remarks("pants", tmp_path) == [lacking]
+
+
 def test_pants_of_which_nothing_is_said_are_no_tumour_free_cases(tmp_path):
     miniatures.pants(tmp_path)
     table = tmp_path / "metadata.csv"
@@ -229,7 +239,7 @@ def test_a_listed_file_that_is_missing_is_named_and_the_rest_prepared(tmp_path, 
     code, cases = prepared("msd", root, tmp_path / "store")
     out = "".join(capsys.readouterr())
     assert code == 2 and set(cases) == set(known) - {"pancreas_004"}
-    assert "imagesTr/pancreas_004.nii.gz: no such file, it belongs to case pancreas_004; " in out
+    assert "imagesTr/pancreas_004.nii.gz: no such file; " in out
 
 
 @pytest.mark.parametrize("source", ["msd", "nih", "panorama", "pants", "amos", "btcv", "word", "totalsegmentator"])
@@ -243,6 +253,13 @@ def test_what_is_not_unpacked_or_one_floor_down_is_said(source, tmp_path):
     miniatures.BUILDERS[source](above / "inside")
     with pytest.raises(InputError, match=r"; give .*inside as ROOT"):
         SOURCES[source].entries(above)
+
+
+@pytest.mark.parametrize("source, inner", [("msd", "imagesTr"), ("word", "imagesTr"), ("btcv", "img")])
+def test_one_floor_too_low_is_said(source, inner, tmp_path):
+    miniatures.BUILDERS[source](tmp_path / "set")
+    with pytest.raises(InputError, match=rf"one floor up there is; give {tmp_path}/set as ROOT"):
+        SOURCES[source].entries(tmp_path / "set" / inner)
 
 
 def test_the_listing_documents_every_source():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.sources import SOURCES, Entry, LabelMap, load_entry, remarks
+from data.verify import main as verify
 from data.volume import write_lps
 from tests.conftest import SPACING, tiny_scan
 
@@ -105,6 +106,14 @@ def test_nnunet_pairs_by_channel_and_ending(tmp_path, ending):
         SOURCES["nnunet"].entries(root)
 
 
+def test_msd_given_as_nnunet_is_called_that(tmp_path):
+    root = nnunet(tmp_path, {"pancreas": 1})
+    for case in ("a_1", "b"):
+        (root / "imagesTr" / f"{case}_0000.nii.gz").rename(root / "imagesTr" / f"{case}.nii.gz")
+    with pytest.raises(InputError, match=r"imagesTr/a_1\.nii\.gz: .* ends in _0000\.nii\.gz, .*is this SOURCE msd\?"):
+        SOURCES["nnunet"].entries(root)
+
+
 @pytest.mark.parametrize(
     "labels, codes",
     [
@@ -158,6 +167,14 @@ def test_a_table_of_cases_says_files_patients_and_centres(tmp_path):
     assert "c_mask.mha: no such file" in faults(entries)["c"] and "line 5 names no image" in faults(entries)["last"]
 
 
+def test_a_column_of_centres_that_is_not_asked_for_is_pointed_out(tmp_path, capsys):
+    touch(tmp_path / "cases.csv", "image,label,centre\na.nii.gz,x.nii.gz,north\nb.nii.gz,y.nii.gz,south\n")
+    argv = ["folder", str(tmp_path), "--centre", "c", "--store", str(tmp_path / "store"), "--workers", "1"]
+    for more, told in (([], True), (["--centre-by", "centre"], False)):
+        assert verify([*argv, *more]) == 2
+        assert ("note: the table's column centre has 2 values; --centre-by" in capsys.readouterr().out) is told
+
+
 @pytest.mark.parametrize(
     "text, word",
     [
@@ -174,6 +191,28 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, word):
         SOURCES["folder"].entries(tmp_path)
     with pytest.raises(InputError, match="not readable as a table"):
         SOURCES["folder"].entries(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("source", ["msd", "folder", "pants"])
+def test_an_archive_as_root_is_one_line(source, tmp_path, capsys):
+    archive = touch(tmp_path / "Task07.tar")
+    assert verify([source, str(archive), "--centre", "c", "--store", str(tmp_path / "store")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {archive}: an archive or a file, not a folder; unpack it and give the folder as ROOT\n"
+    )
+
+
+def test_the_folder_of_images_as_root_is_one_floor_too_low(tmp_path):
+    touch(tmp_path / "images" / "a.nii.gz")
+    with pytest.raises(InputError, match=rf"one floor up there is; give {tmp_path} as ROOT"):
+        SOURCES["folder"].entries(tmp_path / "images")
+
+
+def test_a_folder_of_several_centres_as_root_names_them(tmp_path):
+    for name in ("north", "south", "west"):
+        touch(tmp_path / name / "images" / "a.nii.gz")
+    with pytest.raises(InputError, match=rf"3 folders have one \(north, south, west\); .* such as {tmp_path}/north"):
+        SOURCES["folder"].entries(tmp_path)
 
 
 def test_archives_beside_a_set_are_pointed_out(tmp_path):

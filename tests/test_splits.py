@@ -58,7 +58,10 @@ def test_splits_are_frozen_and_a_changed_store_is_refused(tmp_path):
     assert frozen_splits(tmp_path, centres) == first
     assert first["a"].hash != first["b"].hash
     centres["d"] = centre("d", [("p0", True)])
-    with pytest.raises(InputError, match=r"splits\.json.*1 new and lacks 0.*delete it"):
+    with pytest.raises(InputError, match=rf"splits\.json.*1 new and lacks 0, of d.*delete it.*or delete {tmp_path}/d"):
+        frozen_splits(tmp_path, centres)
+    del centres["d"], centres["a"][0]
+    with pytest.raises(InputError, match=r"0 new and lacks 1, of a\).*then train again$"):
         frozen_splits(tmp_path, centres)
 
 

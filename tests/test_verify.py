@@ -13,6 +13,7 @@ from data.findings import Finding, Inspection, centre_findings
 from data.prepare import main as prepare
 from data.verify import main, table
 from data.volume import write_lps
+from tests import miniatures
 from tests.conftest import SPACING, abdomens, tiny_scan
 
 
@@ -70,6 +71,19 @@ def test_what_prepare_would_refuse_is_fatal(verify, write_centre):
     empty = row_of(rows, "empty", "fatal")
     assert empty.split()[1] == "2" and "images/case_1.nii.gz, images/case_2.nii.gz" in empty
     assert "download or copy it again" in empty
+
+
+def test_a_missing_mask_of_a_case_with_a_folder_of_them_is_named_with_its_case(tmp_path, capsys):
+    miniatures.totalsegmentator(tmp_path / "in")
+    masks = sorted((tmp_path / "in").glob("*/segmentations/pancreas.nii.gz"))[:2]
+    for mask in masks:
+        mask.unlink()
+    argv = ["totalsegmentator", str(tmp_path / "in"), "--centre", "ts", "--store", str(tmp_path), "--workers", "1"]
+    assert main([*argv, "--json", str(tmp_path / "found.json")]) == 2
+    found = json.loads((tmp_path / "found.json").read_text())["findings"]
+    fatal = [finding for finding in found if finding["level"] == "fatal"]
+    assert [finding["case"] for finding in fatal] == [str(mask.relative_to(tmp_path / "in")) for mask in masks]
+    assert {finding["what"] for finding in fatal} == {"no such file"}
 
 
 def test_the_last_lines_say_what_is_fit_and_then_what_of_it_has_a_tumour(write_centre, stored, tmp_path, capsys):
@@ -178,7 +192,7 @@ def test_scans_that_are_there_already_are_named(verify, stored, tmp_path):
         shutil.copy(second / kind / "z.nii.gz", second / kind / "again.nii.gz")
     code, rows, _ = verify(second)
     assert code == 0 and len(rows["warning"]) == 2
-    assert "x = first/b" in row_of(rows, "processed otherwise")
+    assert "x = first/b" in row_of(rows, "the same scan, as in centre first")
     assert "again = z" in row_of(rows, "twice in this centre") and "identical voxels" in row_of(rows, "twice in")
     assert not any(verify(first, name="first")[1].values())  # a centre is no duplicate of itself
 
