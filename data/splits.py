@@ -215,12 +215,6 @@ def held_out_cases(split: Split, centres: dict[str, list[Case]], target: str) ->
     return cases
 
 
-if __name__ == "__main__":
-    from data.split_kinds import main  # which imports this room: it must not be there twice
-
-    sys.exit(main())
-
-
 def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
     """The split without training cases of centres where no tumour is labelled: nnU-Net would learn that there is none.
 
@@ -235,3 +229,9 @@ def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
     if not parts["train"]:
         raise InputError(f"--data {split.held_out}: leaves no centre with a tumour to train on; choose another split")
     return replace(split, **parts)
+
+
+if __name__ == "__main__":
+    from data.split_kinds import main  # which imports this room: it must not be there twice
+
+    sys.exit(main())
