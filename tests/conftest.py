@@ -96,7 +96,7 @@ def write_centre(tmp_path: Path) -> Callable[..., Path]:
 def shared() -> Path:
     """The folder of real scans and test vectors beside the repository; skips the test where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip("no ../shared here")
+        pytest.skip(f"{SHARED} is not there")
     return SHARED
 
 
