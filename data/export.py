@@ -28,7 +28,16 @@ from data.errors import EXIT_BAD_INPUT, InputError, command
 from data.files import replacing
 from data.grid import Grid
 from data.parallel import in_parallel
-from data.splits import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, select, without_pancreas_only
+from data.splits import (
+    NONE_HELD_OUT,
+    Split,
+    centre_of,
+    centres_with,
+    choose_splits,
+    frozen_splits,
+    select,
+    without_pancreas_only,
+)
 from data.store import DEFAULT_STORE, Case, digest, read_store
 from data.volume import write_image, write_mask
 
@@ -151,7 +160,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _trained_on(split: Split) -> set[str]:
     """The centres of the training and validation part."""
-    return {key.split("/")[0] for key in (*split.train, *split.validation)}
+    return {centre_of(key) for key in (*split.train, *split.validation)}
 
 
 @command

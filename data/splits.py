@@ -30,6 +30,11 @@ PARTS = ("train", "validation", "test")
 FOLDS = "folds"
 
 
+def centre_of(key: str) -> str:
+    """The centre in a case's key."""
+    return key.split("/")[0]
+
+
 @dataclass(frozen=True)
 class Split:
     """Keys (centre/case) of one split; ``held_out`` is its name: the test centre, "none", a fold, a list."""
@@ -46,7 +51,7 @@ class Split:
     @property
     def leaves_a_centre_out(self) -> bool:
         """Whether its test part is the centre of its name (no other kind of split may be called like a centre)."""
-        return bool(self.test) and {key.split("/")[0] for key in self.test} == {self.held_out}
+        return bool(self.test) and {centre_of(key) for key in self.test} == {self.held_out}
 
 
 def make_splits(centres: dict[str, list[Case]]) -> dict[str, Split]:
@@ -116,7 +121,7 @@ def frozen_splits(store: Path, centres: dict[str, list[Case]], keep: bool = True
 def _check_added(path: Path, splits: dict[str, Split], keys: set[str]) -> None:
     """Folds must hold every case of their centres, lists may choose."""
     named = {key for split in splits.values() for part in PARTS for key in getattr(split, part)}
-    of_centres = {key for key in keys if key.split("/")[0] in {name.split("/")[0] for name in named}}
+    of_centres = {key for key in keys if centre_of(key) in {centre_of(name) for name in named}}
     pooled = path.stem == f"splits_{FOLDS}"
     _check_cases(path, named, keys if pooled else of_centres if path.stem.endswith(f"_{FOLDS}") else named & keys)
 
@@ -150,8 +155,8 @@ def _check_cases(path: Path, frozen_keys: set[str], keys: set[str]) -> None:
     if frozen_keys == keys:
         return
     new, gone = keys - frozen_keys, frozen_keys - keys
-    of = ", ".join(sorted({key.split("/")[0] for key in new | gone}))
-    whole = sorted({key.split("/")[0] for key in new} - {key.split("/")[0] for key in frozen_keys})
+    of = ", ".join(sorted({centre_of(key) for key in new | gone}))
+    whole = sorted({centre_of(key) for key in new} - {centre_of(key) for key in frozen_keys})
     undo = f", or delete {', '.join(str(path.parent / name) for name in whole)}" if whole and not gone else ""
     raise InputError(
         f"{path}: drawn for other cases (the store has {len(new)} new and lacks {len(gone)}, of {of}); "
@@ -223,8 +228,7 @@ def without_pancreas_only(split: Split, with_tumours: set[str]) -> Split:
     if not with_tumours:
         return split
     parts = {
-        part: tuple(k for k in getattr(split, part) if k.split("/")[0] in with_tumours)
-        for part in ("train", "validation")
+        part: tuple(k for k in getattr(split, part) if centre_of(k) in with_tumours) for part in ("train", "validation")
     }
     if not parts["train"]:
         raise InputError(f"--data {split.held_out}: leaves no centre with a tumour to train on; choose another split")

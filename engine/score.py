@@ -23,7 +23,7 @@ from data.files import replacing
 from data.grid import Grid
 from data.samples import target_mask
 from data.sources import case_name
-from data.splits import centres_with, choose_splits, frozen_splits, select, without_pancreas_only
+from data.splits import centre_of, centres_with, choose_splits, frozen_splits, select, without_pancreas_only
 from data.store import Case, digest, read_store
 from engine.metrics import case_metrics
 from engine.options import add_store
@@ -107,7 +107,7 @@ def find_references(args: argparse.Namespace, target: str) -> References:
     splits = choose_splits(frozen_splits(args.store, centres), args.data)
     if args.part == "test":
         known, what = centres_with(centres, target), f"test case of a centre where a {target} is labelled"
-        keys = [key for split in splits for key in split.test if key.split("/")[0] in known]
+        keys = [key for split in splits for key in split.test if centre_of(key) in known]
     else:
         known, what = centres_with(centres, "tumour"), "validation case"
         keys = [key for split in splits for key in without_pancreas_only(split, known).validation]

@@ -16,11 +16,10 @@ import SimpleITK as sitk
 import torch
 import yaml
 
-import predict
 from data import prepare
 from data.store import REPOSITORY
 from data.volume import write_lps
-from engine import evaluate, train_command
+from engine import evaluate, predict, train_command
 from engine.stages import STAGES
 
 SPACING = (3.0, 2.5, 2.5)

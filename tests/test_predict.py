@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import predict
 from data.store import Preparation
+from engine import predict
 from engine.cascade import CascadeResult
 from engine.stages import STAGES
 from tests.conftest import affine_of, save

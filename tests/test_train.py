@@ -240,7 +240,7 @@ class Watch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, *_):
         assert name != "torch" or os.environ.get("OMP_WAIT_POLICY") == "PASSIVE"
 sys.meta_path.insert(0, Watch())
-import predict, engine.train_command, engine.evaluate
+import engine.predict, engine.train_command, engine.evaluate
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, env=environment)
