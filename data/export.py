@@ -25,7 +25,7 @@ import numpy as np
 
 from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.files import replacing
+from data.files import remove_unfinished, replacing
 from data.grid import Grid
 from data.parallel import in_parallel
 from data.splits import (
@@ -80,8 +80,7 @@ class Export:
         if not path.exists():
             with replacing(path) as unfinished:
                 unfinished.write_text(json.dumps(mark, indent=1))
-        for leftover in self.folder.rglob(".*.unfinished.*"):  # nnU-Net would take them for cases
-            leftover.unlink()
+        remove_unfinished(self.folder.glob("**/"))  # nnU-Net would take it for cases
 
     def _check_names(self) -> None:
         keys: dict[str, str] = {}

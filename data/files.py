@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -21,3 +21,10 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folders: Iterable[Path]) -> None:
+    """Remove what ``replacing`` in killed processes left directly in ``folders``; nobody else may be writing there."""
+    for folder in folders:
+        for leftover in folder.glob(".*.unfinished.*"):
+            leftover.unlink(missing_ok=True)

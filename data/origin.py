@@ -6,7 +6,6 @@ from pathlib import Path
 from data.centres import Centre
 from data.errors import InputError
 from data.sources import Entry
-from data.store import PLACE
 
 
 def fingerprint(path: Path) -> str:
@@ -44,8 +43,3 @@ def source_of(entry: Entry, centre: Centre, earlier: dict) -> dict[str, str]:
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
     return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}
-
-
-def content_of(source: dict) -> dict:
-    """What of a record says what a case was made of, and not where it lay: equal for a set that was moved."""
-    return {key: value for key, value in source.items() if key not in PLACE}

@@ -23,14 +23,15 @@ from data.boxes import bounding_box
 from data.centres import Centre, argument_parser, find_centres, notes_on
 from data.disk import check_space
 from data.errors import EXIT_BAD_INPUT, InputError, command
+from data.files import remove_unfinished
 from data.grid import Grid
 from data.lock import alone
-from data.origin import content_of, source_of
+from data.origin import source_of
 from data.parallel import in_parallel
 from data.resample import fit
 from data.sources import Entry, load_entry
 from data.splits import drawn_without
-from data.store import PANCREAS, TUMOUR, Case, Preparation, read_case, renew_source, write_case
+from data.store import PANCREAS, TUMOUR, Case, Preparation, content_of, read_case, renew_source, write_case
 from data.thumbnail import thumbnail_of
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
@@ -128,8 +129,7 @@ def _remove_unfinished(centre: Centre) -> None:
     """What stopped runs left: whole cases, and single files beside cases. Only who is alone there knows them for it."""
     for leftover in centre.folder.glob(".*.unfinished"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in centre.folder.glob("[!.]*/.*.unfinished.*"):
-        leftover.unlink(missing_ok=True)
+    remove_unfinished(centre.folder.glob("[!.]*/"))
 
 
 def _to_prepare(centre: Centre, preparation: Preparation) -> list[Path]:

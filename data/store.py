@@ -111,8 +111,7 @@ class Case:
     def content(self) -> str:
         """The manifest, as JSON, without where the files lay: the same for a data set that was moved or copied."""
         manifest = json.loads((self.folder / "case.json").read_text())
-        source = {key: value for key, value in manifest["source"].items() if key not in PLACE}
-        return json.dumps(manifest | {"source": source}, indent=1)
+        return json.dumps(manifest | {"source": content_of(manifest["source"])}, indent=1)
 
     def _map(self, name: str) -> np.ndarray:
         path = self.folder / name
@@ -179,6 +178,11 @@ def _save(folder: Path, image: np.ndarray, label: np.ndarray) -> None:
         if error.errno is None:  # numpy's "requested and written" carries no number: a short write is a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parents[1])) from error
         raise
+
+
+def content_of(source: dict) -> dict:
+    """What of a source says what a case was made of, and not where it lay: equal for a set that was moved."""
+    return {key: value for key, value in source.items() if key not in PLACE}
 
 
 def renew_source(case: Case, source: dict) -> None:

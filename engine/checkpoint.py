@@ -87,12 +87,6 @@ def new_run(checkpoints: Path, stage: Stage, held_out: str) -> Path:
             time.sleep(0.2)
 
 
-def remove_unfinished(run: Path) -> None:
-    """Remove what a process that was killed while it saved left in a run folder: each is as large as a checkpoint."""
-    for leftover in run.glob(".*.unfinished.*"):
-        leftover.unlink(missing_ok=True)
-
-
 def list_runs(checkpoints: Path, stage: Stage, held_out: str) -> list[Path]:
     """The runs of a stage and split, oldest first."""
     folders = (Path(checkpoints) / stage.name / held_out).glob("*")

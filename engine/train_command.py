@@ -12,9 +12,10 @@ import torch
 
 from data.duplicates import inseparable, refuse_leaks
 from data.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
+from data.files import remove_unfinished
 from data.splits import Split, centres_with, choose_splits, frozen_splits, select
 from data.store import Case, read_store
-from engine.checkpoint import list_runs, load_checkpoint, new_run, remove_unfinished
+from engine.checkpoint import list_runs, load_checkpoint, new_run
 from engine.device import choose_device
 from engine.method import Method
 from engine.options import add_allow_duplicates, add_gpu, add_path, add_store
@@ -153,7 +154,7 @@ def run_split(
     """Train one split in a new run folder, or go on in its newest one."""
     runs = list_runs(args.path, stage, split.held_out) if args.resume else []
     folder = runs[-1] if runs else new_run(args.path, stage, split.held_out)
-    remove_unfinished(folder)
+    remove_unfinished([folder])  # each is as large as a checkpoint
     checkpoint = None
     if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name)
