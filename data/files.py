@@ -1,9 +1,23 @@
-"""Writing files so that a reader, or the next run, never meets a half-written one."""
+"""Writing files so that a reader, or the next run, never meets a half-written one; and reading arrays in threads."""
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+# numpy parses a header with Python's own parser, which counts its depth for all threads together: where two parse and
+# a garbage collection changes from one to the other, "SystemError: AST constructor recursion depth mismatch".
+_HEADERS = threading.Lock()
+
+
+def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """``np.load`` for code that runs in threads; it raises OSError, ValueError, EOFError as that does."""
+    with _HEADERS:
+        return np.load(path, mmap_mode=mmap_mode)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from data.boxes import Box, bounding_box
 from data.errors import InputError
-from data.files import replacing
+from data.files import read_array, replacing
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
@@ -116,7 +116,7 @@ class Case:
     def _map(self, name: str) -> np.ndarray:
         path = self.folder / name
         try:
-            return np.load(path, mmap_mode="r")
+            return read_array(path, mmap_mode="r")
         except (ValueError, EOFError, FileNotFoundError) as error:
             raise InputError(f"{path}: damaged; delete {self.folder} and run python -m data.prepare again") from error
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from data.body import largest_piece
 from data.boxes import Box, bounding_box, whole
-from data.files import replacing
+from data.files import read_array, replacing
 from data.store import Case
 
 VERSION = 1  # to be raised when the same case gives another thumbnail
@@ -42,7 +42,7 @@ def thumbnail_of(case: Case, keep: bool = True) -> np.ndarray:
     content = hashlib.sha256(case.content().encode() + bytes([VERSION])).hexdigest()[:16]
     path = case.folder / f"thumbnail.{content}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or not whole: made anew
-        kept = np.load(path)
+        kept = read_array(path)
         if kept.dtype == THUMBNAIL and kept.shape == ():
             return kept
     made = thumbnail(case.image(), case.label(), case.spacing)
