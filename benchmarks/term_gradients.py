@@ -51,7 +51,7 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
 
 
 def gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
-    """ "norm TERM" and "cosine TERM" of every active term; the latter NaN where the former is 0."""
+    """ "norm TERM" and "cosine TERM" of every active term; both 0 without a gradient."""
     method = model.stage.method
     per_case = method.distance == "per_case"
     phi = per_case_distance(batch.mask) if per_case else signed_distance(batch.mask, batch.spacing)
@@ -62,7 +62,7 @@ def gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int
         criterion = DualTaskLoss(LossWeights(**only), min_cells=model.stage.min_cells, steepness=method.steepness)
         loss, _ = criterion(output, batch.mask, phi, batch.spacing, torch.Generator().manual_seed(seed))
         if not loss.requires_grad:  # T cut off is a constant
-            return torch.zeros(1)
+            return torch.zeros(sum(p.numel() for p in shared), device=model.device)
         parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
@@ -70,7 +70,7 @@ def gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int
     for term in method.weights.active:
         of_term = gradient(term)
         found[f"norm {term}"] = float(of_term.norm())
-        found[f"cosine {term}"] = float(F.cosine_similarity(of_term, plain, dim=0)) if of_term.any() else float("nan")
+        found[f"cosine {term}"] = float(F.cosine_similarity(of_term, plain, dim=0))
     return found
 
 
