@@ -32,7 +32,6 @@ from engine.train import derive_seed
 from models.contrast import draw_anchors
 from models.dual_task_net import DualTaskOutput
 from models.losses import DualTaskLoss, LossWeights, dice_loss
-from models.signed_distance import per_case_distance, signed_distance
 from models.views import random_views
 
 HEADS = ("seg.", "sdf.", "embedding.", "slice.")
@@ -53,8 +52,7 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
 def gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
     """ "norm TERM" and "cosine TERM" of every active term; both 0 without a gradient."""
     method = model.stage.method
-    per_case = method.distance == "per_case"
-    phi = per_case_distance(batch.mask) if per_case else signed_distance(batch.mask, batch.spacing)
+    phi = method.distance_target(batch.mask, batch.spacing)
     shared = [p for name, p in model.net.named_parameters() if not name.startswith(HEADS)]
 
     def gradient(*terms: str) -> Tensor:

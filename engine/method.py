@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from torch import Tensor
+
 from data.errors import InputError
 from models.losses import RAMPED, LossWeights
-from models.signed_distance import STEEPNESS
+from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
 
 DISTANCES = ("truncated_mm", "per_case")
@@ -64,6 +66,12 @@ class Method:
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
         unread += [] if {*RAMPED} & {*self.weights.active} else ["ramp"]
         return replace(self, **{f.name: f.default for f in fields(Method) if f.name in unread})
+
+    def distance_target(self, mask: Tensor, spacing: Tensor) -> Tensor | None:
+        """What the regression head is to say: (B, 1, D, H, W) of ``mask`` likewise and (B, 3) mm; None without it."""
+        if "sdf" not in self.heads:
+            return None
+        return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing)
 
     def only(self, *parts: str) -> "Method":
         """Plain segmentation with these of the PARTS as this method has them."""

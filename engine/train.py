@@ -23,7 +23,6 @@ from engine.stages import Stage
 from engine.validate import choose_thresholds, validation_dice
 from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
-from models.signed_distance import per_case_distance, signed_distance
 from models.views import random_views
 
 
@@ -183,10 +182,7 @@ def train_step(
     """Augment, make the views, forward, backward, update. Returns the loss, each term and the gradient's norm."""
     method, device = training.stage.method, training.device
     batch = make_batch(samples, device, generator)
-    phi = None
-    if "sdf" in method.heads:
-        per_case = method.distance == "per_case"
-        phi = per_case_distance(batch.mask) if per_case else signed_distance(batch.mask, batch.spacing)
+    phi = method.distance_target(batch.mask, batch.spacing)
     images = random_views(batch.image, method.views, generator)
     with autocast(device):
         output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
