@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -49,9 +50,8 @@ def read(path: Path, spacing: tuple[float, float, float]) -> tuple[np.ndarray, n
 
 def rank(probability: np.ndarray, lesion: np.ndarray, image: np.ndarray) -> float:
     """How often a voxel of the lesion is held likelier than one of other tissue: the area under the ROC curve."""
-    rest = np.sort(probability[~lesion & (image > FAT_HU / 2)])
-    below, not_above = (np.searchsorted(rest, probability[lesion], side) for side in ("left", "right"))
-    return float((below + not_above).mean() / 2 / len(rest))
+    rest = probability[~lesion & (image > FAT_HU / 2)]
+    return float(mannwhitneyu(probability[lesion], rest).statistic) / (lesion.sum() * len(rest))
 
 
 def evaluate(model: StageModel, path: Path, spacing: tuple[float, float, float], out: Path) -> dict:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.augment import Batch, make_batch
 from data.errors import command
 from data.samples import BoxDataset
-from data.splits import frozen_splits, select
+from data.splits import choose_splits, frozen_splits, select
 from data.store import read_store
 from engine.cascade import StageModel, load_model
 from engine.device import choose_device
@@ -98,7 +98,8 @@ def main() -> int:
     store = read_store(args.store)
     model = load_model(args.path, args.stage, args.data, choose_device(args.gpu))
     model.net.train()
-    cases = select(store, frozen_splits(args.store, store)[args.data].train)
+    [split] = choose_splits(frozen_splits(args.store, store, keep=False), args.data)
+    cases = select(store, split.train)
     chosen = cases[:: max(1, len(cases) // args.cases)]
     dataset = BoxDataset(chosen, model.stage.sampling, 2022)
     rows = [measure(model, dataset, index) for index in range(len(chosen))]

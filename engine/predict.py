@@ -100,7 +100,7 @@ def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) 
             label, notes = segment_scan(models, image, spacing)
         write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=part))
     except (InputError, PermissionError) as error:
-        return row | {"error": str(error) if isinstance(error, PermissionError) else f"{error}{hint(scan)}"}
+        return row | {"error": f"{error}{hint(scan)}"}
     pancreas, tumour = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
     notes = (*doubts(volume.array, pancreas), *notes)
     title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
