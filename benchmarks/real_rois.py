@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 import torch
+from scipy.stats import mannwhitneyu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
