@@ -2,7 +2,11 @@
 
 import sys
 
-from engine.predict import main
+from data.common.process import set_up_process
+
+set_up_process()
+
+from engine.infer.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

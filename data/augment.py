@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from data.cases.store import HU_WINDOW
 from data.samples import NetworkGrid, Sample
-from data.store import HU_WINDOW
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.body import TISSUE_ABOVE, largest_piece
-from data.boxes import bounding_box
-from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.files import replacing
-from data.store import DEFAULT_STORE, HU_WINDOW, TUMOUR, read_store
+from data.cases.store import DEFAULT_STORE, HU_WINDOW, TUMOUR, read_store
+from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.files import replacing
+from data.common.process import set_up_process
+from data.scans.body import TISSUE_ABOVE, largest_piece
+from data.scans.boxes import bounding_box
 
 COLUMNS, ROWS = 8, 6
 TILE = (232, 180)  # width, height in pixels, without the caption
@@ -167,4 +168,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    set_up_process()
     sys.exit(main())

@@ -23,12 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.duplicates import inseparable, refuse_leaks
-from data.errors import EXIT_BAD_INPUT, InputError, command
-from data.files import remove_unfinished, replacing
-from data.grid import Grid
-from data.parallel import in_parallel
-from data.splits import (
+from data.cases.store import DEFAULT_STORE, Case, digest, read_store
+from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.files import remove_unfinished, replacing
+from data.common.parallel import in_parallel
+from data.common.process import set_up_process
+from data.duplicates.pairs import inseparable, refuse_leaks
+from data.scans.volume import write_image, write_mask
+from data.splits.leave_one_out import (
     NONE_HELD_OUT,
     Split,
     centre_of,
@@ -38,8 +40,6 @@ from data.splits import (
     select,
     without_pancreas_only,
 )
-from data.store import DEFAULT_STORE, Case, digest, read_store
-from data.volume import write_image, write_mask
 
 ENDING = ".nii.gz"
 MARK = "export.json"  # whose folder this is, and what was exported into it
@@ -62,7 +62,7 @@ class Export:
     def open(self) -> None:
         """Make the folder this export's own. Raises InputError where it holds anything else."""
         self._check_names()
-        mark = {"held_out": self.split.held_out, "split": self.split.hash, "cases": digest(self.cases)}
+        mark = {"held_out": self.split.name, "split": self.split.hash, "cases": digest(self.cases)}
         path = self.folder / MARK
         number = self.folder.name.split("_")[0]
         others = [other.name for other in self.folder.parent.glob(f"{number}_*") if other != self.folder]
@@ -100,7 +100,7 @@ class Export:
             "labels": LABELS,
             "numTraining": len(training),
             "file_ending": ENDING,
-            "description": f"centre held out: {self.split.held_out}",
+            "description": f"centre held out: {self.split.name}",
         }
         folds = [{part: [names[key] for key in keys] for part, keys in fold.items()}]
         for file, content in (("splits_final.json", folds), ("dataset.json", described)):
@@ -111,7 +111,7 @@ class Export:
 def write_case(case_and_part: tuple[Case, str], folder: Path) -> str:
     """Write what is not there yet of a case of a part (``Export.parts``); returns what is wrong with it, or nothing."""
     case, part = case_and_part
-    name, grid = case.file_name, Grid.from_json(case.grid).own()
+    name, grid = case.file_name, case.grid.prepared_grid()
     image, label = folder / f"images{part}" / f"{name}_0000{ENDING}", folder / f"labels{part}" / f"{name}{ENDING}"
     try:
         if not image.exists():
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     centres = read_store(args.store)
     split, *more = choose_splits(frozen_splits(args.store, centres), args.data)
     if more:
-        raise InputError(f"--data {args.data}: names {len(more) + 1} splits; give one, such as {split.held_out}")
+        raise InputError(f"--data {args.data}: names {len(more) + 1} splits; give one, such as {split.name}")
     whole, split = split, without_pancreas_only(split, centres_with(centres, "tumour"))
     if left_out := sorted(_trained_on(whole) - _trained_on(split)):
         print(f"not for training, as no tumour is labelled in them: {', '.join(left_out)}")
@@ -194,4 +194,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    set_up_process()
     sys.exit(main())

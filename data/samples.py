@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.boxes import Box, Triple, bounding_box, centred, enlarge, union
-from data.store import TUMOUR, Case
+from data.cases.store import TUMOUR, Case
+from data.scans.boxes import Box, Index3D, bounding_box, centred, enlarge, union
 
 INFERENCE_MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm, 25 px of 0.8 mm
 MULTIPLE = 8  # the network's input sides
@@ -42,7 +42,7 @@ class Sampling:
 class NetworkGrid(NamedTuple):
     """The grid that a box is resampled to: it starts at the box's corner, its voxels are ``factor`` as large."""
 
-    shape: Triple  # multiples of 8
+    shape: Index3D  # multiples of 8
     factor: tuple[float, float, float]
 
 

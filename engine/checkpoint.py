@@ -16,9 +16,9 @@ from zipfile import BadZipFile
 
 import torch
 
-from data.errors import InputError
-from data.files import replacing
-from data.store import REPOSITORY
+from data.cases.store import REPOSITORY
+from data.common.errors import InputError
+from data.common.files import replacing
 from engine.stages import STAGES, Stage
 
 FORMAT = 2

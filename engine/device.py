@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from data.errors import InputError
+from data.common.errors import InputError
 
 
 def choose_device(gpu: str) -> torch.device:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from torch import Tensor
 
-from data.errors import InputError
+from data.common.errors import InputError
 from models.losses import RAMPED, LossWeights
 from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
@@ -14,13 +14,15 @@ from models.views import FAMILIES
 DISTANCES = ("truncated_mm", "per_case")
 # The terms that each part of the method brings; those of the plain segmentation belong to every variant.
 _SEGMENTATION = ("dice", "bce")
-PARTS = {
+METHOD_PARTS = {
     "contrast": ("contrast",),
     "views": ("consistency", "consistency_cosine", "sdf_consistency"),
     "sdf": ("sdf", "transform", "reciprocal", "agreement"),
 }
 # The head of the network that a term needs.
-_HEAD = {"contrast": "embedding", "slice": "slice", "sdf_consistency": "sdf"} | dict.fromkeys(PARTS["sdf"], "sdf")
+_HEAD = {"contrast": "embedding", "slice": "slice", "sdf_consistency": "sdf"} | dict.fromkeys(
+    METHOD_PARTS["sdf"], "sdf"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Method:
             raise InputError("--weight: every loss term is 0, so there is nothing to learn; leave one")
         if self.distance == "per_case" and self.weights.reciprocal:
             raise InputError("--distance per_case: the loss term reciprocal is in mm; add --weight reciprocal=0")
-        lonely = [term for term in PARTS["views"] if getattr(self.weights, term)]
+        lonely = [term for term in METHOD_PARTS["views"] if getattr(self.weights, term)]
         if self.views == "none" and lonely:
             raise InputError(f"--views none: the loss term {lonely[0]} compares two views; add --weight {lonely[0]}=0")
 
@@ -74,8 +76,8 @@ class Method:
         return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing)
 
     def only(self, *parts: str) -> "Method":
-        """Plain segmentation with these of the PARTS as this method has them."""
-        terms = {*_SEGMENTATION, *(term for part in parts for term in PARTS[part])}
+        """Plain segmentation with these of the METHOD_PARTS as this method has them."""
+        terms = {*_SEGMENTATION, *(term for part in parts for term in METHOD_PARTS[part])}
         if "sdf" not in parts:
             terms -= {"sdf_consistency"}
         kept = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}

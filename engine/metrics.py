@@ -5,8 +5,8 @@ voxels on the scan's own border included):
 
     dice               2 |P and R| / (|P| + |R|)
     recall, precision  |P and R| / |R|,  |P and R| / |P|
-    cover              share of R inside the bounding box of P
-    cover_margin       the same for that box enlarged by a margin in mm and rounded outwards to multiples of 8 voxels,
+    roi_recall         share of R inside the bounding box of P
+    roi_recall_margin  the same for that box enlarged by a margin in mm and rounded outwards to multiples of 8 voxels,
                        inside the scan: the box that the next stage of the cascade reads
     nsd_2mm, nsd_1mm   normalised surface Dice: share of all voxels of S(P) and S(R) no further than 2 (1) mm from the
                        other surface (Nikolov et al. 2018, counted in voxels as MONAI does without subvoxels)
@@ -19,7 +19,7 @@ voxels on the scan's own border included):
 
 Empty masks. What cannot be defined is NaN, never a convenient number, and every summary counts the cases it left out:
 
-    outcome            R       P       dice, recall, cover, cover_margin, nsd   precision   hd95, asd
+    outcome            R       P       dice, recall, cover, roi_recall_margin, nsd   precision   hd95, asd
     segmented          filled  filled  as defined                               as defined  as defined
     missed             filled  empty   0                                        NaN         NaN
     false_positive     empty   filled  NaN                                      NaN         NaN
@@ -34,11 +34,21 @@ import numpy as np
 from medpy.metric.binary import assd, hd95
 from scipy import ndimage
 
-from data.boxes import Box, bounding_box, union
-from data.grid import volume_ml
 from data.samples import INFERENCE_MARGIN_MM, margin_box
+from data.scans.boxes import Box, bounding_box, union
+from data.scans.grid import volume_ml
 
-AGREEMENT = ("dice", "recall", "precision", "cover", "cover_margin", "nsd_2mm", "nsd_1mm", "hd95_mm", "asd_mm")
+AGREEMENT = (
+    "dice",
+    "recall",
+    "precision",
+    "roi_recall",
+    "roi_recall_margin",
+    "nsd_2mm",
+    "nsd_1mm",
+    "hd95_mm",
+    "asd_mm",
+)
 VOLUMES = ("reference_ml", "prediction_ml", "volume_error_ml")
 LESIONS = ("reference_lesions", "detected_lesions", "false_positive_components")
 COLUMNS = AGREEMENT + VOLUMES + LESIONS
@@ -78,8 +88,8 @@ def case_metrics(
         near, far = predicted, margin_box(predicted, prediction.shape, spacing, margin_mm)
         agreement = {
             **overlap(prediction, reference),
-            "cover": cover(reference, near),
-            "cover_margin": cover(reference, far),
+            "roi_recall": roi_recall(reference, near),
+            "roi_recall_margin": roi_recall(reference, far),
             **surface_metrics(*_cropped(prediction, reference, union(predicted, wanted)), spacing),
         }
     values = agreement | volumes(prediction, reference, spacing) | lesion_counts(prediction, reference)
@@ -100,7 +110,7 @@ def overlap(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     return {"dice": 2 * common / (found + wanted), "recall": common / wanted, "precision": common / found}
 
 
-def cover(reference: np.ndarray, box: Box) -> float:
+def roi_recall(reference: np.ndarray, box: Box) -> float:
     """The share of the non-empty mask ``reference`` that lies inside ``box``."""
     return np.count_nonzero(reference[box.slices]) / np.count_nonzero(reference)
 

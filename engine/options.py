@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from data.store import DEFAULT_STORE
+from data.cases.store import DEFAULT_STORE
 from engine.checkpoint import DEFAULT_CHECKPOINTS
 
 

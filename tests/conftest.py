@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from study_parts import CENTRES, case, fake_run
 
-from data.errors import InputError
-from data.grid import Grid
-from data.store import write_case
-from data.volume import read_image, write_lps
-from engine import study_jobs
+from data.cases.store import write_case
+from data.common.errors import InputError
+from data.scans.grid import Grid
+from data.scans.volume import read_image, write_lps
+from engine.study import jobs as study_jobs
+from tests.study_parts import CENTRES, case, fake_run
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 VALUES = np.arange(120, dtype=np.int16).reshape(4, 5, 6)  # every voxel is known by its value
@@ -119,7 +119,7 @@ def study_store(tmp_path_factory) -> Path:
     for number, centre in enumerate(CENTRES):
         for index in range(3):
             name, spacing = f"case{index}", (3.0, 2.0, 2.0)
-            grid = Grid.plain(label.shape, spacing).to_json()
+            grid = Grid.plain(label.shape, spacing)
             image = np.full(label.shape, 3 * number + index, np.int16)  # no two are one scan
             write_case(root, centre, name, image, label, patient=name, spacing=spacing, grid=grid, source={})
     return root

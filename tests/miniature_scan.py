@@ -9,9 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from data import prepare
-from data.grid import Grid
-from data.store import Case, read_store
+from data.cases.store import Case, read_store
+from data.prepare import command as prepare
 
 SPACING = (2.5, 1.6, 1.6)  # (z, y, x) mm
 BLOBS = ((0.2, 0.35, 0.4, -600), (0.3, 0.4, 0.65, 60), (0.7, 0.66, 0.72, 180), (0.2, 0.6, 0.3, 180))  # z, y, x, HU
@@ -118,7 +117,7 @@ def dicom(folder: Path, made: Scan, series: str) -> None:
 
 def check(case: Case, known: Known) -> None:
     """Label and HU at the known points in the patient, as many labelled voxels as drawn, and whose scan it is."""
-    grid = Grid.from_json(case.grid)
+    grid = case.grid
     spacing, origin, direction = grid.lps_frame()
     part = getattr(grid, "part", None)
     start = np.array(part.start if part else (0, 0, 0))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from data.volume import Volume
+from data.scans.volume import Volume
 
 CORNER_MM = 0.05  # spacings that are said twice may differ by a thousandth
 

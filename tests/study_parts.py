@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine.report import write_cases, write_summary
-from engine.study_runs import Run
+from engine.report.tables import write_case_table, write_summary
+from engine.study.runs import Run
 
 CENTRES = ("east", "north", "west")
 
@@ -19,7 +19,7 @@ def fake_run(folder: Path, run: Run, rows: list[dict], evaluation: str = "evalua
     place = folder / run.variant / f"seed_{run.seed}" / "tumor_coarse" / run.centre / "2026_01_01_00_00_00"
     (place / evaluation).mkdir(parents=True)
     (place / "best.pt").touch()
-    write_cases(place / evaluation / "cases.csv", rows)
+    write_case_table(place / evaluation / "cases.csv", rows)
     write_summary(place / evaluation / "summary.json", rows)
     return place
 

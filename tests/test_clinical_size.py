@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.phantom_scanner import SCANNERS, render_case
+from data.cases.store import read_case, write_case
+from data.phantom.scanner import SCANNERS, render_case
 from data.samples import scan_box
-from data.splits import Split
-from data.store import read_case, write_case
+from data.scans.grid import Grid
+from data.splits.leave_one_out import Split
 from engine.stages import STAGES
-from engine.train import TrainSettings, fit, prepare_training
+from engine.train.loop import TrainSettings, fit, prepare_training
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,19 @@ def case(tmp_path_factory):
     image, label, spacing = render_case(SCANNERS[0], 1, 0, size="full")
     assert image.shape[1:] == (512, 512) and (label == 2).any()
     store = tmp_path_factory.mktemp("store")
-    return read_case(write_case(store, "c", "one", image, label, patient="p", spacing=spacing, grid={}, source={}))
+    return read_case(
+        write_case(
+            store,
+            "c",
+            "one",
+            image,
+            label,
+            patient="p",
+            spacing=spacing,
+            grid=Grid.plain(image.shape, spacing),
+            source={},
+        )
+    )
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))

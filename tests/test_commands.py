@@ -16,11 +16,13 @@ import SimpleITK as sitk
 import torch
 import yaml
 
-from data import prepare
-from data.store import REPOSITORY
-from data.volume import write_lps
-from engine import evaluate, predict, train_command
+from data.cases.store import REPOSITORY
+from data.prepare import command as prepare
+from data.scans.volume import write_lps
+from engine.evaluate import stage as evaluate
+from engine.infer import predict
 from engine.stages import STAGES
+from engine.train import command as train_command
 
 SPACING = (3.0, 2.5, 2.5)
 
@@ -87,7 +89,7 @@ def test_the_four_stages_are_evaluated_in_order(world):
         with (folder / "cases.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [row["case"] for row in rows] == ["east/scan0", "east/scan1", "east/scan2"]
-        assert {"dice", "recall", "cover", "nsd_2mm", "hd95_mm", "seconds", "threshold"} <= set(rows[0])
+        assert {"dice", "recall", "roi_recall", "nsd_2mm", "hd95_mm", "seconds", "threshold"} <= set(rows[0])
         assert {"summary.txt", "summary.json", "distributions.png"} <= {path.name for path in folder.iterdir()}
         for name in ("scan0", "scan2"):
             prediction = sitk.ReadImage(str(folder / "predictions" / f"{name}.nii.gz"))

@@ -5,7 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.train_command import main
+from data.common.process import set_up_process
+
+set_up_process()
+
+from engine.train.command import main
 
 if __name__ == "__main__":
     sys.exit(main("tumor_coarse"))

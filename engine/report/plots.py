@@ -1,0 +1,222 @@
+"""Plots over many values: the distribution of metrics over cases, the curves of a training, a study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from engine.report.pictures import save
+from engine.report.tables import failed
+
+AXIS_LABELS = {
+    "dice": "Dice",
+    "recall": "recall",
+    "precision": "precision",
+    "roi_recall": "box cover",
+    "roi_recall_margin": "box cover with margin",
+    "nsd_2mm": "NSD at 2 mm",
+    "nsd_1mm": "NSD at 1 mm",
+    "hd95_mm": "HD95 [mm]",
+    "asd_mm": "ASD [mm]",
+    "volume_error_ml": "volume error [ml]",
+    "seconds": "time [s]",
+}
+SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
+NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")
+VALIDATION = "validation_"
+
+
+def distributions(path: Path, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], title: str = "") -> None:
+    """Write a PNG with one panel a metric: a point for every case over a box plot, by centre where there are several.
+
+    Undefined values and failed cases are not drawn; the panel's title says how many were left out.
+    """
+    centres = {str(row.get("centre", "")) for row in rows if not failed(row)}
+    columns = len(metrics) if len(metrics) <= 4 else math.ceil(len(metrics) / 2)
+    lines = math.ceil(len(metrics) / columns)
+    width = 1.6 + 0.9 * max(1, len(centres))
+    with _style():
+        figure = Figure(figsize=(max(width * columns, 4), 3.6 * lines), dpi=150, layout="constrained")
+        figure.suptitle(title or None, weight="bold")
+        for place, metric in enumerate(metrics, start=1):
+            _distribution(figure.add_subplot(lines, columns, place), rows, metric)
+        save(figure, path)
+
+
+def _distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
+    values = [(str(row.get("centre", "")), float(row.get(metric, math.nan))) for row in rows if not failed(row)]
+    drawn = [(centre, value) for centre, value in values if not math.isnan(value)]
+    centres, numbers = [c for c, _ in drawn], [v for _, v in drawn]
+    if drawn:
+        order = sorted(set(centres))
+        looks = {"width": 0.5, "showfliers": False, "linecolor": "0.35", "linewidth": 1.1, "legend": False}
+        seaborn.boxplot(
+            x=centres, y=numbers, order=order, hue=centres, hue_order=order, palette="pastel", ax=axes, **looks
+        )
+        # Not seaborn.stripplot, which draws its jitter from numpy's global generator.
+        places = np.array([order.index(c) for c in centres]) + np.random.default_rng(0).uniform(-0.12, 0.12, len(drawn))
+        palette = seaborn.color_palette("deep", len(order))
+        colours = [palette[order.index(c)] for c in centres]
+        axes.scatter(places, numbers, s=24, c=colours, alpha=0.8, edgecolors="0.3", linewidths=0.5, zorder=3)
+    left_out = len(rows) - len(drawn)
+    axes.set_title(f"n = {len(drawn)}" + (f", {left_out} left out" if left_out else ""), fontsize=9, color="0.35")
+    axes.set(ylabel=AXIS_LABELS.get(metric, metric), xlabel="")
+    if metric in SHARES:
+        axes.set_ylim(-0.03, 1.03)
+    elif drawn and min(numbers) >= 0:
+        axes.set_ylim(0, 1.06 * max(numbers) or 1)  # not matplotlib's margin: a share of the spread, next to nothing
+    if not any(centres):
+        axes.set_xticks([])
+    elif max(map(len, centres)) > 10:
+        axes.tick_params(axis="x", rotation=15)
+
+
+def study_figure(
+    path: Path,
+    dice: Mapping[str, Sequence[tuple[str, float]]],
+    differences: Mapping[str, tuple[float, float, float]],
+    against: str,
+    title: str = "",
+) -> None:
+    """Write a PNG of a study, a line a variant: Dice of every case on the left, its difference on the right.
+
+    Args:
+        dice: by variant, (held-out centre, Dice) of every case.
+        differences: by variant, mean difference to the variant ``against`` and the bounds of its interval; NaN
+            bounds are not drawn.
+    """
+    variants = list(dice)
+    centres = sorted({centre for points in dice.values() for centre, _ in points})
+    with _style():
+        figure = Figure(figsize=(10.5, 1.7 + 0.55 * len(variants)), dpi=150, layout="constrained")
+        figure.suptitle(title or None, weight="bold")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
+        _dice_by_variant(left, dice, centres)
+        _differences(right, [differences.get(variant) for variant in variants], variants.index(against))
+        left.set_yticks(range(len(variants)), variants)
+        left.set(ylim=(len(variants) - 0.45, -0.55), xlabel="Dice of a case, mean over its seeds")
+        right.set_xlabel(f"mean difference in Dice to {against}, 95 % interval")
+        handles, labels = left.get_legend_handles_labels()
+        columns = min(len(labels), 8)
+        looks = {
+            "frameon": False,
+            "handletextpad": 0.2,
+            "columnspacing": 1.4,
+            "title": "points: cases by held-out centre",
+        }
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, **looks)
+        save(figure, path)
+
+
+def _dice_by_variant(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]], centres: Sequence[str]) -> None:
+    """A grey box, the mean, and points in the colour of their centre, each centre on a height of its own."""
+    palette = seaborn.color_palette("deep" if len(centres) <= 10 else "husl", max(1, len(centres)))
+    heights = np.linspace(-0.22, 0.22, len(centres)) if len(centres) > 1 else [0.0]
+    for place, points in enumerate(dice.values()):
+        look = {"showfliers": False, "patch_artist": True, "widths": 0.62, "zorder": 1}
+        colours = {"boxprops": {"facecolor": "0.94", "edgecolor": "0.6"}, "medianprops": {"color": "0.2", "lw": 1.6}}
+        lines = {name: {"color": "0.6"} for name in ("whiskerprops", "capprops")}
+        values = [value for _, value in points]
+        if values:
+            axes.boxplot(values, positions=[place], orientation="horizontal", **look, **colours, **lines)
+            label = "mean" if place == len(dice) - 1 else None
+            axes.scatter(
+                np.mean(values), place, s=46, marker="D", color="white", edgecolors="0.1", label=label, zorder=4
+            )
+        for centre, colour, height in zip(centres, palette, heights, strict=True):
+            numbers = [value for name, value in points if name == centre]
+            spread = place + height + np.random.default_rng(0).uniform(-0.04, 0.04, len(numbers))
+            label = centre if place == 0 else None
+            axes.scatter(
+                numbers, spread, s=18, color=colour, alpha=0.85, edgecolors="0.3", lw=0.4, label=label, zorder=3
+            )
+    axes.set_xlim(-0.03, 1.03)
+    axes.grid(False, axis="y")
+
+
+def _differences(axes: Axes, intervals: Sequence[tuple[float, float, float] | None], reference: int) -> None:
+    """Points with their interval around a line at 0; the reference itself is a ring on that line."""
+    axes.axvline(0, color="0.35", linewidth=1.2, zorder=1)
+    axes.plot(0, reference, marker="o", ms=7, mfc="white", mec="0.35", mew=1.4, zorder=3)
+    for place, interval in enumerate(intervals):
+        if interval is None or math.isnan(interval[0]):
+            continue
+        mean, low, high = interval
+        axes.plot(mean, place, marker="o", ms=7, color="0.2", zorder=4)
+        if not math.isnan(low):
+            axes.plot([low, high], [place, place], color="0.2", linewidth=2, solid_capstyle="butt", zorder=3)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", labelleft=False)
+
+
+def curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Write a PNG of a training: every loss term on the left, validation Dice on the right.
+
+    Args:
+        history: one row an epoch: ``epoch``, ``loss`` (the total), any number of terms, ``validation_dice``; a value
+            that is blank or absent is not drawn. ``lr``, ``step`` and ``seconds`` are no losses.
+    """
+    names = dict.fromkeys(key for row in history for key in row)
+    terms = [name for name in names if name not in NOT_LOSSES and not name.startswith(VALIDATION)]
+    with _style():
+        figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
+        figure.suptitle(title or None, weight="bold")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=True)
+        _losses(left, {name: _series(history, name) for name in terms})
+        _validation(right, *_series(history, f"{VALIDATION}dice"))
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        if history:
+            left.set_xlim(float(history[0]["epoch"]) - 0.5, float(history[-1]["epoch"]) + 0.5)
+        save(figure, path)
+
+
+def _losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+    series = {name: points for name, points in series.items() if points[1]}
+    palette = seaborn.color_palette("deep", max(1, len(series)))
+    for colour, (name, (epochs, values)) in zip(palette, series.items(), strict=False):
+        total = name == "loss"
+        look = {"color": "0.15", "linewidth": 2.2} if total else {"color": colour, "linewidth": 1.4}
+        marker = "o" if len(values) < 10 else None
+        axes.plot(epochs, values, label="total" if total else name.replace("_", " "), marker=marker, ms=3.5, **look)
+    numbers = [value for _, values in series.values() for value in values]
+    if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
+        axes.set_yscale("log")
+    axes.set(ylabel="training loss")
+    if series:
+        axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _validation(axes: Axes, epochs: list[float], values: list[float]) -> None:
+    axes.set(ylim=(0, 1), ylabel="validation Dice")
+    if not values:
+        axes.text(0.5, 0.5, "not validated", ha="center", transform=axes.transAxes, color="0.5")
+        return
+    best = int(np.argmax(values))
+    axes.plot(epochs, values, color=seaborn.color_palette("deep")[2], linewidth=1.8, marker="o", markersize=3.5)
+    axes.plot(epochs[best], values[best], marker="*", markersize=13, color="goldenrod", linestyle="none")
+    axes.set_title(f"best {values[best]:.3f} at epoch {epochs[best]:g}", fontsize=9, color="0.35")
+
+
+def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of one column, without its blank, absent and NaN places."""
+    points = [(float(row["epoch"]), float(row[name])) for row in history if row.get(name) not in ("", None)]
+    points = [(epoch, value) for epoch, value in points if not math.isnan(value)]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _style() -> AbstractContextManager[None]:
+    """Seaborn's looks for one figure, leaving matplotlib's settings as the caller has them."""
+    looks = seaborn.axes_style("whitegrid") | {"axes.spines.top": False, "axes.spines.right": False}
+    return matplotlib.rc_context(looks)

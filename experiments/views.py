@@ -1,0 +1,68 @@
+"""What views leave of a tumour: its contrast to the gland after and before. python benchmarks/views.py --store DIR"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.augment import window
+from data.cases.store import PANCREAS, TUMOUR, Case, read_store
+from data.common.errors import command
+from data.samples import reference_box
+from engine.options import add_store
+from engine.stages import STAGES
+from models.views import FAMILIES
+
+LEAST_CONTRAST_HU = 10.0  # of the image itself: of less, a ratio says nothing
+WINDOW_HU = 340.0
+
+
+def boxes(cases: Sequence[Case]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Image in [0, 1] and label, each (1, 1, D, H, W), of every case whose tumour stands out."""
+    for case in cases:
+        box = reference_box(case, STAGES["tumor_coarse"].sampling, None)
+        image = window(torch.from_numpy(np.array(case.image()[box.slices])))[None, None]
+        label = torch.from_numpy(np.array(case.label()[box.slices]))[None, None]
+        if contrast(image, label)[0] * WINDOW_HU >= LEAST_CONTRAST_HU:
+            yield image, label
+
+
+def contrast(image: torch.Tensor, label: torch.Tensor) -> tuple[float, float]:
+    """Mean of the gland less that of the tumour; the same in units of their standard deviation."""
+    gland, tumour = image[label == PANCREAS], image[label == TUMOUR]
+    difference = gland.mean() - tumour.mean()
+    return float(difference), float(difference / ((gland.var() + tumour.var()) / 2).sqrt().clamp_min(1e-6))
+
+
+@command
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--views", type=int, default=4, help="of each family and case")
+    add_store(parser)
+    args = parser.parse_args()
+    cases = [case for centre in read_store(args.store).values() for case in centre if case.tumour_box]
+    samples = list(boxes(cases))
+    print(f"{len(samples)} of {len(cases)} cases, {args.views} views each; contrast-to-noise after / before")
+    print(f"{'family':<14}{'inverted':>9}{'5 %':>8}{'25 %':>8}{'median':>8}{'75 %':>8}{'change':>8}")
+    for name, family in FAMILIES.items():
+        generator = torch.Generator().manual_seed(0)
+        ratios, changes = [], []
+        for image, label in samples:
+            before = contrast(image, label)[1]
+            for _ in range(args.views):
+                view = family.make(image, generator)
+                ratios.append(contrast(view, label)[1] / before)
+                changes.append(float((view - image).abs().mean()))
+        low, quarter, median, high = np.percentile(ratios, [5, 25, 50, 75])
+        inverted = np.mean(np.array(ratios) < 0)
+        print(f"{name:<14}{inverted:>9.1%}{low:>8.2f}{quarter:>8.2f}{median:>8.2f}{high:>8.2f}{np.mean(changes):>8.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

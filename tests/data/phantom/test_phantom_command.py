@@ -1,0 +1,99 @@
+"""The phantom's command: what it writes, goes on with, and refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.phantom.command import DEFAULT_CENTRES, main
+from data.phantom.scanner import SCANNERS, render_case
+from data.scans.volume import read_image, read_label
+
+
+@pytest.fixture
+def low_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the height, for what does not depend on the voxels; in this process only."""
+    monkeypatch.setattr("data.phantom.scanner.SMALL_HEIGHT", (50.0, 60.0))
+
+
+def _label_map(path: Path) -> Path:
+    """A made-up label map: a block of gland with an aorta behind it, in a scan of 16 slices."""
+    labels = np.zeros((10, 25, 30), np.uint8)
+    labels[2:8, 3:12, 5:25] = 4
+    labels[:, 18:24, 17:23] = 3
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, labels=labels, box_start=[3, 40, 35], scan_shape=[16, 100, 104], spacing=[3.0, 3.0, 3.0])
+    return path
+
+
+def test_command_writes_the_folder_layout_whatever_the_number_of_workers(tmp_path: Path, capsys) -> None:
+    for workers in ("1", "2"):
+        assert main([str(tmp_path / workers), "--cases", "1", "--seed", "5", "--workers", workers]) == 0
+    assert "spacing" in capsys.readouterr().out
+    for scanner in (scanner for scanner in SCANNERS if scanner.name in DEFAULT_CENTRES):
+        name, expected = scanner.name, render_case(scanner, 0, seed=5)
+        for workers in ("1", "2"):
+            image = read_image(tmp_path / workers / name / "images" / f"{name}_000.nii.gz")
+            label = read_label(tmp_path / workers / name / "labels" / f"{name}_000.nii.gz", like=image)
+            assert np.array_equal(image.array, expected[0]) and np.array_equal(label.array, expected[1])
+            assert image.spacing == pytest.approx(expected[2], abs=1e-6)
+
+
+def test_command_goes_on_where_it_stopped(low_scans: None, tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "out"), "--centres", "south", "--workers", "1"]
+    assert main([*arguments, "--cases", "1"]) == 0
+    first = tmp_path / "out" / "south" / "images" / "south_000.nii.gz"
+    before = first.stat().st_mtime_ns
+    assert main([*arguments, "--cases", "2"]) == 0
+    assert first.stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "south" / "labels" / "south_001.nii.gz").exists()
+
+
+def test_command_makes_a_case_again_whose_label_is_missing(low_scans: None, tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "out"), "--centres", "south", "--workers", "1", "--cases", "1"]
+    assert main(arguments) == 0
+    label = tmp_path / "out" / "south" / "labels" / "south_000.nii.gz"
+    before = read_label(label).array
+    label.unlink()
+    assert main(arguments) == 0
+    assert np.array_equal(read_label(label).array, before)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--seed", "1"], "other settings"),
+        (["--centres", "nowhere"], "choose from"),
+        (["--anatomy", "{}/empty"], "no sub-folder"),
+    ],
+)
+def test_command_refuses_what_it_cannot_do(
+    low_scans: None, tmp_path: Path, capsys, extra: list[str], words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / "out"), "--cases", "1", "--workers", "1"]
+    if words == "other settings":
+        assert main([*arguments, "--centres", "south"]) == 0
+    assert main([*arguments, *(word.format(tmp_path) for word in extra)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_command_refuses_a_folder_of_something_else(tmp_path: Path, capsys) -> None:
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    assert main([str(tmp_path), "--cases", "1"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_damaged_label_maps_are_named_and_the_others_are_done(tmp_path: Path, capsys, workers: str) -> None:
+    good = _label_map(tmp_path / "maps" / "here" / "good.npz")
+    damaged = [good.with_name(f"{name}.npz") for name in ("early", "late")]
+    for path in damaged:
+        path.write_bytes(good.read_bytes()[:300])
+    out = tmp_path / "out"
+    assert main([str(out), "--anatomy", str(tmp_path / "maps"), "--workers", workers]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [str(path) in line for path, line in zip(damaged, errors, strict=True)] == [True, True]
+    assert (out / "here" / "labels" / "good.nii.gz").exists()

@@ -1,0 +1,65 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.scans.boxes import Box, bounding_box, centred, enlarge, union, whole
+
+sizes = st.tuples(*[st.integers(1, 120)] * 3)
+
+
+@st.composite
+def box_in_scan(draw):
+    shape = draw(sizes)
+    start = [draw(st.integers(0, n - 1)) for n in shape]
+    stop = [draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True)]
+    return Box(tuple(start), tuple(stop)), shape
+
+
+margins = st.tuples(*[st.floats(-60, 60)] * 3)
+
+
+@given(box_in_scan(), margins, margins, st.sampled_from([1, 8, 16]))
+def test_an_enlarged_box_lies_inside_the_scan_in_multiples_and_keeps_the_middle(case, low, high, multiple):
+    box, shape = case
+    result = enlarge(box, low, high, shape, multiple)
+    assert whole(shape).contains(result)
+    for side, size in zip(result.shape, shape, strict=True):
+        assert side == size or side % multiple == 0
+    middle = Box(
+        tuple(a + (b - a + 3) // 4 for a, b in zip(*box, strict=True)),
+        tuple(b - (b - a + 3) // 4 for a, b in zip(*box, strict=True)),
+    )
+    assert all(a <= c and d <= b for a, b, c, d in zip(*result, *middle, strict=True) if c < d)
+    if min(*low, *high) >= 0:
+        assert result.contains(box)
+
+
+def test_the_measured_failure_of_the_release_37_slices_organ_in_5_to_32():
+    result = enlarge(Box((5, 100, 100), (33, 200, 200)), (5, 25, 25), (5, 25, 25), (37, 512, 512))
+    assert result.start[0] == 0 and result.stop[0] == 37
+    assert result.contains(Box((5, 75, 75), (33, 225, 225)))
+
+
+@given(box_in_scan())
+def test_the_bounding_box_is_tight_and_loses_no_voxel(case):
+    box, shape = case
+    mask = np.zeros(shape, bool)
+    mask[box.slices] = True
+    assert bounding_box(mask) == box
+    assert bounding_box(mask)[1] == box.stop and mask[box.slices].sum() == mask.sum()
+
+
+def test_nothing_has_no_bounding_box():
+    assert bounding_box(np.zeros((3, 4, 5))) is None
+
+
+@given(sizes, sizes)
+def test_the_central_box_is_central(shape, size):
+    box = centred(shape, size)
+    assert box.shape == tuple(map(min, shape, size))
+    for a, b, n in zip(*box, shape, strict=True):
+        assert abs(a - (n - b)) <= 1
+
+
+def test_union_holds_both():
+    assert union(Box((0, 5, 2), (4, 6, 9)), Box((1, 2, 3), (9, 4, 5))) == Box((0, 2, 2), (9, 6, 9))

@@ -1,0 +1,247 @@
+"""Two hundred random corruptions of each format: reading refuses in one line, or gives the right volume.
+
+What is right depends on what a format can know of itself:
+
+- A file that is cut short, at any byte and in any format, and a ``.nii.gz`` with any bytes changed: exactly the volume
+  that was written, or a refusal. Its checksum covers header and voxels.
+- Bytes changed in the header of ``.nii``, ``.nrrd`` and ``.mha``, headers with fields swapped, and headers of other
+  files: a refusal, or exactly what the file says now, told by a reader of other hands (nibabel; the two small ones
+  below). Where two statements in a header contradict each other it is refused; a spacing or an origin that is said
+  once, in a plain number, can become another plain number, and no reader can know.
+- Bytes changed in the voxels, or in the scale of the voxels, of a file without a checksum cannot be noticed by anyone:
+  they are left out here. Where the voxels are compressed they have a checksum, and are not.
+- In one slice of a DICOM series: the same volume, or a refusal, wherever its header, up to its voxels, is hit.
+"""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.common.errors import InputError
+from data.scans.volume import Volume, read_image, read_label
+from tests.conftest import affine_of
+from tests.data.scans.test_dicom import write_series
+from tests.other_readers import Told, as_told, told_by_meta, told_by_nibabel, told_by_nrrd
+
+RNG = np.random.default_rng(7)
+CODES = RNG.integers(0, 256, (5, 6, 7)).astype(np.int16)  # a scan and a label alike: both readers take it
+OTHER = RNG.integers(0, 3, (4, 8, 9)).astype(np.uint8)  # of another shape, type and place
+FUZZ = settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SCALE = range(112, 120)  # of a NIfTI header: what voxels are multiplied with belongs to the voxels
+
+
+class Kind(NamedTuple):
+    """A format: its suffix, whether ITK shall compress, who else reads it, and what ends its header."""
+
+    suffix: str
+    compressed: bool
+    told: Callable[[Path], Told]
+    header: Callable[[bytes], int]
+
+
+KINDS = {
+    "nii.gz": Kind(".nii.gz", True, told_by_nibabel, len),
+    "nii": Kind(".nii", False, told_by_nibabel, lambda content: 348),
+    "nrrd raw": Kind(".nrrd", False, told_by_nrrd, lambda content: content.index(b"\n\n") + 2),
+    "nrrd gzip": Kind(".nrrd", True, told_by_nrrd, len),
+    "mha raw": Kind(".mha", False, told_by_meta, lambda content: content.index(b"LOCAL\n") + 6),
+    "mha zlib": Kind(".mha", True, told_by_meta, len),
+}
+
+
+def write(
+    path: Path, array: np.ndarray, kind: Kind, order=(2, 0, 1), signs=(1, -1, 1), degrees=(3.0, -7.0, 5.0)
+) -> bytes:
+    affine = np.diag((-1, -1, 1, 1)) @ affine_of(order, signs, degrees)
+    image = sitk.GetImageFromArray(array)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    sitk.WriteImage(image, str(path), useCompression=kind.compressed)
+    return path.read_bytes()
+
+
+def same(volume: Volume, whole: Volume) -> bool:
+    if volume.array.shape != whole.array.shape or not np.array_equal(volume.array, whole.array):
+        return False
+    return bool(np.abs(volume.corners() - whole.corners()).max() < 1e-3)
+
+
+def right_or_refused(path: Path, whole: Volume, told: Callable[[Path], Told] | None) -> None:
+    """The promise: one line that names the file and a remedy, or the right volume; from both readers."""
+    for read in (read_image, read_label):
+        try:
+            volume = read(path)
+        except InputError as error:
+            line = str(error)
+            assert str(path) in line and "\n" not in line and "; " in line, line
+        else:
+            assert same(volume, whole) or (told and as_told(volume, told(path))), f"{read.__name__}: another volume"
+
+
+def edits(reach: int) -> st.SearchStrategy[list[tuple]]:
+    """Damage to the first ``reach`` bytes: flipped bits, overwritten runs, fields that have changed places."""
+    place = st.integers(0, reach - 1)
+    flip = st.tuples(st.just("flip"), place, st.integers(0, 7))
+    blot = st.tuples(st.just("blot"), place, st.binary(min_size=1, max_size=12))
+    swap = st.tuples(st.just("swap"), place, place, st.sampled_from((1, 2, 4, 8)))
+    return st.lists(flip | blot | swap, min_size=1, max_size=3)
+
+
+def damaged(content: bytes, damage: list[tuple], reach: int) -> bytes:
+    after = bytearray(content)
+    for how, place, *more in damage:
+        if how == "flip":
+            after[place] ^= 1 << more[0]
+        elif how == "blot":
+            after[place : min(place + len(more[0]), reach)] = more[0][: reach - place]
+        else:
+            other, width = more
+            for a, b in zip(
+                range(place, min(place + width, reach)), range(other, min(other + width, reach)), strict=False
+            ):
+                after[a], after[b] = after[b], after[a]
+    return bytes(after)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_bytes_that_changed(tmp_path, name):
+    kind = KINDS[name]
+    content = write(tmp_path / f"whole{kind.suffix}", CODES, kind)
+    whole, path, reach = (
+        read_image(tmp_path / f"whole{kind.suffix}"),
+        tmp_path / f"changed{kind.suffix}",
+        kind.header(content),
+    )
+    assert as_told(whole, kind.told(tmp_path / f"whole{kind.suffix}"))
+
+    @FUZZ
+    @given(edits(reach))
+    def check(damage):
+        after = bytearray(damaged(content, damage, reach))
+        if name == "nii":
+            after[SCALE.start : SCALE.stop] = content[SCALE.start : SCALE.stop]
+        path.write_bytes(after)
+        right_or_refused(path, whole, None if name == "nii.gz" else kind.told)
+
+    check()
+
+
+def test_a_changed_header_that_was_compressed_again(tmp_path):
+    """What gzip's checksum cannot help against: the damage came before it."""
+    plain = write(tmp_path / "whole.nii", CODES, KINDS["nii"])
+    whole, path = read_image(tmp_path / "whole.nii"), tmp_path / "changed.nii.gz"
+
+    @FUZZ
+    @given(edits(348))
+    def check(damage):
+        after = bytearray(damaged(plain, damage, 348))
+        after[SCALE.start : SCALE.stop] = plain[SCALE.start : SCALE.stop]
+        path.write_bytes(gzip.compress(after, 1))
+        right_or_refused(path, whole, told_by_nibabel)
+
+    check()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_cut_short_or_joined_from_two(tmp_path, name):
+    """Also the head of one file before the tail of another, as when a download goes on with the wrong file."""
+    kind = KINDS[name]
+    content = write(tmp_path / f"whole{kind.suffix}", CODES, kind)
+    other = write(
+        tmp_path / f"other{kind.suffix}", OTHER, kind, order=(0, 1, 2), signs=(-1, 1, 1), degrees=(0.0, 0.0, 9.0)
+    )
+    whole, path = read_image(tmp_path / f"whole{kind.suffix}"), tmp_path / f"joined{kind.suffix}"
+    heads = sorted({kind.header(content), kind.header(other), 348, 352})
+
+    @FUZZ
+    @given(
+        st.permutations((content, other)), st.integers(0, len(content)) | st.sampled_from(heads), st.integers(-40, 40)
+    )
+    def check(files, cut, shift):
+        head, tail = files
+        joined = head[: min(cut, len(head) - 1)] + (tail[max(0, cut + shift) :] if shift else b"")
+        if joined not in files:
+            path.write_bytes(joined)
+            right_or_refused(path, whole, None if name == "nii.gz" or not shift else kind.told)
+
+    check()
+
+
+def test_one_slice_of_a_dicom_series(tmp_path):
+    paths = write_series(tmp_path / "series", CODES)
+    whole, hit = read_image(tmp_path / "series"), paths[2]
+    content = hit.read_bytes()
+    reach = content.index(CODES[2].tobytes())
+
+    @FUZZ
+    @given(st.integers(0, len(content) - 1) | edits(reach))
+    def check(damage):
+        hit.write_bytes(content[:damage] if isinstance(damage, int) else damaged(content, damage, reach))
+        try:
+            volume = read_image(tmp_path / "series")
+        except InputError as error:
+            assert str(tmp_path / "series") in str(error) and "\n" not in str(error)
+        else:
+            assert same(volume, whole), "another volume"
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value", "word"),
+    [
+        (108, "f", 320.0, "voxels start within the header"),
+        (80, "f", 0.8, "two spacings"),
+        (84, "f", -0.9, "voxels of"),
+        (123, "B", 3, "not in mm"),
+        (268, "f", 31.5, "places it twice"),
+        (260, "f", 1.5, "no rotation"),
+        (344, "4s", b"n+1x", "not a NIfTI-1"),
+    ],
+)
+def test_nifti_headers_that_contradict_themselves_are_told_what_is_wrong(tmp_path, offset, form, value, word):
+    content = bytearray(write(tmp_path / "a.nii", CODES, KINDS["nii"]))
+    content[offset : offset + struct.calcsize(form)] = struct.pack(f"<{form}", value)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError, match=word):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "before", "after", "word"),
+    [
+        (".nrrd", b"space origin", b"space orihin", "lacks space origin"),
+        (".nrrd", b"endian: little", b"endian: mittle", "endian"),
+        (".nrrd", b"space: left", b"space: neft", "its header's space is"),
+        (".nrrd", b"(-31.5", b"(-3n.5", "no list of 3 numbers"),
+        (".mha", b"TransformMatrix", b"transformMatrix", "lacks TransformMatrix"),
+        (".mha", b"CompressedDataSize = ", b"CompressedDataSize = 1", "header promises"),
+        (".mha", b"Offset = -31.5", b"Offset = -31.5 1", "no list of 3 numbers"),
+        (".mha", b"NDims = 3", b"NDims = 2", "NDims"),
+    ],
+)
+def test_text_headers_are_read_strictly(tmp_path, suffix, before, after, word):
+    path = tmp_path / f"a{suffix}"
+    image = sitk.GetImageFromArray(CODES)
+    image.SetSpacing((0.7, 0.9, 2.5))
+    image.SetOrigin((-31.5, 17.25, 401.125))
+    sitk.WriteImage(image, str(path), useCompression=True)
+    assert path.read_bytes().count(before) >= 1
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    with pytest.raises(InputError, match=word):
+        read_image(path)

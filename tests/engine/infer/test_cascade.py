@@ -1,0 +1,120 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data.cases.store import Preparation
+from engine.checkpoint import save_checkpoint
+from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
+from engine.stages import STAGES, Stage
+from models.dual_task_net import DualTaskNet, DualTaskOutput
+
+SPACING = (2.0, 2.0, 2.0)
+
+
+class AboveHU(nn.Module):
+    """Segments what is at least as bright as ``low`` and darker than ``high``, and records the boxes it was shown."""
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+        self.low, self.high = (low + 100) / 340, (high + 100) / 340
+
+    def forward(self, x):
+        self.seen.append(tuple(x.shape[2:]))
+        return DualTaskOutput(torch.where((x >= self.low) & (x < self.high), 9.0, -9.0), None, None, None)
+
+
+def model(name: str, low: float, high: float) -> StageModel:
+    stage = STAGES[name]
+    stage = replace(stage, sampling=replace(stage.sampling, halve_below_mm=0.0))
+    net = AboveHU(low, high)
+    return StageModel(stage, net, "segmentation", 0.5, torch.device("cpu"), Path("run"), 1, "", Preparation())
+
+
+@pytest.fixture
+def scan() -> np.ndarray:
+    """Pancreas of 100 HU with a tumour of 50 HU, and a bright bowel loop far away from it."""
+    image = np.zeros((60, 100, 100), np.int16)
+    image[20:40, 40:60, 30:70] = 100
+    image[26:32, 46:54, 40:52] = 50
+    image[0:6, 90:96, 90:96] = 100
+    return image
+
+
+def all_models() -> dict[str, StageModel]:
+    return {name: model(name, *((40, 200) if "pancreas" in name else (40, 60))) for name in STAGES}
+
+
+def test_the_cascade_finds_both_and_looks_only_in_the_box_before(scan):
+    models = all_models()
+    result = segment_scan(models, scan, SPACING)
+    assert result.notes == ()
+    assert np.array_equal(result.label > 0, (scan >= 40) & (np.indices(scan.shape)[0] >= 20))
+    assert np.array_equal(result.label == 2, scan == 50)
+    assert models["pancreas_fine"].net.seen[0] < models["pancreas_coarse"].net.seen[0]
+    assert models["tumor_fine"].net.seen[-1] < models["tumor_coarse"].net.seen[0]
+
+
+def test_no_pancreas_gives_an_empty_mask_and_says_so():
+    result = segment_scan(all_models(), np.zeros((20, 40, 40), np.int16), SPACING)
+    assert not result.label.any() and result.notes == ("no pancreas found: the mask is empty",)
+
+
+def test_no_coarse_tumour_sends_the_fine_stage_to_the_whole_pancreas(scan):
+    models = all_models() | {"tumor_coarse": model("tumor_coarse", 900, 999)}
+    result = segment_scan(models, scan, SPACING)
+    assert np.array_equal(result.label == 2, scan == 50)
+    assert any("tumor fine looks around pancreas fine's mask" in note for note in result.notes)
+
+
+def test_a_coarse_speck_below_ten_voxels_is_no_tumour():
+    coarse, pancreas = np.zeros((9, 9, 9), bool), np.ones((9, 9, 9), bool)
+    coarse[4, 4, 4] = True
+    masks = {"tumor_coarse": coarse, "pancreas_fine": pancreas}
+    assert select_roi(STAGES["tumor_fine"], masks, (1, 1, 1))[0] is pancreas
+    assert select_roi(STAGES["tumor_fine"], masks, (3, 3, 3)) == (coarse, "")
+    assert select_roi(STAGES["pancreas_coarse"], {}, (1, 1, 1)) == (None, "")
+
+
+def test_rounds_stop_when_two_agree_and_after_four_at_most(scan):
+    fine = model("tumor_fine", 40, 60)
+    pancreas = scan >= 40
+    pancreas[:20] = False
+    segment_stage(fine, scan, SPACING, pancreas)
+    assert len(fine.net.seen) == 2 * 8  # the second round agrees with the first; eight flips each
+
+
+def test_a_stage_without_a_predecessors_mask_is_empty_and_says_so(scan):
+    result = segment_stage(model("pancreas_fine", 40, 200), scan, SPACING, np.zeros(scan.shape, bool))
+    assert not result.mask.any() and "the stage before found nothing" in result.note
+
+
+def test_a_checkpoint_from_before_cases_were_cropped_or_resampled_loads(tmp_path):
+    stage = STAGES["pancreas_fine"]
+    run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
+    content = {"stage": stage.name, "settings": {"width": 8}, "method": stage.method.to_record(), "epoch": 1}
+    content |= {"thresholds": {"segmentation": 0.4}, "split_hash": "", "net": net_of(stage).state_dict()}
+    save_checkpoint(run / "best.pt", content)
+    assert load_model(tmp_path, stage.name, "west", torch.device("cpu")).preparation == Preparation()
+    coarser = Preparation(crop="body", spacing=(3.0, 2.0, 2.0))
+    save_checkpoint(run / "best.pt", content | {"preparation": coarser.to_json()})
+    assert load_model(tmp_path, stage.name, "west", torch.device("cpu")).preparation == coarser
+
+
+def net_of(stage: Stage) -> DualTaskNet:
+    return DualTaskNet(width=8, heads=stage.method.heads)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "familiar"),
+    [(SPACING, True), ((5.0, 1.6, 1.6), True), ((2.5, 0.5, 0.8), False), ((9.0, 1.6, 1.6), False)],
+)
+def test_voxels_unlike_those_of_the_training_are_told(scan, spacing, familiar):
+    fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
+    note = segment_stage(fine, scan, spacing, scan > 0).note
+    assert (note == "") == familiar
+    assert familiar or "trained on 2.5-5.5 x 0.8-1.6 x 0.8-1.6: not to be relied on" in note

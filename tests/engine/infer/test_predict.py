@@ -1,0 +1,92 @@
+"""A new scan is fitted to what the models were trained on, and its mask comes back onto its own voxels."""
+
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from data.cases.store import Preparation
+from engine.infer import predict
+from engine.infer.cascade import CascadeResult
+from engine.stages import STAGES
+from tests.conftest import affine_of, save
+
+PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
+
+
+@pytest.fixture
+def seen(monkeypatch) -> dict:
+    """What the models are given, instead of which a threshold segments: tissue is pancreas, bone is tumour."""
+    seen = {}
+
+    def segment(models, image, spacing):
+        seen.update(shape=image.shape, spacing=spacing)
+        return CascadeResult((image > -300).astype(np.uint8) + (image > 300), ())
+
+    preparation = Preparation(crop="body", spacing=PREPARED)
+    model = SimpleNamespace(
+        preparation=preparation, device=torch.device("cpu"), stage=SimpleNamespace(title="x"), run="", threshold=0.5
+    )
+    monkeypatch.setattr(predict, "load_models", lambda args: {"pancreas_coarse": model})
+    monkeypatch.setattr(predict, "segment_scan", segment)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [affine_of(zooms=(2.0, 2.0, 5.0)), affine_of((2, 0, 1), (-1, 1, -1), (4.0, -6.0, 9.0), (5.0, 2.0, 2.0))],
+    ids=["plain", "turned and oblique"],
+)
+def test_the_models_see_their_own_spacing_and_the_mask_lies_on_the_scan(seen, tmp_path, affine):
+    thick = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))  # the array's axis along the patient
+    patient = np.full((80, 70, 24), -1000, np.int16)
+    patient[20:60, 15:55, :] = 40
+    patient[30:42, 25:37, 8:16] = 900
+    scan = np.moveaxis(patient, 2, thick)
+    path = save(tmp_path / "scan.nii.gz", scan, affine)
+    assert predict.main([str(path), "-o", str(tmp_path / "out")]) == 0
+    assert seen["spacing"] == pytest.approx(PREPARED, rel=0.02)
+    assert np.prod(seen["shape"]) < 0.7 * scan.size * (2 * 2 * 5) / np.prod(PREPARED)  # the air was cropped
+    mask = nib.load(tmp_path / "out" / "scan_pancreas_tumour.nii.gz")
+    assert mask.shape == scan.shape and np.allclose(mask.affine, affine, atol=1e-4)
+    expected = (scan > -300).astype(int) + (scan > 300)
+    assert all((np.asarray(mask.dataobj) == code)[expected == code].mean() > 0.9 for code in (0, 1, 2))
+
+
+def test_a_label_map_for_a_scan_and_a_whole_body_for_a_pancreas_are_noted(seen, tmp_path, capsys):
+    label = np.zeros((60, 60, 40), np.int16)
+    label[20:40, 20:40, 10:30] = 2
+    path = save(tmp_path / "label.nii.gz", label, affine_of(zooms=(2.0, 2.0, 5.0)))
+    assert predict.main([str(path), "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "values 0 to 2 are 8-bit grey values, not HU: give the scan itself" in printed
+    assert "ml is no pancreas: was the model trained long enough?" in printed
+
+
+def test_a_ct_and_a_gland_get_no_note():
+    assert predict.doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+
+
+def test_of_a_folder_of_scans_the_files_are_asked_for(seen, tmp_path, capsys):
+    folder, empty = tmp_path / "scans", tmp_path / "empty"
+    folder.mkdir()
+    empty.mkdir()
+    save(folder / "a.nii.gz", np.zeros((9, 9, 9), np.int16), affine_of())
+    assert predict.main([str(folder), str(empty), "-o", str(tmp_path / "out")]) == 2
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert first.endswith(f"it holds scans, give its files: {folder}/*.nii.gz") and "it holds" not in second
+
+
+def test_where_models_lack_it_says_of_which_splits_there_are_some(tmp_path, capsys):
+    for stage in STAGES:
+        for centre in ("north", "west", "half")[: 2 if stage == "tumor_fine" else 3]:
+            run = tmp_path / "runs" / stage / centre / "2026_01_01_00_00_00"
+            run.mkdir(parents=True)
+            (run / "best.pt").touch()
+    options = ["scan.nii.gz", "-o", str(tmp_path / "out"), "--gpu", "cpu", "--data", "south"]
+    assert predict.main([*options, "--path", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.endswith("models there are for: --data north, --data west\n")
+    assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
+    assert "models there are" not in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""Tables: what is written comes back, every case is counted once, and nothing undefined is averaged away."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.common.errors import InputError
+from data.common.files import replacing
+from engine.metrics import COLUMNS, case_metrics
+from engine.report.tables import counts, pick_cases, read_case_table, summary_table, write_case_table, write_summary
+
+
+def row(case: str, found: int, wanted: int, **more) -> dict:
+    """A case whose prediction and reference are ``found`` and ``wanted`` slices thick, of 1 ml a slice."""
+    prediction, reference = np.zeros((8, 10, 10)), np.zeros((8, 10, 10))
+    prediction[:found], reference[:wanted] = 1, 1
+    return {"case": case, "centre": "north", **case_metrics(prediction, reference, (10, 1, 1)), **more}
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    return [
+        row("001", 4, 4, seconds=1.5),
+        row("002", 2, 4, seconds=2.5),
+        row("003", 0, 3, seconds=1.0),
+        row("004", 2, 0, seconds=1.0),
+        row("005", 0, 0, seconds=1.0),
+        {"case": "006", "centre": "south", "error": "scan.nii.gz: truncated, with a comma"},
+    ]
+
+
+def test_cases_come_back_as_they_were(tmp_path, rows):
+    path = tmp_path / "new" / "cases.csv"
+    write_case_table(path, rows)
+    assert str(read_case_table(path)) == str(rows)
+    assert [file.name for file in path.parent.iterdir()] == ["cases.csv"]
+    header = path.read_text().splitlines()[0].split(",")
+    assert header == ["case", "centre", *COLUMNS, "seconds", "error"]
+
+
+@given(st.lists(st.floats(allow_infinity=False), min_size=1, max_size=5), st.text("ab,\"'\n ü0", min_size=1))
+@settings(max_examples=40, deadline=None)
+def test_any_number_and_any_name_survive(tmp_path_factory, values, name):
+    path = tmp_path_factory.mktemp("csv") / "cases.csv"
+    written = [{"case": f"{name}{i}", "dice": value} for i, value in enumerate(values)]
+    write_case_table(path, written)
+    assert str(read_case_table(path)) == str(written)
+
+
+@pytest.mark.parametrize("content", [b"", b"case,dice\n", b"name,dice\nx,1\n", b"case,dice\na,1,2\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_table_of_cases(tmp_path, content):
+    path = tmp_path / "cases.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"cases\.csv: .*; give the per-case table"):
+        read_case_table(path)
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(InputError, match=r"cases\.csv"):
+        read_case_table(tmp_path / "cases.csv")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as unfinished:
+        unfinished.write_text("half of the ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_case_is_counted_once(rows):
+    count = counts(rows)
+    assert count["cases"] == 6 and count["segmented"] == 2
+    assert all(count[name] == 1 for name in ("missed", "false_positive", "correctly_empty", "failed"))
+    assert (count["reference_lesions"], count["detected_lesions"], count["false_positive_components"]) == (3, 2, 1)
+
+
+def test_the_table_says_what_was_left_out(rows):
+    table = summary_table(rows, "pancreas fine")
+    lines = {line.split()[0]: line.split() for line in table.splitlines() if line}
+    # Dice 1, 2/3 and 0 (missed); the false positive, the empty case are left out; HD95 misses the missed one too.
+    assert lines["dice"][1] == "0.556" and lines["dice"][-2:] == ["3", "2"]
+    assert lines["hd95_mm"][-2:] == ["2", "3"]
+    assert lines["seconds"][1] == "1.400" and lines["seconds"][-1] == "5"
+    assert table.startswith("pancreas fine\n")
+    for text in ("missed           003 (3.00 ml)", "false positive   004 (2.00 ml)", "correctly empty  005"):
+        assert text in table
+    assert "failed           006: scan.nii.gz: truncated, with a comma" in table
+    assert "2 of 3 detected (67 %), 1 false positive components" in table
+
+
+def test_a_table_of_the_pancreas_has_no_lesions(rows):
+    table = summary_table(rows, "pancreas fine", lesions=False)
+    assert "lesions" not in table and table == "".join(
+        line for line in summary_table(rows, "pancreas fine").splitlines(True) if not line.startswith("lesions")
+    )
+
+
+def test_a_table_of_failures_only(rows):
+    assert "cases            1: 0 segmented, 1 failed" in summary_table(rows[-1:], "t")
+
+
+def test_the_summary_for_programs_is_the_same(tmp_path, rows):
+    write_summary(tmp_path / "summary.json", rows)
+    write_summary(tmp_path / "summary.csv", rows)
+    content = json.loads((tmp_path / "summary.json").read_text())
+    with (tmp_path / "summary.csv").open() as file:
+        lines = {line["metric"]: line for line in csv.DictReader(file)}
+    for name, summary in content["metrics"].items():
+        assert all(float(lines[name][key]) == value for key, value in summary.items() if value is not None)
+    assert content["counts"] == counts(rows) == {name: int(lines[name]["n"]) for name in content["counts"]}
+
+
+def test_undefined_numbers_are_null_in_json(tmp_path, rows):
+    write_summary(tmp_path / "one.json", rows[:1])
+    summary = json.loads((tmp_path / "one.json").read_text())["metrics"]["dice"]
+    assert summary == {"mean": 1.0, "sd": None, "n": 1, "excluded": 0, "low": None, "high": None}
+
+
+def test_best_median_worst():
+    cases = [{"case": name, "dice": dice} for name, dice in zip("abcde", [0.5, math.nan, 0.9, 0.1, 0.7], strict=True)]
+    cases.append({"case": "f", "error": "unreadable"})
+    best, median, worst = pick_cases(cases)
+    assert (best["case"], median["case"], worst["case"]) == ("c", "a", "d")
+
+
+@pytest.mark.parametrize(
+    ("dice", "names"), [([], "---"), ([math.nan], "---"), ([0.5], "a--"), ([0.5, 0.5], "b-a"), ([0.3, 0.3, 0.3], "cba")]
+)
+def test_too_few_cases_are_never_picked_twice(dice, names):
+    picked = pick_cases([{"case": name, "dice": value} for name, value in zip("abc", dice, strict=False)][::-1])
+    assert "".join(case["case"] if case else "-" for case in picked) == names

@@ -1,0 +1,257 @@
+"""The training loop on boxes that it can learn in seconds."""
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from data.cases.store import REPOSITORY, Case, read_case, read_store, write_case
+from data.common.errors import InputError
+from data.scans.grid import Grid
+from data.splits.leave_one_out import Split, frozen_splits
+from engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from engine.stages import STAGES, VARIANTS, with_variant
+from engine.train import command as train_command
+from engine.train.loop import TrainSettings, fit, prepare_training, train_step
+from engine.train.run_log import write_settings
+from engine.train.validate import choose_threshold, dice_by_threshold
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(epochs=4, width=8, workers=0, lr=2e-3, validate_every=2)
+
+
+def make_cases(store: Path, count: int = 3) -> list[Case]:
+    """A bright organ with a dark lesion in it, in noise."""
+    cases = []
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        label = np.zeros((16, 40, 40), np.uint8)
+        z, y, x = rng.integers((3, 8, 8), (5, 14, 14))
+        label[z : z + 9, y : y + 16, x : x + 18] = 1
+        label[z + 2 : z + 6, y + 4 : y + 11, x + 5 : x + 12] = 2
+        image = (rng.normal(0, 15, label.shape) + 150 * (label > 0) - 100 * (label == 2)).astype(np.int16)
+        folder = write_case(
+            store,
+            "c",
+            f"case{index}",
+            image,
+            label,
+            patient=str(index),
+            spacing=(2.5, 2.0, 2.0),
+            grid=Grid.plain(image.shape, (2.5, 2.0, 2.0)),
+            source={},
+        )
+        cases.append(read_case(folder))
+    return cases
+
+
+def training_of(
+    tmp_path: Path,
+    stage: str,
+    settings: TrainSettings,
+    folder: str = "run",
+    checkpoint=None,
+    weights=(),
+    variant="full",
+):
+    cases = make_cases(tmp_path / "store")
+    split = Split("none", tuple(c.key for c in cases[:2]), (cases[2].key,), ())
+    (tmp_path / folder).mkdir(exist_ok=True)
+    stage = with_variant(STAGES[stage], variant)
+    stage = replace(stage, method=stage.method.changed(weights))
+    return prepare_training(stage, split, cases[:2], cases[2:], settings, CPU, tmp_path / folder, checkpoint)
+
+
+def read_losses(folder: Path) -> list[dict[str, float]]:
+    with (folder / "losses.csv").open() as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_stage_runs_and_records_every_term(tmp_path, stage, batch_size):
+    settings = TrainSettings(epochs=2, width=8, workers=0, validate_every=1, batch_size=batch_size)
+    fit(training_of(tmp_path, stage, settings))
+    rows = read_losses(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(STAGES[stage].method.weights.active) <= set(rows[0]) and all(
+        np.isfinite(list(row.values())).all() for row in rows
+    )
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.pt", "best.pt", "curves.png", "losses.csv"}
+
+
+def test_a_tiny_training_learns(tmp_path):
+    training = training_of(tmp_path, "pancreas_fine", TrainSettings(epochs=30, width=8, workers=0, lr=3e-3))
+    fit(training)
+    losses = [row["loss"] for row in read_losses(training.folder)]
+    assert training.best_dice > 0.8 and losses[-1] < 0.5 * losses[0]
+    assert load_checkpoint(training.folder / "last.pt", "pancreas_fine")["best_dice"] == training.best_dice
+    best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
+    training.net.load_state_dict(best["net"])
+    assert best["thresholds"]["segmentation"] == choose_threshold(
+        training.net, training.stage, training.validation.cases, CPU
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
+    settings = replace(SETTINGS, workers=workers)
+    whole = training_of(tmp_path, "tumor_fine", settings, "whole")
+    fit(whole)
+    stopped = training_of(tmp_path, "tumor_fine", settings, "stopped")
+
+    class PowerCut(Exception):
+        pass
+
+    steps = iter(range(100))
+
+    def cut(*arguments):
+        if next(steps) == 5:  # in the middle of the third epoch of two steps each
+            raise PowerCut
+        return train_step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr("engine.train.loop.train_step", cut)
+        fit(stopped)
+    checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
+    assert checkpoint["epoch"] == 2 and not (stopped.folder / "best.pt").exists()
+    resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint)
+    fit(resumed)
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    timeless = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_losses(t.folder)] for t in (whole, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_cases_prepared_anew_while_it_trains_neither_stop_it_nor_pass_for_those_it_began_with(tmp_path):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, epochs=1))
+    began_with = training.data_hash
+    manifest = tmp_path / "store" / "c" / "case0" / "case.json"
+    manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"new": 1}'))
+    (tmp_path / "store" / "c" / "case1" / "case.json").unlink()
+    fit(training)
+    last = load_checkpoint(training.folder / "last.pt", "pancreas_fine")
+    assert last["data_hash"] == began_with
+    with pytest.raises(InputError, match="prepared anew since"):
+        training_of(tmp_path, "pancreas_fine", SETTINGS, checkpoint=last | {"data_hash": "of other cases"})
+
+
+def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kill_left(study_store, tmp_path, capsys):
+    """Tested without its training: as a run that stands at its last epoch."""
+    options = ["--store", str(study_store), "--path", str(tmp_path), "--data", "west", "--gpu", "cpu", "--resume"]
+    stage = STAGES["pancreas_fine"]
+    run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
+    split = frozen_splits(study_store, read_store(study_store))["west"]
+    settings = asdict(TrainSettings(epochs=stage.epochs))
+    content = {"stage": stage.name, "split_hash": split.hash, "epoch": stage.epochs, "settings": settings}
+    save_checkpoint(run / "last.pt", content | {"method": stage.method.to_record()})
+    (run / ".4711.unfinished.last.pt").write_bytes(b"half a checkpoint")
+    assert train_command.main(stage.name, options) == 0
+    assert capsys.readouterr().out.endswith(f"{run}: finished already, {stage.epochs} epochs\n")
+    assert [path.name for path in run.iterdir()] == ["last.pt"]
+    assert train_command.main(stage.name, [*options, "--variant", "baseline", "--lr", "1"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "finished already" in said and "started with: lr 0.0001, another variant or other weights; " in said
+    assert said.endswith("leave out --resume")
+
+
+def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
+    training = training_of(tmp_path, "pancreas_fine", SETTINGS)
+    with torch.no_grad():
+        training.net.seg.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"c/case\d: loss not finite \(loss nan, dice nan.*lower --lr"):
+        fit(training)
+    assert not (training.folder / "last.pt").exists()
+
+
+def test_learning_rate_decays_to_zero_with_power_0_9(tmp_path):
+    fit(training_of(tmp_path, "pancreas_fine", SETTINGS))
+    rates = [row["lr"] for row in read_losses(tmp_path / "run")]
+    # The rate of an epoch's last step: steps 1, 3, 5, 7 of 8.
+    assert rates == pytest.approx([2e-3 * (1 - step / 8) ** 0.9 for step in (1, 3, 5, 7)])
+
+
+def test_the_threshold_is_the_one_of_best_dice():
+    probability = torch.tensor([0.1, 0.3, 0.4, 0.62, 0.9])
+    mask = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+    dice = dice_by_threshold(probability, mask)
+    assert dice[0] == pytest.approx(2 * 2 / (5 + 2)) and dice.max() == 1
+    assert dice[10] == 1 and dice[12] == pytest.approx(2 / 3)  # thresholds 0.55 and 0.65
+
+
+def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
+    training = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, epochs=1, validate_every=1))
+    fit(training)
+    assert tuple(load_checkpoint(training.folder / "best.pt", "tumor_coarse")["thresholds"]) == (
+        "segmentation",
+        "average",
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
+def test_every_variant_trains(tmp_path, stage, variant):
+    training = training_of(tmp_path, stage, replace(SETTINGS, epochs=1), variant=variant)
+    samples = next(iter(training.train_loader))
+    terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
+    assert {"dice", "bce"} <= set(terms) and all(torch.isfinite(term) for term in terms.values())
+    assert set(training.stage.method.weights.active) <= set(terms)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "truncated or damaged|holds more"),
+        (b"PK\x03\x04 not a zip", "truncated or damaged|holds more"),
+        ("cut", "truncated or damaged"),
+        ({"format": 0}, "not a checkpoint of this project"),
+        ({"format": FORMAT, "stage": "tumor_fine"}, "belongs to the stage tumor_fine"),
+        ({"format": FORMAT, "stage": Path}, "holds more than tensors"),
+    ],
+    ids=["empty", "noise", "truncated", "format", "stage", "code"],
+)
+def test_checkpoints_that_cannot_be_trusted_are_refused(tmp_path, content, complaint):
+    path = tmp_path / "best.pt"
+    if content == "cut":
+        torch.save({"format": FORMAT, "stage": "pancreas_fine", "net": torch.rand(10_000)}, path)
+        content = path.read_bytes()[:20_000]
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(InputError, match=complaint):
+        load_checkpoint(path, "pancreas_fine")
+
+
+def test_training_needs_only_torch_numpy_scipy_and_skimage_beside_yaml_and_tqdm():
+    """A rented GPU box need not have the packages of the other rooms."""
+    blocked = ["SimpleITK", "medpy", "matplotlib", "seaborn", "cv2", "tensorboard", "nibabel", "monai", "pandas"]
+    program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import engine.train.command, data.samples"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
+
+
+def test_settings_are_recorded(tmp_path):
+    write_settings(tmp_path, {"lr": 1e-4, "weights": {"dice": 1.0}})
+    record = yaml.safe_load((tmp_path / "settings.yaml").read_text())
+    assert record["lr"] == 1e-4 and record["versions"]["torch"] == torch.__version__
+
+
+def test_no_command_loads_torch_before_the_wait_policy_is_set():
+    program = """
+import importlib.abc, os, sys
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        assert name != "torch" or os.environ.get("OMP_WAIT_POLICY") == "PASSIVE"
+sys.meta_path.insert(0, Watch())
+import predict, runpy
+for name in ('train_tumor/train_sh_tumor_fine', 'evaluate_tumor/evaluate_sh_tumor_fine', 'engine/study/__main__'):
+    runpy.run_path(name + '.py', run_name='imported')
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, env=environment)

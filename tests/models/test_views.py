@@ -1,0 +1,89 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator
+
+from models.views import FAMILIES, LEAST_CORRELATION, random_convolution, random_views, unchecked_random_convolution
+
+
+def smooth_image(seed: int) -> torch.Tensor:
+    coarse = torch.rand(1, 1, 4, 6, 6, generator=Generator().manual_seed(seed))
+    return F.interpolate(coarse, (16, 24, 24), mode="trilinear")
+
+
+def abdomen(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fat, air and gland, and in the gland a lesion 15 HU darker, in noise of 15 HU; with the lesion's mask."""
+    image = torch.full((1, 1, 24, 32, 32), 0.02)
+    image[..., 6:26, 6:26] = 0.55
+    image[..., 26:, :] = 0.0
+    lesion = torch.zeros(image.shape, dtype=torch.bool)
+    lesion[..., 8:16, 10:18, 10:18] = True
+    image[lesion] -= 15 / 340
+    noise = torch.randn(image.shape, generator=Generator().manual_seed(seed)) * 15 / 340
+    return (image + noise).clamp(0, 1), lesion
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_a_view_spans_the_unit_interval_and_keeps_bright_bright(seed):
+    image = smooth_image(seed)
+    view = random_convolution(image, Generator().manual_seed(seed))
+    assert view.shape == image.shape and torch.isfinite(view).all()
+    assert (float(view.min()), float(view.max())) == (0.0, 1.0) or torch.equal(view, image)
+    assert torch.corrcoef(torch.stack([view.flatten(), image.flatten()]))[0, 1] > 0.5
+
+
+def test_a_view_keeps_the_lesion_dark_where_the_published_one_does_not():
+    inverted = {random_convolution: 0, unchecked_random_convolution: 0}
+    for make in inverted:
+        for seed in range(60):
+            image, lesion = abdomen(seed)
+            gland = (image > 0.35) & ~lesion
+            view = make(image, Generator().manual_seed(seed))
+            inverted[make] += bool(view[lesion].mean() >= view[gland].mean())
+    assert inverted[unchecked_random_convolution] > 12 and inverted[random_convolution] < 6
+
+
+def test_views_differ_from_their_image_as_much_as_the_lesion_allows():
+    image, _ = abdomen(0)
+    change = [float((random_convolution(image, Generator().manual_seed(s)) - image).abs().mean()) for s in range(30)]
+    assert LEAST_CORRELATION < 1 and sum(c > 0.02 for c in change) > 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_constant_image_gives_a_finite_view(value, family):
+    image = torch.full((1, 1, 8, 8, 8), value)
+    for seed in range(20):
+        view = FAMILIES[family].make(image, Generator().manual_seed(seed))
+        assert torch.isfinite(view).all()
+
+
+def test_gin_keeps_the_norm_and_varies():
+    image = smooth_image(3)
+    views = [FAMILIES["gin"].make(image, Generator().manual_seed(seed)) for seed in range(8)]
+    for view in views:
+        assert view.shape == image.shape and float(view.norm()) == pytest.approx(float(image.norm()), rel=1e-4)
+    assert max(float((view - image).abs().mean()) for view in views) > 0.1
+
+
+def test_no_family_gives_the_images_themselves():
+    batch = torch.cat([smooth_image(1), smooth_image(2)])
+    assert torch.equal(random_views(batch, "none", Generator()), batch)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_views_are_ordered_view_after_view_and_repeat_with_the_seed(family):
+    batch = torch.cat([smooth_image(1), smooth_image(2)])
+    views = random_views(batch, family, Generator().manual_seed(5))
+    assert views.shape == (4, 1, 16, 24, 24)
+    assert torch.equal(views, random_views(batch, family, Generator().manual_seed(5)))
+    assert not torch.equal(views[:2], views[2:])
+    assert torch.equal(views[:2], batch) == FAMILIES[family].plain
+    if family == "randconv":
+        similarity = torch.corrcoef(torch.cat([views.flatten(1), batch.flatten(1)]))
+        for sample in (0, 1):  # each view resembles its own sample more than the other one
+            for view in (sample, sample + 2):
+                assert similarity[view, 4 + sample] > similarity[view, 5 - sample]
