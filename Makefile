@@ -51,15 +51,16 @@ demo: .venv/installed ## the whole path on synthetic centres: about 9 minutes on
 	@cat $(DEMO)/checkpoints/tumor_fine/$(HELD_OUT)/*/evaluation_predicted/summary.txt
 	@echo; echo "pictures:"; ls $(DEMO)/predictions/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/evaluation*/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/curves.png
 
-test: lint ## install and run the tests, with the linter
+test: lint ## install and run the tests, with the linter and the type checker
 	$(PY) -m pytest
 
 test-slow: .venv/installed-dev ## the tests that take minutes
 	$(PY) -m pytest -m slow
 
-lint: .venv/installed-dev ## ruff check and format
+lint: .venv/installed-dev ## ruff check and format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

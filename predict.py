@@ -4,7 +4,7 @@ import sys
 
 from data.common.process import set_up_process
 
-set_up_process()
+set_up_process(computes=True)
 
 from engine.infer.predict import main
 

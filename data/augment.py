@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from data.cases.store import HU_WINDOW
+from data.cases.labels import HU_WINDOW
 from data.samples import NetworkGrid, Sample
 
 

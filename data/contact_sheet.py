@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.cases.store import DEFAULT_STORE, HU_WINDOW, TUMOUR, read_store
+from data.cases.labels import HU_WINDOW, TUMOUR
+from data.cases.store import DEFAULT_STORE, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.process import set_up_process

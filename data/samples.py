@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.cases.store import TUMOUR, Case
+from data.cases.labels import target_mask
+from data.cases.store import Case
 from data.scans.boxes import Box, Index3D, bounding_box, centred, enlarge, union
 
 INFERENCE_MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm, 25 px of 0.8 mm
@@ -54,11 +55,6 @@ class Sample(NamedTuple):
     mask: torch.Tensor
     spacing: tuple[float, float, float]
     grid: NetworkGrid
-
-
-def target_mask(label: np.ndarray, target: str) -> np.ndarray:
-    """Labels 0/1/2 -> uint8 mask of "pancreas" (1 or 2) or "tumour" (2)."""
-    return (label == TUMOUR if target == "tumour" else label > 0).astype(np.uint8)
 
 
 def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling, must_hold: Box | None = None) -> Box:

@@ -16,9 +16,8 @@ from zipfile import BadZipFile
 
 import torch
 
-from data.cases.store import REPOSITORY
 from data.common.errors import InputError
-from data.common.files import replacing
+from data.common.files import REPOSITORY, replacing
 from engine.stages import STAGES, Stage
 
 FORMAT = 2

@@ -1,8 +1,6 @@
 """Which device to compute on, and how to make the most of it."""
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +11,6 @@ from data.common.errors import InputError
 def choose_device(gpu: str) -> torch.device:
     """``--gpu``: "auto" (the first GPU if there is one), a GPU's number, or "cpu". Raises InputError."""
     if gpu == "cpu" or (gpu == "auto" and not torch.cuda.is_available()):
-        keep_freed_pages()
         return torch.device("cpu")
     number = "0" if gpu == "auto" else gpu
     if not number.isdigit() or int(number) >= torch.cuda.device_count():
@@ -28,20 +25,6 @@ def naming_memory_errors(what: str, device: torch.device, remedy: str) -> Iterat
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(f"{what}: needs more memory than {device} has; {remedy}") from error
-
-
-def keep_freed_pages() -> None:
-    """Let glibc keep the pages of freed tensors instead of giving them back and faulting them in each step.
-
-    A training step on the CPU allocates and frees the same gigabytes again and again; see benchmarks/.
-    """
-    if sys.platform != "linux":
-        return
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tune
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def autocast(device: torch.device) -> torch.autocast:

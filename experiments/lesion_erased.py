@@ -15,7 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.cases.store import PANCREAS, TUMOUR, Case, read_store
+from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.store import Case, read_store
 from data.common.errors import InputError, command
 from data.samples import reference_box
 from engine.device import choose_device

@@ -11,7 +11,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.augment import window
-from data.cases.store import PANCREAS, TUMOUR, Case, read_store
+from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.store import Case, read_store
 from data.common.errors import command
 from data.samples import reference_box
 from engine.options import add_store

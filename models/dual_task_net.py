@@ -108,7 +108,7 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def segmentation_probability(output: DualTaskOutput) -> Tensor:
-    """p = sigmoid(s) in float32, (B, 1, D, H, W)."""
+    """P = sigmoid(s) in float32, (B, 1, D, H, W)."""
     return torch.sigmoid(output.seg.float())
 
 

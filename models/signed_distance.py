@@ -64,7 +64,7 @@ def mask_to_distance(probability: Tensor, spacing: Tensor | Sequence[float], tau
 
 
 def steepness_on(spacing: Tensor, steepness: float = STEEPNESS) -> float | Tensor:
-    """k for voxels of another size, (B, 1, 1, 1, 1): T is to rise over one voxel, or trains none of its neighbours.
+    """K for voxels of another size, (B, 1, 1, 1, 1): T is to rise over one voxel, or trains none of its neighbours.
 
     Args:
         spacing: (B, 3) mm. steepness: k at voxels of ``VOXEL_MM``; inf, a cut without slope, stays what it is.

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 import yaml
 
-from data.cases.store import REPOSITORY
+from data.common.files import REPOSITORY
 from data.prepare import command as prepare
 from data.scans.volume import write_lps
 from engine.evaluate import stage as evaluate

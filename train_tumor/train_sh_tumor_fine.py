@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.common.process import set_up_process
 
-set_up_process()
+set_up_process(computes=True)
 
 from engine.train.command import main
 

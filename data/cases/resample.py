@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data.cases.store import Preparation
+from data.cases.preparation import Preparation
 from data.scans.body import body_box
 from data.scans.boxes import Box, whole
 from data.scans.grid import Part

@@ -14,60 +14,20 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data.cases.labels import TUMOUR
+from data.cases.preparation import Preparation
 from data.common.errors import InputError
-from data.common.files import read_array, replacing
+from data.common.files import REPOSITORY, read_array, replacing
 from data.scans.boxes import Box, bounding_box
 from data.scans.grid import Grid
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
-PANCREAS, TUMOUR = 1, 2
-HU_WINDOW = (-100.0, 240.0)  # what the network sees of a case, and what pictures show
 PLACE = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it lay, not what it was
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How cases are prepared. Its hash goes into every manifest, so that a store never mixes two ways."""
-
-    format: int = 1
-    orientation: str = "LPS"
-    image: str = "int16 HU"
-    label: str = "uint8 0 background, 1 pancreas, 2 tumour"
-    crop: str = "none"  # or "body"
-    spacing: tuple[float, float, float] | None = None  # (z, y, x) mm; None: as scanned
-
-    @staticmethod
-    def from_json(fields: dict) -> "Preparation":
-        """The inverse of ``to_json``. Raises TypeError for what is no preparation."""
-        spacing = fields.get("spacing")
-        return Preparation(**{**fields, "spacing": tuple(spacing) if spacing else None})
-
-    def to_json(self) -> dict:
-        """Without what is neither cropped nor resampled, so that stores made before there was a choice stay valid."""
-        return {key: value for key, value in asdict(self).items() if (key, value) not in _NOT_CHANGED}
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def readable(self) -> bool:
-        """Whether this version of the program reads cases prepared so."""
-        return replace(self, crop="none", spacing=None) == Preparation()
-
-    def __str__(self) -> str:
-        """What ``python -m data.prepare`` is told to prepare so."""
-        spacing = f" --spacing {' '.join(f'{s:g}' for s in self.spacing)}" if self.spacing else ""
-        return f"--crop {self.crop}{spacing}"
-
-
-_NOT_CHANGED = (("crop", "none"), ("spacing", None))
 
 
 @dataclass(frozen=True)

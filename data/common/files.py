@@ -12,6 +12,8 @@ import numpy as np
 
 from data.common.errors import InputError
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 # numpy parses a header with Python's own parser, which counts its depth for all threads together: where two parse and
 # a garbage collection changes from one to the other, "SystemError: AST constructor recursion depth mismatch".
 _HEADERS = threading.Lock()

@@ -93,7 +93,8 @@ def _reduced(image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 def _averaging(n: int, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights (cells, n) that average n voxels of length 1 into the cells between ``edges``, and how much of each
-    cell the voxels fill."""
+    cell the voxels fill.
+    """
     voxels = np.arange(n)
     shared = np.minimum(edges[1:, None], voxels + 1) - np.maximum(edges[:-1, None], voxels)
     shared = np.maximum(shared, 0).astype(np.float32)

@@ -19,8 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
-from data.cases.store import PANCREAS, TUMOUR, Case, Preparation, content_of, read_case, renew_source, write_case
+from data.cases.store import Case, content_of, read_case, renew_source, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from data.cases.preparation import Preparation
 from data.cases.resample import fitted_shape
-from data.cases.store import Preparation
 from data.common.errors import InputError
 from data.scans.dicom import outline
 from data.scans.grid import Grid

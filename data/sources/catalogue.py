@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cases.store import TUMOUR
+from data.cases.labels import TUMOUR
 from data.common.errors import InputError
 from data.common.text import in_columns, wrapped
 from data.scans.volume import Volume, read_image

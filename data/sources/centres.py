@@ -147,7 +147,8 @@ def _look(args: argparse.Namespace) -> Centre:
 
 def _check_not_taken(centre: Centre, moved: bool) -> None:
     """One centre comes from one place, read in one way: another root or adapter under its name would mix hospitals,
-    or cases whose lesions are drawn with such whose are not, unseen."""
+    or cases whose lesions are drawn with such whose are not, unseen.
+    """
     remedy = f"choose another --centre, or delete {centre.folder}"
     for path in centre.manifests():
         try:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data.cases.store import PANCREAS, TUMOUR
+from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.common.errors import InputError
 from data.scans.volume import Volume, read_label
 
@@ -65,12 +65,6 @@ class LabelMap:
         for plane, mapped in zip(array, labels, strict=True):  # looking up widens as counting does
             mapped[...] = table[plane]
         return labels
-
-
-def codes_in(array: np.ndarray) -> np.ndarray:
-    """The codes, in rising order, that a label (uint8, (D, H, W)) holds."""
-    # Plane by plane: counting widens what it reads to eight bytes a voxel.
-    return np.flatnonzero(sum(np.bincount(plane.ravel(), minlength=256) for plane in array))
 
 
 class LabelReader(Protocol):

@@ -1,5 +1,6 @@
 """Splits beside leaving one centre out: a cross-validation, and fixed lists; and the command that adds them
-(python -m data.splits) and shows all as a table."""
+(python -m data.splits) and shows all as a table.
+"""
 
 import argparse
 import json

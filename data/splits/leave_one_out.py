@@ -166,7 +166,8 @@ def _check_cases(path: Path, frozen_keys: set[str], keys: set[str]) -> None:
 
 def centres_with(centres: dict[str, list[Case]], target: str) -> set[str]:
     """The centres where any case has a labelled "pancreas" or "tumour": the others join no training for it, nor tell
-    anything about it when held out (where no tumour is labelled a scan is not known to be free of one)."""
+    anything about it when held out (where no tumour is labelled a scan is not known to be free of one).
+    """
     box = "tumour_box" if target == "tumour" else "pancreas_box"
     return {name for name, cases in centres.items() if any(getattr(case, box) for case in cases)}
 

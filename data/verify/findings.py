@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data.cases.store import PANCREAS, TUMOUR
+from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
 from data.contact_sheet import tile
 from data.duplicates.thumbnail import thumbnail

@@ -18,10 +18,10 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from data.cases.labels import target_mask
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.samples import target_mask
 from data.sources.catalogue import case_name
 from data.splits.leave_one_out import (
     centre_of,

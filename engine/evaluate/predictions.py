@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cases.store import PANCREAS, TUMOUR, Case
+from data.cases.labels import PANCREAS, TUMOUR, codes_in
+from data.cases.store import Case
 from data.common.errors import InputError
 from data.scans.grid import Grid
 from data.scans.volume import SAME_GRID_MM, WRITTEN, Volume, read_label
-from data.sources.label_map import codes_in
 
 LABELS, MASK = "labels", "mask"
 

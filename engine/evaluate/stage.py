@@ -16,10 +16,11 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from data.cases.labels import target_mask
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.samples import INFERENCE_MARGIN_MM, target_mask
+from data.samples import INFERENCE_MARGIN_MM
 from data.scans.volume import read_label, write_mask
 from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
 from engine.checkpoint import find_run, path_option

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.cases.store import PANCREAS, TUMOUR, Preparation
+from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.cases.labels import TUMOUR
 from data.cases.resample import apply_preparation
-from data.cases.store import TUMOUR
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from data.cases.store import HU_WINDOW, PANCREAS, TUMOUR
+from data.cases.labels import HU_WINDOW, PANCREAS, TUMOUR
 from data.common.files import replacing
 from data.scans.boxes import bounding_box, enlarge, whole
 from data.scans.grid import volume_ml

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cases.store import PANCREAS, TUMOUR, Case
+from data.cases.labels import PANCREAS, TUMOUR, target_mask
+from data.cases.store import Case
 from data.common.files import replacing
-from data.samples import target_mask
 from engine.report.pictures import overlay
 from engine.report.plots import distributions
 from engine.report.tables import CaseRow, failed, pick_cases, summary_table, write_summary

@@ -15,8 +15,8 @@ from queue import SimpleQueue
 
 from tqdm import tqdm
 
-from data.cases.store import REPOSITORY
 from data.common.errors import EXIT_INTERRUPTED
+from data.common.files import REPOSITORY
 from engine.study.runs import Run, Study
 
 # How long an interrupted script may take to end in good order.
@@ -25,7 +25,8 @@ PATIENCE_S = 15
 
 def commands(study: Study, run: Run, gpu: str, more: Sequence[str]) -> list[list[str]]:
     """The training and the evaluation of a run, as they are typed; ``more``: options of the training beside the
-    study's settings."""
+    study's settings.
+    """
     train, evaluate = (str(REPOSITORY / study.stage.script(action).split()[1]) for action in ("train", "evaluate"))
     common = ["--store", str(study.store), "--path", str(study.place(run)), "--data", run.centre, "--gpu", gpu]
     options = [text for key, value in study.settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]

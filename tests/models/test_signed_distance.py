@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data.cases.store import REPOSITORY
+from data.common.files import REPOSITORY
 from models.signed_distance import distance_to_mask, mask_to_distance, per_case_distance, signed_distance
 
 TAU = 10.0

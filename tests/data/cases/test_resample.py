@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation, linear
-from data.cases.store import Preparation
 from data.scans.body import MARGIN_MM, body_box
 from data.scans.boxes import Box, whole
 from data.scans.grid import nearest

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.cases.store import Preparation, read_case, read_store, write_case
+from data.cases.preparation import Preparation
+from data.cases.store import read_case, read_store, write_case
 from data.common.errors import InputError
 from data.scans.boxes import Box
 from data.scans.grid import Grid

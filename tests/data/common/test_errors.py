@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from data.cases.store import REPOSITORY
+from data.common.files import REPOSITORY
 
 
 def test_ctrl_c_while_modules_are_imported_prints_no_traceback():

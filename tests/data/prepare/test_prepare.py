@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.cases.store import REPOSITORY, read_store
-from data.common.files import exclusive_lock
+from data.cases.store import read_store
+from data.common.files import REPOSITORY, exclusive_lock
 from data.prepare import command as prepare
 from data.prepare.command import main
 from data.prepare.provenance import fingerprint

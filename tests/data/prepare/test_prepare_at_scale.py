@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.cases.store import REPOSITORY, digest, read_case, read_store, write_case
+from data.cases.store import digest, read_case, read_store, write_case
+from data.common.files import REPOSITORY
 from data.duplicates.pairs import thumbnails
 from data.prepare import command as prepare
 from data.prepare import disk

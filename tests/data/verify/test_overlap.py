@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.cases.store import REPOSITORY
+from data.common.files import REPOSITORY
 from data.prepare import command as prepare
 from data.verify import command as verify
 from tests.conftest import abdomens

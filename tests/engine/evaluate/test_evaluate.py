@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cases.store import Preparation, read_store
+from data.cases.preparation import Preparation
+from data.cases.store import read_store
 from data.common.errors import InputError
 from data.splits.leave_one_out import frozen_splits
 from engine.evaluate import stage as evaluate

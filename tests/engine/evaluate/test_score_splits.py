@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from data import export
-from data.cases.store import REPOSITORY, write_case
+from data.cases.store import write_case
+from data.common.files import REPOSITORY
 from data.scans.grid import Grid
 from data.splits import command as split_kinds
 from engine.evaluate import folder as score

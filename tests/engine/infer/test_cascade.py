@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.cases.store import Preparation
+from data.cases.preparation import Preparation
 from engine.checkpoint import save_checkpoint
 from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
 from engine.stages import STAGES, Stage

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cases.store import Preparation
+from data.cases.preparation import Preparation
 from engine.infer import predict
 from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cases.store import REPOSITORY
-from data.common.files import exclusive_lock
+from data.common.files import REPOSITORY, exclusive_lock
 from data.phantom import command as phantom
 from engine.report.tables import read_case_table
 from engine.stages import STAGES, VARIANTS

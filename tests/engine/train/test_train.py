@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from data.cases.store import REPOSITORY, Case, read_case, read_store, write_case
+from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
+from data.common.files import REPOSITORY
 from data.scans.grid import Grid
 from data.splits.leave_one_out import Split, frozen_splits
 from engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
