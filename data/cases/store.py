@@ -44,7 +44,7 @@ class Case:
     tumour_box: Box | None
     grid: Grid  # the scan's own grid
     source: dict  # files and their hashes
-    preparation: Preparation = Preparation()
+    preparation: Preparation
 
     @property
     def key(self) -> str:

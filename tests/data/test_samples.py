@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.cases.preparation import Preparation
 from data.cases.store import Case, read_case, write_case
 from data.samples import BoxDataset, mask_box, network_grid, read_sample, reference_box, scan_box
 from data.scans.boxes import Box
@@ -25,7 +26,7 @@ def cases(draw) -> Case:
         start = tuple(draw(st.integers(a, b - 1)) for a, b in zip(start, stop, strict=True))
         stop = tuple(draw(st.integers(a + 1, b)) for a, b in zip(start, stop, strict=True))
         boxes.append(Box(start, stop))
-    return Case(Path("none"), "c", "n", "p", shape, draw(spacing_of_scans), boxes[0], boxes[1], {}, {})
+    return Case(Path("none"), "c", "n", "p", shape, draw(spacing_of_scans), boxes[0], boxes[1], {}, {}, Preparation())
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.cases.preparation import Preparation
 from data.cases.store import Case
 from data.common.errors import InputError
 from data.scans.boxes import Box
@@ -15,7 +16,9 @@ BOX = Box((0, 0, 0), (2, 2, 2))
 
 def centre(name: str, patients: list[tuple[str, bool]]) -> list[Case]:
     return [
-        Case(Path(), name, f"scan{i}", patient, (9, 9, 9), (1, 1, 1), BOX, BOX if tumour else None, {}, {})
+        Case(
+            Path(), name, f"scan{i}", patient, (9, 9, 9), (1, 1, 1), BOX, BOX if tumour else None, {}, {}, Preparation()
+        )
         for i, (patient, tumour) in enumerate(patients)
     ]
 
