@@ -1,9 +1,17 @@
 """Names that users give, and what is printed in columns."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from textwrap import wrap
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show the default of every option that has one; None, False and empty lists say nothing and are left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
 
 
 def usable_name(text: str) -> bool:

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -25,14 +25,14 @@ from data.common.files import exclusive_lock
 from data.duplicates.pairs import inseparable, refuse_leaks
 from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
 from engine.device import choose_device
-from engine.options import add_allow_duplicates, add_average, add_gpu, add_store
+from engine.options import add_allow_duplicates, add_average, add_gpu, add_settings, add_store, read_settings
+from engine.recipe import NetworkSettings, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, distinct_variants, with_variant
 from engine.study.compare import compare_runs
 from engine.study.jobs import Children, execute
 from engine.study.report import write_report
 from engine.study.runs import Run, Study, joined, read_studies, write_study
-from engine.train.command import add_settings, check, describe, usable_cases
-from engine.train.loop import TrainSettings
+from engine.train.command import check_settings, count_steps, describe, plan_split
 
 # Does not change what is computed, or differs from run to run.
 NOT_OF_THE_STUDY = ("seed", "workers")
@@ -55,7 +55,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     run = add_action("run", "train and evaluate every run that is not finished, then report")
     add_folder(run)
     add_runs(run, stage)
-    add_settings(run, stage.epochs, leave_out=("seed",))
+    add_settings(run, TrainSettings(epochs=stage.epochs), leave_out=("seed",))
+    add_settings(run, NetworkSettings())
     report = add_action("report", "make the tables and the figure from the runs that are finished")
     add_folder(report)
     compare = add_action("compare", "compare two runs over the cases that both have")
@@ -155,18 +156,19 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     save = not args.dry_run  # which leaves nothing in the store
     splits = frozen_splits(args.store, centres, save)
     cases = [case for cases in centres.values() for case in cases]
-    settings = {f.name: getattr(args, f.name) for f in fields(TrainSettings) if f.name != "seed"}
+    training, network = read_settings(TrainSettings, args), read_settings(NetworkSettings, args)
     for seed in args.seeds:
-        check(TrainSettings(seed=seed, **settings))
+        check_settings(replace(training, seed=seed), network)
+    settings = {**vars(training), **vars(network)}
     steps, lines = {}, []
     chosen = chosen_splits(args, splits, centres_with(centres, stage.sampling.target))
     pairs = inseparable(chosen, cases, save)
     for split in chosen:
         leaks = refuse_leaks(split, pairs, args.allow_duplicates)
-        train, validation = usable_cases(stage, split, centres)
+        split_plan = plan_split(stage, split, centres)
         held_out_cases(split, centres, stage.sampling.target)  # not after hours of training
-        lines += [describe(split, train, validation, TrainSettings(**settings)), *(f"  warning: {x}" for x in leaks)]
-        steps[split.name] = args.epochs * -(-len(train) // args.batch_size)
+        lines += [describe(split_plan, training), *(f"  warning: {x}" for x in leaks)]
+        steps[split.name] = count_steps(split_plan, training)
     methods = {name: with_variant(stage, name).method for name in dict.fromkeys(args.variants)}
     both = [name for name, method in methods.items() if args.average and "sdf" in method.heads]
     if args.average and not both:

@@ -14,6 +14,7 @@ import yaml
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.settings import from_record
 from engine.checkpoint import list_runs
 from engine.evaluate.stage import evaluation_folder
 from engine.method import Method
@@ -166,6 +167,6 @@ def _differences(before: Study, now: Study) -> Iterator[str]:
 def _method(record: dict) -> Method | dict:
     """As the code reads it today: a setting that was added since has its default."""
     try:
-        return Method.from_record(record)
+        return from_record(Method, record)
     except (TypeError, KeyError, InputError):
         return record

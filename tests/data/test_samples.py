@@ -66,7 +66,7 @@ def test_the_field_of_view_is_320_by_368_of_a_clinical_scan():
 
 
 def test_a_mask_of_nothing_has_no_box():
-    assert mask_box(np.zeros((4, 5, 6), bool), (1, 1, 1)) is None
+    assert mask_box(np.zeros((4, 5, 6), bool), (1, 1, 1), (5, 5, 5)) is None
 
 
 @pytest.fixture
