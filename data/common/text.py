@@ -11,7 +11,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Show the default of every option that has one; None, False and empty lists say nothing and are left out."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
+        says_nothing = action.default is None or action.default is False or action.default == []
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 def usable_name(text: str) -> bool:
