@@ -207,7 +207,7 @@ def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_says_so(world, tmp_pa
 @pytest.mark.parametrize("action", ["train", "evaluate"])
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_every_script_has_help_and_is_a_thin_door(action, stage):
-    script = REPOSITORY / STAGES[stage].script(action).split()[1]
+    script = REPOSITORY / STAGES[stage].script_path(action)
     assert len(script.read_text().splitlines()) <= 40
     result = subprocess.run([sys.executable, script.name, "--help"], cwd=script.parent, capture_output=True, text=True)
     assert result.returncode == 0 and "(default: " in result.stdout and "--data" in result.stdout
