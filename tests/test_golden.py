@@ -21,7 +21,7 @@ from engine.train.loop import derive_seed, prepare_training, train_step
 RECORD = Path(__file__).with_name("golden.json")
 STEPS = 3
 # Machines sum in different orders; what differs at first in the last digits grows from step to step.
-TOLERANCE = (1e-4, 1e-2, 5e-2)
+TOLERANCE = (1e-3, 1e-2, 5e-2)
 
 
 def render(folder: Path) -> Path:
