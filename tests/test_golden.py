@@ -20,8 +20,8 @@ from engine.train.loop import derive_seed, prepare_training, train_step
 
 RECORD = Path(__file__).with_name("golden.json")
 STEPS = 3
-# Machines sum in different orders; what differs at first in the last digits grows from step to step.
-TOLERANCE = (1e-3, 1e-2, 5e-2)
+# Machines sum in different orders. Adam turns what differs in the last digits of a gradient into steps of other signs.
+TOLERANCE = (1e-3, 1e-2, 3e-2)
 
 
 def render(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def first_steps(stage_name: str, store: Path, folder: Path) -> list[dict[str, fl
             method=stage.method,
             sampling=stage.sampling,
             augmentation=Augmentation(),
-            training=TrainSettings(epochs=4, lr=2e-3, workers=0),
+            training=TrainSettings(epochs=4, workers=0),
             preparation=cases[0].preparation,
         ),
         train_cases=cases,
