@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from data.cases.labels import HU_WINDOW, target_mask
@@ -66,6 +65,9 @@ class NetworkGrid(NamedTuple):
 class Sample(NamedTuple):
     """One box as it is read from disk.
 
+    It holds numpy arrays, not tensors: tensors travel from the processes of a loader through shared memory, and with
+    the 64 MB of /dev/shm that a container has by default a training would wait for ever.
+
     Attributes:
         key: ``centre/case``.
         image: int16 HU, (D, H, W).
@@ -75,8 +77,8 @@ class Sample(NamedTuple):
     """
 
     key: str
-    image: torch.Tensor
-    mask: torch.Tensor
+    image: np.ndarray
+    mask: np.ndarray
     spacing: tuple[float, float, float]
     grid: NetworkGrid
 
@@ -159,8 +161,8 @@ def read_sample(case: Case, box: Box, sampling: Sampling) -> Sample:
     Raises:
         InputError: If the case is damaged.
     """
-    image = torch.from_numpy(np.array(case.image()[box.slices]))
-    mask = torch.from_numpy(target_mask(case.label()[box.slices], sampling.target))
+    image = np.array(case.image()[box.slices])
+    mask = target_mask(case.label()[box.slices], sampling.target)
     return Sample(case.key, image, mask, case.spacing, network_grid(box.shape, case.spacing, sampling))
 
 

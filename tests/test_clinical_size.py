@@ -56,7 +56,7 @@ def test_a_clinical_scan_trains_every_stage(case, name, tmp_path: Path):
     )
     train(training)
     assert (tmp_path / "best.pt").exists()
-    sample = training.loader.dataset[1, 0]
+    sample = training.boxes[1, 0]
     assert np.prod(sample.grid.shape) <= 1.15 * stage.sampling.max_voxels  # rounding up to 8 included
 
 

@@ -55,7 +55,7 @@ def first_steps(stage_name: str, store: Path, folder: Path) -> list[dict[str, fl
     torch.manual_seed(1)
     steps = []
     for step in range(STEPS):
-        samples = [training.loader.dataset[1, step % 2]]
+        samples = [training.boxes[1, step % 2]]
         generator = torch.Generator().manual_seed(derive_seed(1, step))
         terms = train_step(training, samples, generator, progress=step / 8)
         steps.append({name: float(value) for name, value in terms.items()})
