@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from data.cases.labels import target_mask
 from data.cases.store import Case
-from data.scans.boxes import Box, Index3D, bounding_box, centred, enlarge, union
+from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
 
 INFERENCE_MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm, 25 px of 0.8 mm
 MULTIPLE = 8  # the network's input sides
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling, must_hold: Box | None = None) -> Box:
     """The central field of view of a scan; widened where ``must_hold`` (the reference, in training) needs it."""
     size = [math.ceil(min(n, mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
-    box = centred(shape, size)
+    box = central_box(shape, size)
     return enlarge(union(box, must_hold) if must_hold else box, (0, 0, 0), (0, 0, 0), shape, 2 * MULTIPLE)
 
 
