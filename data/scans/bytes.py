@@ -56,7 +56,7 @@ def check_kind(path: Path) -> bytes:
     if not head:
         raise InputError(path, "the file is empty", AGAIN)
     if head.startswith(b"\x00\x05\x16\x07") or path.name.startswith("._"):
-        raise InputError(path, "a file of macOS's own (._*), not a scan", "delete it")
+        raise InputError(path, "a macOS metadata file (._*), not a scan", "delete it")
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         raise InputError(path, "a web page, not a scan; perhaps the download needed a login", AGAIN)
     where = "fetch the scan with this command, in the repository that it came from"

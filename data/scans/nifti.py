@@ -32,6 +32,10 @@ def check_nifti(path: Path) -> None:
         EOFError: If the compressed stream is incomplete.
         zlib.error: If the compressed stream is damaged.
     """
+    if path.name.lower().endswith(".gz") and path.with_suffix("").exists():
+        # A fault of ITK since 2021, https://github.com/InsightSoftwareConsortium/ITK/issues/2243
+        problem = f"SimpleITK would read the voxels of {path.stem}, which is in the same folder"
+        raise InputError(path, problem, "rename or remove one of the two files")
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         header = file.read(HEADER_BYTES)
         order = "<" if header[:4] == struct.pack("<i", HEADER_BYTES) else ">"
