@@ -20,7 +20,7 @@ from data.cases.store import DEFAULT_STORE, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.process import set_up_process
-from data.scans.body import TISSUE_ABOVE, largest_piece
+from data.scans.body import TISSUE_ABOVE_HU, largest_component
 from data.scans.boxes import bounding_box
 
 COLUMNS, ROWS = 8, 6
@@ -75,7 +75,7 @@ def _telling_slice(label: np.ndarray) -> int:
 
 def _body(plane: np.ndarray, mask: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the largest piece that is no air, table and specks left out; all where there is only air."""
-    body = largest_piece(plane > TISSUE_ABOVE)
+    body = largest_component(plane > TISSUE_ABOVE_HU)
     return bounding_box((body | (mask > 0))[None]).slices[1:] if body.any() else (slice(None), slice(None))
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data.cases.labels import HU_WINDOW, target_mask
 from data.cases.store import Case
-from data.scans.boxes import Box, Index3D, bounding_box, centred, enlarge, union
+from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
 
 MULTIPLE = 8  # the sides of the network's input are multiples of this
 MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm and 25 pixels of 0.8 mm, as published
@@ -93,7 +93,7 @@ def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling,
         must_hold: The box of the reference; in training the field of view is widened to hold it.
     """
     size = [math.ceil(min(n, mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
-    box = centred(shape, size)
+    box = central_box(shape, size)
     return enlarge(union(box, must_hold) if must_hold else box, (0, 0, 0), (0, 0, 0), shape, 2 * MULTIPLE)
 
 

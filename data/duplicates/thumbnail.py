@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from data.cases.store import Case
 from data.common.files import read_array, replacing
-from data.scans.body import largest_piece
-from data.scans.boxes import Box, bounding_box, whole
+from data.scans.body import largest_component
+from data.scans.boxes import Box, bounding_box, whole_box
 
 VERSION = 1  # to be raised when the same case gives another thumbnail
 SIDE = 32
@@ -114,8 +114,8 @@ def _contrasts(small: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
 
 def _body(small: np.ndarray) -> Box:
     """The box around the largest part that is neither air nor fat; the whole scan where there is none."""
-    body = largest_piece(small > (BODY_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]))
-    return bounding_box(body) or whole(small.shape)
+    body = largest_component(small > (BODY_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]))
+    return bounding_box(body) or whole_box(small.shape)
 
 
 def _hash(image: np.ndarray) -> bytes:

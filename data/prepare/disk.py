@@ -9,9 +9,9 @@ from pathlib import Path
 from data.cases.preparation import Preparation
 from data.cases.resample import fitted_shape
 from data.common.errors import InputError
-from data.scans.dicom import outline
+from data.scans.dicom import summarise_series
 from data.scans.grid import Grid
-from data.scans.volume import read_header
+from data.scans.volume import read_grid
 
 VOXEL_BYTES = 3  # int16 image and uint8 label
 HEADROOM = 1.05  # manifests, blocks of the file system, what else is written meanwhile
@@ -24,7 +24,7 @@ def case_bytes(image: Path, preparation: Preparation) -> int:
     Of a DICOM folder two headers tell.
     """
     try:
-        grid = _stack_grid(image) if image.is_dir() else read_header(image)
+        grid = _stack_grid(image) if image.is_dir() else read_grid(image)
     except (InputError, OSError):
         return 0  # the case fails when it is read, with the reason
     return VOXEL_BYTES * math.prod(fitted_shape(grid.lps_shape, grid.lps_frame()[0], preparation))
@@ -32,8 +32,8 @@ def case_bytes(image: Path, preparation: Preparation) -> int:
 
 def _stack_grid(folder: Path) -> Grid:
     """The grid of a DICOM folder, but where it begins."""
-    path, count, step = outline(folder)
-    grid = read_header(path)
+    path, count, step = summarise_series(folder)
+    grid = read_grid(path)
     return replace(grid, size=(*grid.size[:2], count), spacing=(*grid.spacing[:2], step))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.cases.labels import TUMOUR
 from data.common.errors import InputError
-from data.common.text import in_columns, wrapped
+from data.common.text import format_row, wrap_words
 from data.scans.volume import Volume, read_image
 from data.sources.base import (
     About,
@@ -162,7 +162,7 @@ def listing() -> str:
         lines.append((name, about.source, about.licence, about.codes, about.download))
     widths = (17, 32, 18, 28, 48)
     return "\n\n".join(
-        in_columns([wrapped(*cell) for cell in zip(line, widths, strict=True)], widths) for line in lines
+        format_row([wrap_words(*cell) for cell in zip(line, widths, strict=True)], widths) for line in lines
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
-from data.common.text import usable_name
+from data.common.text import is_valid_name
 from data.sources.catalogue import SOURCES, Entry, LabelMap, remarks
 
 NAME_RULE = "letters, digits, _ - . only, and not 'none', which means no centre"
@@ -129,7 +129,7 @@ def _names(centre: str, values: Iterable[str]) -> dict[str, str]:
 
 
 def _look(args: argparse.Namespace) -> Centre:
-    if not usable_name(args.centre) or args.centre == "none":
+    if not is_valid_name(args.centre) or args.centre == "none":
         raise InputError(f"--centre {args.centre}: not usable as a name; use {NAME_RULE}")
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one process is needed; give 1 or more")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.cases.store import DEFAULT_STORE, Case, read_store
 from data.common.errors import InputError, command
-from data.common.text import usable_name
+from data.common.text import is_valid_name
 from data.sources.tables import read_table, require_columns
 from data.splits.leave_one_out import (
     FOLDS,
@@ -61,12 +61,12 @@ def read_lists(path: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
     Raises InputError for anything else, for a case that the store has not, one that is named twice, and a patient on
     two sides of a split.
     """
-    if path.stem.endswith(FOLDS) or not usable_name(path.stem):
+    if path.stem.endswith(FOLDS) or not is_valid_name(path.stem):
         raise InputError(f"{path}: its name names the lists; use letters, digits, _ - . only, not ending in {FOLDS}")
     named = _from_json(path) if path.suffix.lower() == ".json" else _from_table(path)
     splits = {}
     for name, parts in named.items():
-        if not usable_name(name) or name in (*centres, NONE_HELD_OUT):
+        if not is_valid_name(name) or name in (*centres, NONE_HELD_OUT):
             raise InputError(f"{path}: split {name}: a centre's name or not usable as a name; call it otherwise")
         splits[name] = Split(name, **{part: tuple(parts.get(part, ())) for part in SPLIT_PARTS})
         _check_list(path, splits[name], centres)

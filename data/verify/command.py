@@ -18,7 +18,7 @@ from textwrap import wrap
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
-from data.common.text import in_columns
+from data.common.text import format_row
 from data.contact_sheet import write_sheets
 from data.sources.centres import Centre, argument_parser, find_centres, notes_on
 from data.verify.findings import Finding, Inspection, blame, centre_findings, inspect_entry
@@ -42,7 +42,7 @@ def table(findings: Sequence[Finding]) -> str:
         lines.append((level, str(len({f.case for f in group})), what, which, group[0].remedy))
     cells = [[wrap(cell, WRAPPED) for cell in line] for line in lines]
     widths = [max(len(part) for line in cells for part in line[column]) for column in range(5)]
-    return "\n".join(in_columns(line, widths) for line in cells)
+    return "\n".join(format_row(line, widths) for line in cells)
 
 
 def record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Finding]) -> dict:

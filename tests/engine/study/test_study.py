@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_children_and_says_how_to_go_on(study_store, tmp_path, n
         time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    assert process.returncode == 130 and "Run the same command again" in said and "Traceback" not in said
     with exclusive_lock(tmp_path, "wait"):  # the children are gone: they held the lock too
         assert all(deaf or "KeyboardInterrupt" in log.read_text() for log in logs)
 
