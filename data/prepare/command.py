@@ -32,7 +32,7 @@ from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
 from data.scans.grid import Grid
 from data.sources.catalogue import Entry, load_entry
-from data.sources.centres import Centre, argument_parser, find_centres, notes_on
+from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.splits.leave_one_out import drawn_without
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
@@ -171,9 +171,11 @@ class _List(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argument_parser("data.prepare", "Read a centre's scans once and keep them ready for training.")
+    description = "Read a centre's scans once and keep them ready for training."
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=description)
+    add_centre_arguments(parser)
     parser.add_argument("--list", action=_List, nargs=0, help="say which data sets can be read, and where to get them")
-    parser.add_argument("--crop", choices=("body", "none"), default="body", help="what to keep of a scan: all is none")
+    parser.add_argument("--crop", choices=("body", "none"), default="body", help="none keeps all (default: body)")
     parser.add_argument(
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="resample to voxels of this size in mm"
     )
@@ -191,15 +193,16 @@ def _preparation(args: argparse.Namespace) -> Preparation:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    preparation, centres = _preparation(args), find_centres(args)
+    preparation, options = _preparation(args), CentreOptions.from_args(args)
+    centres = find_centres(options)
     _check_same_way(centres, preparation)
     images = [image for centre in centres for image in _to_prepare(centre, preparation)]
-    for line in notes_on(centres, args.centre_by):
+    for line in notes_on(centres, options.centre_by):
         print(f"note: {line}")
     for line in filter(None, (_replaced(centre, preparation) for centre in centres)):
         print(f"note: {line}")
     print(check_space(centres[0].store, images, preparation, args.fill_disk))
-    code = max([_prepare(centre, preparation, args.workers) for centre in centres])
+    code = max([_prepare(centre, preparation, options.workers) for centre in centres])
     keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
     if line := drawn_without(centres[0].store, keys):
         print(f"note: {line}")

@@ -171,7 +171,7 @@ def test_a_source_that_was_moved_says_so_and_goes_on_when_told(run, tmp_path):
     run(root)
     root = root.rename(tmp_path / "moved")
     code, _, err = run(root)
-    assert code == 2 and f"from {tmp_path / 'in'} already, which is gone" in err and "add --moved" in err
+    assert code == 2 and f"from {tmp_path / 'in'}, which no longer exists" in err and "add --moved" in err
     before = digest(read_store(tmp_path / "store")["here"])
     code, out, _ = run(root, "--moved")
     assert code == 0 and "2 already there" in out
@@ -185,8 +185,8 @@ def test_a_centre_is_not_replaced_by_another_folder_as_if_it_had_moved(run, tmp_
     root, other = write_case_table(tmp_path / "in", cases=1), write_case_table(tmp_path / "other", cases=1)
     run(root)
     code, _, err = run(other, "--moved")
-    assert code == 2 and f"from {root} already, and that is still there" in err and err.count("\n") == 1
-    assert "choose another --centre, or delete" in err and run(root, "--moved")[0] == 0
+    assert code == 2 and f"from {root}, which still exists" in err and err.count("\n") == 1
+    assert "Choose another --centre, or delete" in err and run(root, "--moved")[0] == 0
 
 
 def test_cases_have_their_thumbnails_before_anybody_asks(run, tmp_path, monkeypatch):
