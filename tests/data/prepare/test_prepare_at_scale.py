@@ -171,7 +171,7 @@ def test_a_source_that_was_moved_says_so_and_goes_on_when_told(run, tmp_path):
     run(root)
     root = root.rename(tmp_path / "moved")
     code, _, err = run(root)
-    assert code == 2 and f"from {tmp_path / 'in'}, which no longer exists" in err and "add --moved" in err
+    assert code == 2 and f"from {tmp_path / 'in'}, which no longer exists" in err and "Add --moved" in err
     before = digest(read_store(tmp_path / "store")["here"])
     code, out, _ = run(root, "--moved")
     assert code == 0 and "2 already there" in out
