@@ -32,7 +32,7 @@ from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
 from data.sources.catalogue import Entry, listing, load_entry
-from data.sources.centres import Centre, argument_parser, find_centres, notes_on
+from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.splits.leave_one_out import drawn_without
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
@@ -51,7 +51,7 @@ class PrepareOptions:
         fill_disk: Whether to start even if the disk may be too small.
     """
 
-    centres: argparse.Namespace
+    centres: CentreOptions
     preparation: Preparation
     fill_disk: bool
 
@@ -230,9 +230,13 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
     """Parse and validate the command line.
 
     Raises:
-        InputError: If the spacing is not that of a CT.
+        InputError: If the value of an option is not valid.
     """
-    parser = argument_parser("data.prepare", "Read the scans of a centre once and store them ready for training.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare",
+        description="Read the scans of a centre once and store them ready for training.",
+    )
+    add_centre_arguments(parser)
     parser.add_argument(
         "--list",
         action=_PrintSources,
@@ -243,19 +247,20 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
         "--crop",
         choices=("body", "none"),
         default="body",
-        help="part of each scan to keep: the body with a margin and the whole label, or everything (none)",
+        help="part of each scan to keep: the body with a margin and the whole label, or everything (none) "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--spacing",
         type=float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="voxel size in mm to resample to, a number per axis; without it each scan keeps its own",
+        help="voxel size in mm to resample the scans to, one number per axis (default: each scan keeps its own)",
     )
     parser.add_argument(
         "--fill-disk",
         action="store_true",
-        help="start even if the prepared cases may need more space than the disk has",
+        help="start even if the prepared cases may need more space than the disk has (default: refuse to start)",
     )
     args = parser.parse_args(argv)
     spacing = args.spacing and tuple(args.spacing)
@@ -263,7 +268,7 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
         typed = f"--spacing {' '.join(f'{s:g}' for s in spacing)}"
         remedy = f"give three numbers from {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm"
         raise InputError(typed, "not the voxel size of a CT", remedy)
-    return PrepareOptions(args, Preparation(crop=args.crop, spacing=spacing), args.fill_disk)
+    return PrepareOptions(CentreOptions.from_args(args), Preparation(crop=args.crop, spacing=spacing), args.fill_disk)
 
 
 @command
