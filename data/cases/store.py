@@ -162,7 +162,7 @@ class Case:
         try:
             return read_array(path, mmap_mode="r")
         except FileNotFoundError as error:
-            raise InputError(path, "no such file", _prepare_again(self.folder)) from error
+            raise InputError(path, "no such file, the case is damaged", _prepare_again(self.folder)) from error
         except (ValueError, EOFError) as error:
             raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
 

@@ -31,7 +31,8 @@ from data.duplicates.thumbnail import thumbnail_of
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
-from data.sources.catalogue import Entry, listing, load_entry
+from data.sources.base import Entry
+from data.sources.catalogue import listing, load_entry
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.splits.leave_one_out import drawn_without
 
