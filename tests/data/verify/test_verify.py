@@ -223,8 +223,8 @@ def test_findings_go_to_json_and_pictures_to_a_folder(verify, write_centre, tmp_
 
 def test_findings_that_differ_only_in_numbers_share_a_row():
     findings = [Finding("warning", f"pancreas of {n / 10} ml", f"case_{n}", "look") for n in range(6)]
-    lines = format_findings([*findings, Finding("fatal", "empty", "z", "copy"), Finding("fixed", "turned", "a", "nothing")])
-    rows = lines.splitlines()
+    findings += [Finding("fatal", "empty", "z", "copy"), Finding("fixed", "turned", "a", "nothing")]
+    rows = format_findings(findings).splitlines()
     assert [row.split()[:2] for row in rows[1:]] == [["fatal", "1"], ["warning", "6"], ["fixed", "1"]]
     assert "case_0, case_1, case_2, case_3 and 2 more" in rows[2] and "(or similar)" in rows[2]
     long = format_findings([Finding("fatal", "lies elsewhere " * 20, "a", "give the right label " * 5)])
