@@ -37,7 +37,7 @@ from data.sources.centres import Centre, CentreOptions, add_centre_arguments, fi
 from data.splits.leave_one_out import drawn_without
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
-SPACING_MM = (0.1, 20.0)  # smallest and largest voxel size that --spacing accepts
+ALLOWED_SPACING_MM = (0.1, 20.0)
 
 State = Literal["prepared", "already there", "failed"]
 
@@ -271,9 +271,9 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
     )
     args = parser.parse_args(argv)
     spacing = args.spacing and tuple(args.spacing)
-    if spacing and not all(math.isfinite(s) and SPACING_MM[0] <= s <= SPACING_MM[1] for s in spacing):
+    if spacing and not all(math.isfinite(s) and ALLOWED_SPACING_MM[0] <= s <= ALLOWED_SPACING_MM[1] for s in spacing):
         typed = f"--spacing {' '.join(f'{s:g}' for s in spacing)}"
-        remedy = f"give three numbers from {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm"
+        remedy = f"give three numbers from {ALLOWED_SPACING_MM[0]:g} to {ALLOWED_SPACING_MM[1]:g} mm"
         raise InputError(typed, "not the voxel size of a CT", remedy)
     return PrepareOptions(CentreOptions.from_args(args), Preparation(crop=args.crop, spacing=spacing), args.fill_disk)
 
