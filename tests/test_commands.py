@@ -220,7 +220,7 @@ def bad_training(root: Path, *options: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--data", "north"], "--data north: no such centre is prepared; choose one of east, west, none"),
+        (["--data", "north"], "split north: no split has this name. Choose one of east, west, none"),
         (["--width", "12"], "--width 12: must be a multiple of 8"),
         (["--lr", "0"], "--lr 0.0: must be positive"),
         (["--lr", "nan"], "--lr nan: must be positive"),
@@ -242,7 +242,7 @@ def test_no_store_and_one_centre(tmp_path, world, capsys):
     assert "no centre is prepared; run python -m data.prepare" in capsys.readouterr().err
     shutil.copytree(world / "store" / "east", tmp_path / "east")
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 2
-    assert "only one centre is prepared" in capsys.readouterr().err
+    assert "holds out the only prepared centre" in capsys.readouterr().err
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run", "--data", "none"]) == 0
 
 

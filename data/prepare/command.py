@@ -26,14 +26,14 @@ from data.cases.store import Case, content_of, read_case, renew_source, write_ca
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
-from data.duplicates.thumbnail import thumbnail_of
+from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import check_space
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
 from data.scans.grid import Grid
 from data.sources.catalogue import Entry, load_entry
 from data.sources.centres import Centre, argument_parser, find_centres, notes_on
-from data.splits.leave_one_out import drawn_without
+from data.splits.frozen import describe_new_cases
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 
@@ -55,10 +55,10 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
         if earlier and earlier.preparation == preparation and content_of(earlier.source) == content_of(source):
             if earlier.source != source:  # moved or touched: the next run must find it where it lies now
                 renew_source(earlier, source)
-            thumbnail_of(earlier)
+            load_thumbnail(earlier)
             return Outcome(entry.name, "already there")
         notes = _read_and_write(entry, centre, preparation, source)
-        thumbnail_of(read_case(folder))  # now, by many processes: else the first training would make all of them
+        load_thumbnail(read_case(folder))  # now, by many processes: else the first training would make all of them
     except InputError as error:
         kept = " (the store keeps an earlier version of this case)" if folder.exists() else ""
         return Outcome(entry.name, "failed", f"{error}{kept}")
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(check_space(centres[0].store, images, preparation, args.fill_disk))
     code = max([_prepare(centre, preparation, args.workers) for centre in centres])
     keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
-    if line := drawn_without(centres[0].store, keys):
+    if line := describe_new_cases(centres[0].store, keys):
         print(f"note: {line}")
     return code
 

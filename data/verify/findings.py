@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
-from data.contact_sheet import tile
-from data.duplicates.thumbnail import thumbnail
+from data.contact_sheet import draw_tile
+from data.duplicates.thumbnail import make_thumbnail
 from data.scans.boxes import bounding_box
 from data.scans.grid import volume_ml
 from data.scans.volume import Volume
@@ -97,8 +97,8 @@ def inspect_entry(entry: Entry, labels: LabelMap, picture: bool = False, root: P
         bool((label == TUMOUR).any()),
         image.spacing,
         gland_hu,
-        thumbnail(image.array, label, image.spacing),
-        tile(image.array, label, image.spacing, entry.name) if picture else None,
+        make_thumbnail(image.array, label, image.spacing),
+        draw_tile(image.array, label, image.spacing, entry.name) if picture else None,
     )
 
 

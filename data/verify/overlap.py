@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data.cases.store import read_store
-from data.duplicates.pairs import like_pairs, patient_ids, patient_of_set, thumbnails
-from data.duplicates.thumbnail import THUMBNAIL
+from data.duplicates.pairs import match_thumbnails
+from data.duplicates.patients import patient_ids, patient_of_set
+from data.duplicates.thumbnail import THUMBNAIL, load_thumbnails
 from data.sources.centres import Centre
 from data.verify.findings import Finding, Inspection
 
@@ -32,7 +33,7 @@ def known_in_store(store: Path, besides: Container[str]) -> list[Known]:
     if not any(store.glob("[!.]*/[!.]*/case.json")):
         return []
     cases = [case for centre, cases in read_store(store).items() if centre not in besides for case in cases]
-    thumbs = thumbnails(cases)
+    thumbs = load_thumbnails(cases)
     return [Known(case.centre, case.key, patient_ids(case), one) for case, one in zip(cases, thumbs, strict=True)]
 
 
@@ -51,9 +52,9 @@ def shared_findings(centre: Centre, cases: Sequence[Inspection], others: Sequenc
     ours, theirs = _stacked(read), _stacked(others)
     found = [
         Finding("warning", f"{kind}, twice in this centre", read[i].name, LEAK, read[j].name)
-        for i, j, kind, _ in like_pairs(ours)
+        for i, j, kind, _ in match_thumbnails(ours)
     ]
-    for i, j, kind, _ in like_pairs(ours, theirs):
+    for i, j, kind, _ in match_thumbnails(ours, theirs):
         what = f"{kind}, as in centre {others[j].centre}"
         found.append(Finding("warning", what, read[i].name, LEAK, others[j].key))
     patients = {name: other for other in others for name in other.patient_ids}

@@ -22,8 +22,9 @@ import torch
 from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.splits.frozen import frozen_splits
+from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
 from engine.device import choose_device
 from engine.options import add_allow_duplicates, add_average, add_gpu, add_store
 from engine.stages import STAGES, VARIANTS, Stage, distinct_variants, with_variant
@@ -153,16 +154,16 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     """The study that the command line asks for, and a line about each split. Raises InputError for bad settings."""
     stage, centres = STAGES[args.stage], read_store(args.store)
     save = not args.dry_run  # which leaves nothing in the store
-    splits = frozen_splits(args.store, centres, save)
+    splits = frozen_splits(args.store, centres, save=save)
     cases = [case for cases in centres.values() for case in cases]
     settings = {f.name: getattr(args, f.name) for f in fields(TrainSettings) if f.name != "seed"}
     for seed in args.seeds:
         check(TrainSettings(seed=seed, **settings))
     steps, lines = {}, []
     chosen = chosen_splits(args, splits, centres_with(centres, stage.sampling.target))
-    pairs = inseparable(chosen, cases, save)
+    pairs = find_inseparable_pairs(chosen, cases, save=save)
     for split in chosen:
-        leaks = refuse_leaks(split, pairs, args.allow_duplicates)
+        leaks = check_leaks(split, pairs, allow=args.allow_duplicates)
         train, validation = usable_cases(stage, split, centres)
         held_out_cases(split, centres, stage.sampling.target)  # not after hours of training
         lines += [describe(split, train, validation, TrainSettings(**settings)), *(f"  warning: {x}" for x in leaks)]
@@ -176,7 +177,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
         stage=stage,
         store=args.store.resolve(),
         cases=digest(cases),
-        splits=" ".join(s.hash for name, s in splits.items() if s.leaves_a_centre_out or name == NONE_HELD_OUT),
+        splits=" ".join(split.hash for split in splits.values() if split.kind in ("centre", "none")),
         settings={name: value for name, value in settings.items() if name not in NOT_OF_THE_STUDY},
         average=args.average,
         variants={name: method.to_record() for name, method in methods.items()},

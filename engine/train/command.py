@@ -13,8 +13,9 @@ import torch
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.common.files import remove_unfinished
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import Split, centres_with, choose_splits, frozen_splits, select
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split, centres_with, choose_splits, select_cases
 from engine.checkpoint import list_runs, load_checkpoint, new_run
 from engine.device import choose_device
 from engine.method import Method
@@ -78,14 +79,14 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     centres = read_store(args.store)
     save = not args.dry_run  # which leaves nothing in the store
     known = centres_with(centres, stage.sampling.target)
-    splits = choose_splits(frozen_splits(args.store, centres, save), args.data, known)
+    splits = choose_splits(frozen_splits(args.store, centres, save=save), args.data, known)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {args.path / stage.name}")
-    pairs = inseparable(splits, chain(*centres.values()), save)
+    pairs = find_inseparable_pairs(splits, chain(*centres.values()), save=save)
     plans, faults = [], []
     for split in splits:
         try:
             plan = (split, *usable_cases(stage, split, centres))
-            for leak in refuse_leaks(split, pairs, args.allow_duplicates):
+            for leak in check_leaks(split, pairs, allow=args.allow_duplicates):
                 print(f"  warning: {leak}")
             print(describe(*plan, settings))
             plans.append(plan)
@@ -121,7 +122,7 @@ def usable_cases(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> 
     """Training and validation cases of a split that hold what the stage segments. Raises InputError for none."""
     box = "tumour_box" if stage.sampling.target == "tumour" else "pancreas_box"
     train, validation = (
-        [case for case in select(centres, keys) if getattr(case, box)] for keys in (split.train, split.validation)
+        [case for case in select_cases(centres, keys) if getattr(case, box)] for keys in (split.train, split.validation)
     )
     if not train:
         what = stage.sampling.target

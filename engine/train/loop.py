@@ -15,7 +15,7 @@ from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.device import autocast, naming_memory_errors
 from engine.stages import Stage

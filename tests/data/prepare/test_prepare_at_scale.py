@@ -16,7 +16,7 @@ import pytest
 
 from data.cases.store import digest, read_case, read_store, write_case
 from data.common.files import REPOSITORY
-from data.duplicates.pairs import thumbnails
+from data.duplicates.thumbnail import load_thumbnails
 from data.prepare import command as prepare
 from data.prepare import disk
 from data.prepare import provenance as origin
@@ -197,7 +197,7 @@ def test_cases_have_their_thumbnails_before_anybody_asks(run, tmp_path, monkeypa
     run(root)
     for path in (tmp_path / "store").rglob("image.npy"):
         path.unlink()  # nothing but thumbnails is read from now on
-    assert len(thumbnails(read_store(tmp_path / "store")["here"])) == 2
+    assert len(load_thumbnails(read_store(tmp_path / "store")["here"])) == 2
 
 
 def test_what_did_not_change_is_not_even_read(run, tmp_path, monkeypatch):

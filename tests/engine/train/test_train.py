@@ -16,7 +16,8 @@ from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split, frozen_splits
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split
 from engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from engine.stages import STAGES, VARIANTS, with_variant
 from engine.train import command as train_command
