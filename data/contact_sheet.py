@@ -195,13 +195,12 @@ def parse_options(argv: Sequence[str] | None) -> Options:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the contact sheets that the command line asks for.
+    """Draw the contact sheets of the chosen centres.
+
+    A case that cannot be read is reported at the end and does not stop the others.
 
     Returns:
-        The exit code: 2 if a case could not be drawn; the others are drawn all the same.
-
-    Raises:
-        InputError: If there is no store or no such centre; the ``command`` decorator prints it.
+        The exit code: 2 if a case could not be drawn.
     """
     options = parse_options(argv)
     centres = read_store(options.store.expanduser())

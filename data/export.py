@@ -39,7 +39,7 @@ from data.splits.split import (
     select_cases,
 )
 
-ENDING = ".nii.gz"
+FILE_ENDING = ".nii.gz"
 RECORD = "export.json"  # marks a folder as an export, and says of which cases and split
 LABELS = {"background": 0, "pancreas": 1, "tumour": 2}
 
@@ -66,7 +66,7 @@ class Export:
     cases: tuple[Case, ...]
 
     def assign_folders(self) -> list[tuple[Case, str]]:
-        """Return each case with the ending of its folders, "Tr" (training and validation) or "Ts" (test)."""
+        """Return each case with the suffix of its folders, "Tr" (training and validation) or "Ts" (test)."""
         test = set(self.split.test)
         return [(case, "Ts" if case.key in test else "Tr") for case in self.cases]
 
@@ -119,7 +119,7 @@ class Export:
             "channel_names": {"0": "CT"},
             "labels": LABELS,
             "numTraining": len(self.split.train) + len(self.split.validation),
-            "file_ending": ENDING,
+            "file_ending": FILE_ENDING,
             "description": f"split {self.split.name}",
         }
         for file, content in (("splits_final.json", [fold]), ("dataset.json", dataset)):
@@ -127,19 +127,22 @@ class Export:
                 unfinished.write_text(json.dumps(content, indent=1))
 
 
-def export_case(case_and_ending: tuple[Case, str], folder: Path) -> str:
+def export_case(case_and_suffix: tuple[Case, str], folder: Path) -> str:
     """Write the image and the label of a case, unless they are there already.
 
     Args:
-        case_and_ending: A case with the ending of its folders, as returned by ``Export.assign_folders``.
+        case_and_suffix: A case with the suffix of its folders, as returned by ``Export.assign_folders``.
         folder: Folder of the export.
 
     Returns:
         What is wrong with the case; empty if it was written.
     """
-    case, ending = case_and_ending
+    case, suffix = case_and_suffix
     name, grid = case.file_name, case.grid.prepared_grid()
-    image, label = folder / f"images{ending}" / f"{name}_0000{ENDING}", folder / f"labels{ending}" / f"{name}{ENDING}"
+    image, label = (
+        folder / f"images{suffix}" / f"{name}_0000{FILE_ENDING}",
+        folder / f"labels{suffix}" / f"{name}{FILE_ENDING}",
+    )
     try:
         if not image.exists():
             write_image(image, np.asarray(case.image()), grid)
@@ -202,14 +205,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export the cases of a split.
-
-    Returns:
-        The exit code: 2 if a case could not be exported.
-
-    Raises:
-        InputError: If nothing can be exported; the ``command`` decorator prints it.
-    """
+    """Export the cases of a split. Returns the exit code, which is 2 if a case could not be exported."""
     options = parse_options(argv)
     centres = read_store(options.store)
     whole, *more = choose_splits(frozen_splits(options.store, centres), options.data)

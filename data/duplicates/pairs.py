@@ -23,9 +23,9 @@ from data.duplicates.thumbnail import OUTSIDE, load_thumbnails
 IDENTICAL, PROCESSED = "identical voxels", "the same scan"
 MIN_WHOLE_CORRELATION, MIN_NEAR_CORRELATION = 0.90, 0.85
 # Bodies of the same extent differ by two cells of the reduced scan or by 3 %, whichever is more.
-EXTENT_TOLERANCE_MM, EXTENT_TOLERANCE_SHARE = 10.0, 0.03
+EXTENT_TOLERANCE_MM, EXTENT_TOLERANCE_FRACTION = 10.0, 0.03
 MIN_BODY_ML = 2000.0  # less than this of an abdomen does not suffice to distinguish it from another
-MIN_SHARED_CELLS = 0.15  # share of the 17 litres around the pancreas that both scans must reach: 2.5 litres
+MIN_SHARED_FRACTION = 0.15  # fraction of the 17 litres around the pancreas that both scans must reach: 2.5 litres
 BLOCK_CASES = 256  # cases that are compared at a time
 
 
@@ -108,7 +108,7 @@ def _correlate_whole(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     a, b = (_to_contrasts(side["whole"])[0] for side in (first, second))
     norm = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
     one, other = first["extent"][:, None], second["extent"][None]
-    tolerance = np.maximum(EXTENT_TOLERANCE_MM, EXTENT_TOLERANCE_SHARE * np.maximum(one, other))
+    tolerance = np.maximum(EXTENT_TOLERANCE_MM, EXTENT_TOLERANCE_FRACTION * np.maximum(one, other))
     comparable = (np.abs(one - other) <= tolerance).all(-1) & (one.prod(-1) / 1000 >= MIN_BODY_ML)
     correlation = a @ b.T / np.maximum(norm, 1e-6)
     return np.where(comparable & (correlation >= MIN_WHOLE_CORRELATION), correlation, 0)
@@ -122,7 +122,7 @@ def _correlate_near(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     (a, in_a), (b, in_b) = (_to_contrasts(side["near"]) for side in (first, second))
     norm = np.sqrt((a * a) @ in_b.T * (in_a @ (b * b).T))
-    comparable = in_a @ in_b.T >= MIN_SHARED_CELLS * a.shape[1]
+    comparable = in_a @ in_b.T >= MIN_SHARED_FRACTION * a.shape[1]
     correlation = a @ b.T / np.maximum(norm, 1e-6)
     return np.where(comparable & (correlation >= MIN_NEAR_CORRELATION), correlation, 0)
 

@@ -26,7 +26,7 @@ from data.scans.boxes import Box, bounding_box, whole
 
 VERSION = 1  # to be raised whenever the same case gives another thumbnail
 SIDE_CELLS = 32
-WINDOW_HU = (-100, 200)  # published scans are clipped to a wider window at most, so clipping changes nothing
+WINDOW_HU = (-100, 200)  # narrower than the windows to which published scans are clipped
 BODY_ABOVE_HU = -20  # denser than fat: the box of muscles, organs and bones does not depend on the air around them
 PITCH_MM = 5.0  # cell of the reduced scan from which both thumbnails are made
 NEAR_CELL_MM = 8.0  # cell of the thumbnail around the pancreas; 32 of them span 256 mm

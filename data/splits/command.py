@@ -18,8 +18,8 @@ EXAMPLES = """examples:
   python -m data.splits --folds 5 --within a   add one inside the centre a: a_folds_1 to a_folds_5
   python -m data.splits --from lists.json      add the splits that are written down in a file
 
-The splits that hold one centre out are there without asking. Training and evaluation use the split that --data names,
-or all folds of a cross-validation with --data folds.
+The splits that hold one centre out need no option: they are drawn when they are first needed. Training and evaluation
+use the split that --data names, or all folds of a cross-validation with --data folds.
 """
 
 
@@ -78,11 +78,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Add the splits that the command line asks for and print all splits of the store.
-
-    Raises:
-        InputError: If a split cannot be added; the ``command`` decorator prints it.
-    """
+    """Add the splits that the command line asks for and print all splits of the store."""
     options = parse_options(argv)
     centres = read_store(options.store)
     splits = frozen_splits(options.store, centres)

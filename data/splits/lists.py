@@ -35,7 +35,7 @@ def read_lists(path: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
     usable = 'letters, digits, "_", "-" and "." only'
     if not usable_name(path.stem):
         raise InputError(path, "the name of the file cannot be used as a name for splits", f"rename it ({usable})")
-    named = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    named = _read_from_json(path) if path.suffix.lower() == ".json" else _read_from_table(path)
     splits = {}
     for name, parts in named.items():
         if not usable_name(name) or name in (*centres, NONE_HELD_OUT):
@@ -47,7 +47,7 @@ def read_lists(path: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
     return splits
 
 
-def _read_json(path: Path) -> dict[str, dict[str, list[str]]]:
+def _read_from_json(path: Path) -> dict[str, dict[str, list[str]]]:
     remedy = f"write {JSON_SHAPE}, or several of these by name"
     try:
         content = json.loads(path.read_text())
@@ -68,7 +68,7 @@ def _read_json(path: Path) -> dict[str, dict[str, list[str]]]:
     return content
 
 
-def _read_csv(path: Path) -> dict[str, dict[str, list[str]]]:
+def _read_from_table(path: Path) -> dict[str, dict[str, list[str]]]:
     rows = read_table(path)
     require_columns(path, rows, "case", "part")
     named: dict[str, dict[str, list[str]]] = {}
