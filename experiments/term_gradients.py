@@ -23,7 +23,8 @@ from data.augment import Batch, make_batch
 from data.cases.store import read_store
 from data.common.errors import command
 from data.samples import BoxDataset
-from data.splits.leave_one_out import choose_splits, frozen_splits, select
+from data.splits.frozen import frozen_splits
+from data.splits.split import choose_splits, select_cases
 from engine.device import choose_device
 from engine.infer.cascade import StageModel, load_model
 from engine.options import add_gpu, add_path, add_store
@@ -99,7 +100,7 @@ def main() -> int:
     model = load_model(args.path, args.stage, args.data, choose_device(args.gpu))
     model.net.train()
     [split] = choose_splits(frozen_splits(args.store, store, save=False), args.data)
-    cases = select(store, split.train)
+    cases = select_cases(store, split.train)
     chosen = cases[:: max(1, len(cases) // args.cases)]
     dataset = BoxDataset(chosen, model.stage.sampling, 2022)
     rows = [measure(model, dataset, index) for index in range(len(chosen))]

@@ -11,7 +11,7 @@ from data.cases.store import read_case, write_case
 from data.phantom.scanner import SCANNERS, render_case
 from data.samples import scan_box
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
 from engine.train.loop import prepare_training, train

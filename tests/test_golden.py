@@ -13,7 +13,7 @@ import torch
 from data.augment import Augmentation
 from data.cases.store import read_store
 from data.phantom import command as phantom
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
 from engine.train.loop import derive_seed, prepare_training, train_step

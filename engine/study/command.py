@@ -22,8 +22,9 @@ import torch
 from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.splits.frozen import frozen_splits
+from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
 from engine.device import choose_device
 from engine.options import add_allow_duplicates, add_average, add_gpu, add_settings, add_store, read_settings
 from engine.recipe import NetworkSettings, TrainSettings
@@ -154,7 +155,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     """The study that the command line asks for, and a line about each split. Raises InputError for bad settings."""
     stage, centres = STAGES[args.stage], read_store(args.store)
     save = not args.dry_run  # which leaves nothing in the store
-    splits = frozen_splits(args.store, centres, save)
+    splits = frozen_splits(args.store, centres, save=save)
     cases = [case for cases in centres.values() for case in cases]
     training, network = read_settings(TrainSettings, args), read_settings(NetworkSettings, args)
     for seed in args.seeds:
@@ -162,9 +163,9 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
     settings = {**vars(training), **vars(network)}
     steps, lines = {}, []
     chosen = chosen_splits(args, splits, centres_with(centres, stage.sampling.target))
-    pairs = inseparable(chosen, cases, save)
+    pairs = find_inseparable_pairs(chosen, cases, save=save)
     for split in chosen:
-        leaks = refuse_leaks(split, pairs, args.allow_duplicates)
+        leaks = check_leaks(split, pairs, allow=args.allow_duplicates)
         split_plan = plan_split(stage, split, centres)
         held_out_cases(split, centres, stage.sampling.target)  # not after hours of training
         lines += [describe(split_plan, training), *(f"  warning: {x}" for x in leaks)]
@@ -178,7 +179,7 @@ def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
         stage=stage,
         store=args.store.resolve(),
         cases=digest(cases),
-        splits=" ".join(s.hash for name, s in splits.items() if s.leaves_a_centre_out or name == NONE_HELD_OUT),
+        splits=" ".join(s.hash for s in splits.values() if s.kind in ("centre", "none")),
         settings={name: value for name, value in settings.items() if name not in NOT_OF_THE_STUDY},
         average=args.average,
         variants={name: method.to_record() for name, method in methods.items()},

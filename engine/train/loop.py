@@ -14,7 +14,7 @@ from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import autocast, is_out_of_memory, naming_memory_errors
 from engine.recipe import Recipe

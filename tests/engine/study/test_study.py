@@ -117,7 +117,7 @@ def test_other_cases_and_another_method_are_refused(study_store, tmp_path, fake_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--centres", "south"], "no such centre is prepared"),
+        (["--centres", "south"], "split south: no split has this name"),
         (["--centres", "none"], "holds no centre out"),
         (["--jobs", "0"], "--jobs 0: must be 1 or more"),
         (["--width", "12"], "--width 12: must be a multiple of 8"),
@@ -136,7 +136,7 @@ def test_bad_options_are_one_line_and_leave_nothing(study_store, tmp_path, capsy
 def test_a_centre_without_a_labelled_tumour_is_refused_before_anything_is_trained(without_tumours, tmp_path, capsys):
     assert study.main(options(without_tumours, tmp_path / "new", "--centres", CENTRES[0])) == 2
     message = capsys.readouterr().err
-    assert "no tumour is labelled there" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+    assert "no tumour is labelled in the centres of its test cases" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
     pancreas = ["--centres", CENTRES[0], "--stage", "pancreas_coarse", "--dry-run"]
     assert study.main(options(without_tumours, tmp_path / "new", *pancreas)) == 0
 
@@ -171,7 +171,7 @@ def test_a_dry_run_leaves_nothing_in_the_store(leaking_store, tmp_path):
 
 def test_scans_are_compared_once_for_all_splits(study_store, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("data.duplicates.pairs.like_pairs", lambda *thumbnails: calls.append(thumbnails) or [])
+    monkeypatch.setattr("data.duplicates.pairs.match_thumbnails", lambda *thumbnails: calls.append(thumbnails) or [])
     script = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--dry-run"]
     assert train_command.main("tumor_coarse", script) == 0
     assert len(calls) == 1

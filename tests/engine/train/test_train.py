@@ -20,7 +20,8 @@ from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split, frozen_splits
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split
 from engine.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
