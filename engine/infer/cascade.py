@@ -16,6 +16,7 @@ from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
+from engine.device import avoid_slow_convolutions
 from engine.infer.box import box_probability, keep_large_components
 from engine.method import Method
 from engine.stages import STAGES, Stage
@@ -83,6 +84,7 @@ def load_model(
     except RuntimeError as error:
         raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
+    avoid_slow_convolutions(net)
     threshold = content["thresholds"][readout] if threshold is None else threshold
     # Runs from before there was a choice do not say how their cases were prepared: as scanned.
     prepared = Preparation.from_json(content.get("preparation", {}))

@@ -17,7 +17,7 @@ from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.leave_one_out import Split
 from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.device import autocast, naming_memory_errors
+from engine.device import autocast, avoid_slow_convolutions, naming_memory_errors
 from engine.stages import Stage
 from engine.train.run_log import RunLog
 from engine.train.validate import choose_thresholds, validation_dice
@@ -95,6 +95,7 @@ def prepare_training(
     """Build the network, the optimiser and the loaders; with a checkpoint, in the state that it was saved in."""
     torch.manual_seed(settings.seed)  # of the initial weights
     net = DualTaskNet(width=settings.width, heads=stage.method.heads).to(device, memory_format=torch.channels_last_3d)
+    avoid_slow_convolutions(net)
     optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
     loader = DataLoader(
