@@ -264,6 +264,6 @@ def test_a_miniature_study(tmp_path, capsys):
     places = [str(path.parents[1]) for path in runs]
     assert study.main(["compare", *places]) == 0
     assert len(read_case_table(runs[0].with_name("cases.csv"))) == 3
-    for benchmark in ("lesion_erased", "term_gradients"):
+    for experiment in ("lesion_erased", "term_gradients"):
         of_run = ["--store", study_store, "--path", folder / "full" / "seed_2022", "--data", "west"]
-        subprocess.run([sys.executable, REPOSITORY / "benchmarks" / f"{benchmark}.py", *of_run], check=True)
+        subprocess.run([sys.executable, REPOSITORY / "experiments" / f"{experiment}.py", *of_run], check=True)
