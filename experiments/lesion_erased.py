@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.cases.store import Case
-from data.common.errors import InputError, command
+from data.common.errors import command
 from data.samples import reference_box
+from data.splits.leave_one_out import held_out_cases
 from engine.infer.box import box_probability
 from engine.infer.cascade import StageModel
 from experiments.common import add_run_options, open_run
@@ -56,10 +57,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_options(parser)
     args = parser.parse_args()
-    centres, model = open_run("tumor_coarse", args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
-    if args.data not in centres:
-        raise InputError(args.store, f"holds no centre {args.data}", f"choose one of {', '.join(centres)} for --data")
-    cases = centres[args.data]
+    model, centres, split = open_run("tumor_coarse", args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
+    cases = held_out_cases(split, centres, "tumour")
     rows = [row for case in cases if case.tumour_box and (row := measure(model, case))]
     print(f"{model.run}: {len(rows)} of {len(cases)} cases")
     for name in rows[0] if rows else ():

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.augment import Batch, make_batch
 from data.common.errors import command
 from data.samples import BoxDataset
-from data.splits.leave_one_out import choose_splits, frozen_splits, select
+from data.splits.leave_one_out import select
 from engine.infer.cascade import StageModel
 from engine.stages import STAGES
 from engine.train.loop import derive_seed
@@ -102,9 +102,8 @@ def main() -> int:
     )
     add_run_options(parser)
     args = parser.parse_args()
-    centres, model = open_run(args.stage, args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
+    model, centres, split = open_run(args.stage, args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
     model.net.train()
-    [split] = choose_splits(frozen_splits(args.store, centres, save=False), args.data)
     cases = select(centres, split.train)
     dataset = BoxDataset(cases[:: max(1, len(cases) // args.cases)], model.stage.sampling, SEED)
     rows = [measure(model, dataset, index) for index in range(len(dataset))]
