@@ -114,5 +114,6 @@ def listing() -> str:
         about = source.about
         lines.append((name, about.name, about.licence, about.codes, about.download))
     return "\n\n".join(
-        format_row([wrap_words(*cell) for cell in zip(line, COLUMN_WIDTHS, strict=True)], COLUMN_WIDTHS) for line in lines
+        format_row([wrap_words(*cell) for cell in zip(line, COLUMN_WIDTHS, strict=True)], COLUMN_WIDTHS)
+        for line in lines
     )

@@ -136,7 +136,11 @@ def test_bad_options_are_one_line_and_leave_nothing(study_store, tmp_path, capsy
 def test_a_centre_without_a_labelled_tumour_is_refused_before_anything_is_trained(without_tumours, tmp_path, capsys):
     assert study.main(options(without_tumours, tmp_path / "new", "--centres", CENTRES[0])) == 2
     message = capsys.readouterr().err
-    assert "no tumour is labelled in the centres of its test cases" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+    assert (
+        "no tumour is labelled in the centres of its test cases" in message
+        and message.count("\n") == 1
+        and not (tmp_path / "new").exists()
+    )
     pancreas = ["--centres", CENTRES[0], "--stage", "pancreas_coarse", "--dry-run"]
     assert study.main(options(without_tumours, tmp_path / "new", *pancreas)) == 0
 
@@ -264,6 +268,6 @@ def test_a_miniature_study(tmp_path, capsys):
     places = [str(path.parents[1]) for path in runs]
     assert study.main(["compare", *places]) == 0
     assert len(read_case_table(runs[0].with_name("cases.csv"))) == 3
-    for benchmark in ("lesion_erased", "term_gradients"):
+    for experiment in ("lesion_erased", "term_gradients"):
         of_run = ["--store", study_store, "--path", folder / "full" / "seed_2022", "--data", "west"]
-        subprocess.run([sys.executable, REPOSITORY / "benchmarks" / f"{benchmark}.py", *of_run], check=True)
+        subprocess.run([sys.executable, REPOSITORY / "experiments" / f"{experiment}.py", *of_run], check=True)
