@@ -13,8 +13,9 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.cases.store import digest, read_store
 from data.common.errors import InputError
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import NONE_HELD_OUT, centres_with, choose_splits, frozen_splits, held_out_cases
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.splits.frozen import frozen_splits
+from data.splits.split import NONE_HELD_OUT, centres_with, choose_splits, held_out_cases
 from engine.device import choose_device
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage, with_variant
@@ -98,7 +99,7 @@ def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
     """
     stage, centres = options.stage, read_store(options.store)
     save = not options.dry_run  # a dry run leaves nothing in the store
-    splits = frozen_splits(options.store, centres, save)
+    splits = frozen_splits(options.store, centres, save=save)
     for seed in options.seeds:
         check_settings(replace(options.training, seed=seed), options.network)
     if NONE_HELD_OUT in options.centres:
@@ -110,10 +111,10 @@ def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
     names: Sequence[str | None] = options.centres or [None]
     chosen = [split for name in dict.fromkeys(names) for split in choose_splits(splits, name, known)]
     cases = list(chain(*centres.values()))
-    pairs = inseparable(chosen, cases, save)
+    pairs = find_inseparable_pairs(chosen, cases, save=save)
     steps, lines = {}, []
     for split in chosen:
-        leaks = refuse_leaks(split, pairs, options.allow_duplicates)
+        leaks = check_leaks(split, pairs, allow=options.allow_duplicates)
         plan = plan_split(stage, split, centres)
         held_out_cases(split, centres, target)  # raises now rather than after hours of training
         lines += [describe(plan, options.training), *(f"  warning: {leak}" for leak in leaks)]
@@ -122,7 +123,7 @@ def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
     averaged = [name for name, method in methods.items() if options.average and "sdf" in method.heads]
     if options.average and not averaged:
         raise InputError("--average", f"no variant of {stage.title} in this study has a distance head", "leave it out")
-    leave_one_out = [split for name, split in splits.items() if split.leaves_a_centre_out or name == NONE_HELD_OUT]
+    leave_one_out = [split for split in splits.values() if split.kind in ("centre", "none")]
     study = Study(
         folder=options.folder,
         stage=stage,

@@ -195,7 +195,7 @@ def test_a_record_without_the_whole_recipe_can_be_reported_but_not_continued(stu
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--centres", "south"], "no such centre is prepared"),
+        (["--centres", "south"], "split south: no split has this name"),
         (["--centres", "none"], "--centres none: holds no centre out"),
         (["--jobs", "0"], "--jobs 0: fewer than one run at a time"),
         (["--width", "12"], "--width 12: not a multiple of 8"),
@@ -222,7 +222,11 @@ def test_a_stage_that_needs_an_earlier_one_names_the_command_that_makes_it(study
 def test_a_centre_without_a_labelled_tumour_is_refused_before_anything_is_trained(without_tumours, tmp_path, capsys):
     assert study.main(options(without_tumours, tmp_path / "new", "--centres", CENTRES[0])) == 2
     message = capsys.readouterr().err
-    assert "no tumour is labelled" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+    assert (
+        "no tumour is labelled in the centres of its test cases" in message
+        and message.count("\n") == 1
+        and not (tmp_path / "new").exists()
+    )
     pancreas = ["--centres", CENTRES[0], "--stage", "pancreas_coarse", "--dry-run"]
     assert study.main(options(without_tumours, tmp_path / "new", *pancreas)) == 0
 
@@ -257,7 +261,7 @@ def test_a_dry_run_leaves_nothing_in_the_store(leaking_store, tmp_path):
 
 def test_scans_are_compared_once_for_all_splits(study_store, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("data.duplicates.pairs.like_pairs", lambda *thumbnails: calls.append(thumbnails) or [])
+    monkeypatch.setattr("data.duplicates.pairs.match_thumbnails", lambda *thumbnails: calls.append(thumbnails) or [])
     script = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--dry-run"]
     assert train_command.main("tumor_coarse", script) == 0
     assert len(calls) == 1
@@ -329,7 +333,7 @@ def test_an_interruption_ends_the_scripts_and_says_how_to_go_on(study_store, tmp
         time.sleep(0.05)
     process.send_signal(number)
     _, printed = process.communicate(timeout=120)
-    assert process.returncode == 130 and "the same command" in printed and "Traceback" not in printed
+    assert process.returncode == 130 and "Run the same command again" in printed and "Traceback" not in printed
     with exclusive_lock(tmp_path, "wait"):  # the scripts, which held the lock too, have exited
         assert all(ignored or "KeyboardInterrupt" in log.read_text() for log in logs)
 
