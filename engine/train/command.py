@@ -15,7 +15,7 @@ import torch
 from data.augment import Augmentation
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
-from data.common.files import remove_unfinished
+from data.common.files import exclusive_lock, remove_unfinished
 from data.common.settings import change_settings, differences
 from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
@@ -246,14 +246,24 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
 def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None:
     """Train one split in a new run folder, or resume its newest run.
 
+    Raises:
+        InputError: If the run cannot be resumed, fails, or is being trained by another process.
+    """
+    runs = list_runs(options.path, options.stage, plan.split.name) if options.resume else []
+    folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
+    with exclusive_lock(folder, "wait until it ends, or leave out --resume to start a run of its own"):
+        train_in(folder, options, plan, device)
+
+
+def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.device) -> None:
+    """Train in a run folder that nobody else is using.
+
     A resumed run keeps the recipe that it was started with; what was typed differently now is printed.
 
     Raises:
         InputError: If the run cannot be resumed, or fails.
     """
     stage, split, recipe = options.stage, plan.split, options.recipe(plan.train_cases)
-    runs = list_runs(options.path, stage, split.name) if options.resume else []
-    folder = runs[-1] if runs else create_run(options.path, stage, split.name)
     remove_unfinished([folder])  # each is as large as a checkpoint
     checkpoint = None
     if (folder / "last.pt").exists():

@@ -18,7 +18,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
-from data.common.files import REPOSITORY
+from data.common.files import REPOSITORY, exclusive_lock
 from data.scans.grid import Grid
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split
@@ -178,11 +178,21 @@ def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kil
     (run / ".4711.unfinished.last.pt").write_bytes(b"half a checkpoint")
     assert train_command.main(stage.name, options) == 0
     assert capsys.readouterr().out.endswith(f"{run}: already finished, {stage.epochs} epochs\n")
-    assert [path.name for path in run.iterdir()] == ["last.pt"]
+    assert {path.name for path in run.iterdir()} == {"last.pt", ".lock"}
     assert train_command.main(stage.name, [*options, "--variant", "baseline", "--lr", "1"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert "already finished" in said and "started with: method.weights.contrast 0.1, training.lr 0.0001; " in said
     assert said.endswith("leave out --resume to start a run with the settings given now")
+
+
+def test_two_trainings_never_share_a_run_folder(study_store, tmp_path, capsys):
+    run = tmp_path / "pancreas_fine" / "west" / "2026_01_01_00_00_00"
+    options = ["--store", str(study_store), "--path", str(tmp_path), "--data", "west", "--gpu", "cpu", "--resume"]
+    with exclusive_lock(run, "wait"):
+        assert train_command.main("pancreas_fine", options) == 2
+    said = capsys.readouterr().err
+    assert f"{run}: cannot be locked, because process {os.getpid()} on" in said and "leave out --resume" in said
+    assert [path.name for path in run.iterdir()] == [".lock"]
 
 
 def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
