@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.common.errors import InputError
 from models.blocks import StandardisedConv3d
 
-ONEDNN_ABOVE = 20480  # channels x slices x rows; torch convolves a single sample of no more without oneDNN on a CPU
+ONEDNN_ABOVE = 20480  # channels x slices x rows; for a single sample of no more, torch convolves without oneDNN on a CPU
 
 
 def choose_device(gpu: str) -> torch.device:
