@@ -9,6 +9,7 @@ Prints the median time of a step, and its speed relative to the plain step, for
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ def seconds_per_step(
         hooks: Whether the network gets the hooks of ``avoid_slow_convolutions``.
     """
     torch.manual_seed(0)
-    net = DualTaskNet(width=width, heads=("seg", "sdf", "embedding")).to(memory_format=memory_format)
+    net = DualTaskNet(width=width, heads=("seg", "sdf", "embedding"))
+    net.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs lack this argument
     if hooks:
         avoid_slow_convolutions(net)
     optimiser = torch.optim.Adam(net.parameters())
@@ -81,9 +83,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, metavar="INT", default=7, help="timed steps of each kind (default: 7)")
     args = parser.parse_args()
 
-    def measure(**how: int | bool | torch.memory_format) -> float:
-        return seconds_per_step(args.shape, width=args.width, steps=args.steps, **how)
-
+    measure = functools.partial(seconds_per_step, args.shape, width=args.width, steps=args.steps)
     plain = measure(memory_format=torch.contiguous_format)
     channels_last = measure()
     # Last, because it cannot be undone. The commands of this project set up their process before they import torch.

@@ -59,8 +59,9 @@ def read_patient(path: Path, spacing: Spacing) -> Patient:
     with np.load(path) as file:
         image, label, own_spacing = file["hu"].astype(np.float32), file["label"], file["spacing_xyz"][::-1]
     image[label == NO_DATA] = FAT_HU
-    factor = tuple(float(s / o) for s, o in zip(spacing, own_spacing, strict=True))
-    grid = NetworkGrid(tuple(max(1, round(n / f)) for n, f in zip(image.shape, factor, strict=True)), factor)
+    z, y, x = (float(s / o) for s, o in zip(spacing, own_spacing, strict=True))
+    depth, height, width = (max(1, round(n / f)) for n, f in zip(image.shape, (z, y, x), strict=True))
+    grid = NetworkGrid((depth, height, width), (z, y, x))
     pair = torch.from_numpy(np.stack([image, (label == LESION).astype(np.float32)]))[None]
     image, lesion = resample(pair, grid, beyond="border")[0].numpy()
     missing = max(0, LEAST_SLICES - len(image))
@@ -78,7 +79,7 @@ def evaluate(model: StageModel, path: Path, spacing: Spacing, out: Path) -> dict
     probability = box_probability(model.net, image, spacing, model.stage, model.device, model.readout)
     mask = keep_large_components(probability > model.threshold)[real]
     image, lesion, probability = image[real], lesion[real], probability[real]
-    row = {"case": path.stem, "centre": "real", **case_metrics(mask, lesion, spacing)}
+    row: dict[str, str | float] = {"case": path.stem, "centre": "real", **case_metrics(mask, lesion, spacing)}
     other_tissue = probability[~lesion & (image > FAT_HU / 2)]
     pairs = lesion.sum() * len(other_tissue)
     row["rank"] = float(mannwhitneyu(probability[lesion], other_tissue).statistic) / pairs  # area under the ROC curve
