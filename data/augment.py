@@ -94,7 +94,8 @@ def make_batch(
     depth, height, width = (max(sample.grid.shape[axis] for sample in samples) for axis in range(3))
     images, masks = [], []
     for sample in samples:
-        pair = torch.stack([window(sample.image.to(device), hu_window), sample.mask.to(device).float()])[None]
+        image, mask = (torch.from_numpy(array).to(device) for array in (sample.image, sample.mask))
+        pair = torch.stack([window(image, hu_window), mask.float()])[None]
         grid = sample.grid._replace(shape=(depth, height, width))
         pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
         image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from data.cases.labels import HU_WINDOW, target_mask
 from data.cases.store import Case
-from data.scans.boxes import Box, Index3D, bounding_box, centred, enlarge, union
+from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
 
 MULTIPLE = 8  # the sides of the network's input are multiples of this
 MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm and 25 pixels of 0.8 mm, as published
@@ -66,6 +65,9 @@ class NetworkGrid(NamedTuple):
 class Sample(NamedTuple):
     """One box as it is read from disk.
 
+    It holds numpy arrays, not tensors: tensors travel from the processes of a loader through shared memory, and with
+    the 64 MB of /dev/shm that a container has by default a training would wait for ever.
+
     Attributes:
         key: ``centre/case``.
         image: int16 HU, (D, H, W).
@@ -75,8 +77,8 @@ class Sample(NamedTuple):
     """
 
     key: str
-    image: torch.Tensor
-    mask: torch.Tensor
+    image: np.ndarray
+    mask: np.ndarray
     spacing: tuple[float, float, float]
     grid: NetworkGrid
 
@@ -91,7 +93,7 @@ def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling,
         must_hold: The box of the reference; in training the field of view is widened to hold it.
     """
     size = [math.ceil(min(n, mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
-    box = centred(shape, size)
+    box = central_box(shape, size)
     return enlarge(union(box, must_hold) if must_hold else box, (0, 0, 0), (0, 0, 0), shape, 2 * MULTIPLE)
 
 
@@ -159,8 +161,8 @@ def read_sample(case: Case, box: Box, sampling: Sampling) -> Sample:
     Raises:
         InputError: If the case is damaged.
     """
-    image = torch.from_numpy(np.array(case.image()[box.slices]))
-    mask = torch.from_numpy(target_mask(case.label()[box.slices], sampling.target))
+    image = np.array(case.image()[box.slices])
+    mask = target_mask(case.label()[box.slices], sampling.target)
     return Sample(case.key, image, mask, case.spacing, network_grid(box.shape, case.spacing, sampling))
 
 

@@ -19,7 +19,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
 from data.common.process import set_up_process
 from data.common.text import HelpFormatter
-from data.splits.leave_one_out import NONE_HELD_OUT
+from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import Checkpoint, create_run, save_checkpoint
 from engine.options import add_path
 from engine.recipe import NetworkSettings, Recipe, TrainSettings

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from data.samples import Sampling
 from engine.method import Method
@@ -46,9 +47,13 @@ class Stage:
         """The organ in the names of the folders train_<organ> and evaluate_<organ>: "pancreas" or "tumor"."""
         return self.name.split("_")[0]
 
+    def script_path(self, action: str) -> Path:
+        """Return the script of this stage, relative to the repository's root; ``action`` is "train" or "evaluate"."""
+        return Path(f"{action}_{self.organ}", f"{action}_sh_{self.name}.py")
+
     def script(self, action: str) -> str:
         """Return the command that runs this stage from the repository's root; ``action`` is "train" or "evaluate"."""
-        return f"python {action}_{self.organ}/{action}_sh_{self.name}.py"
+        return f"python {self.script_path(action).as_posix()}"
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)

@@ -16,6 +16,7 @@ from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
+from engine.device import avoid_slow_convolutions
 from engine.infer.box import box_probability, keep_large_components
 from engine.stages import STAGES, Stage
 from models.dual_task_net import DualTaskNet
@@ -84,9 +85,11 @@ def load_model(
         raise InputError(
             run / "best.pt", f"not the network of {stage_name}", "train again", command=stage.script("train")
         ) from error
+    net = net.to(device, memory_format=torch.channels_last_3d).eval()
+    avoid_slow_convolutions(net)
     return StageModel(
         stage=stage,
-        net=net.to(device, memory_format=torch.channels_last_3d).eval(),
+        net=net,
         readout=readout,
         threshold=checkpoint.thresholds[readout] if threshold is None else threshold,
         device=device,

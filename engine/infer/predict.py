@@ -16,9 +16,9 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
 from data.scans.volume import read_image, write_mask
-from data.sources.catalogue import case_name
-from data.splits.leave_one_out import NONE_HELD_OUT
-from data.verify.findings import unlike_hu
+from data.sources.base import case_name
+from data.splits.split import NONE_HELD_OUT
+from data.verify.findings import find_hu_problem
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, load_model, segment_scan
 from engine.options import add_average, add_gpu, add_path
@@ -120,7 +120,7 @@ def hint(scan: Path) -> str:
 
 def doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
     """Notes where the scan is no CT in HU as far as one can see, or where what was found is far too large."""
-    found = [": ".join(unlike)] if (unlike := unlike_hu(scan)) else []
+    found = [": ".join(unlike)] if (unlike := find_hu_problem(scan)) else []
     if pancreas_ml > NO_PANCREAS_ML:
         found.append(f"{pancreas_ml:.0f} ml is no pancreas: was the model trained long enough?")
     return found

@@ -18,8 +18,9 @@ from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, com
 from data.common.files import remove_unfinished
 from data.common.settings import change_settings, differences
 from data.common.text import HelpFormatter
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import Split, centres_with, choose_splits, frozen_splits, select
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split, centres_with, choose_splits, select_cases
 from engine.checkpoint import create_run, list_runs, load_checkpoint
 from engine.device import choose_device
 from engine.method import Method
@@ -181,12 +182,12 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     known = centres_with(centres, stage.sampling.target)
     splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {options.path / stage.name}")
-    pairs = inseparable(splits, chain(*centres.values()), save=save)
+    pairs = find_inseparable_pairs(splits, chain(*centres.values()), save=save)
     plans, faults = [], []
     for split in splits:
         try:
             plan = plan_split(stage, split, centres)
-            for leak in refuse_leaks(split, pairs, options.allow_duplicates):
+            for leak in check_leaks(split, pairs, allow=options.allow_duplicates):
                 print(f"  warning: {leak}")
             print(describe(plan, options.training))
             plans.append(plan)
@@ -217,7 +218,7 @@ def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Pl
     """
     target = stage.sampling.target
     train_cases, validation_cases = (
-        [case for case in select(centres, keys) if (case.tumour_box if target == "tumour" else case.pancreas_box)]
+        [case for case in select_cases(centres, keys) if (case.tumour_box if target == "tumour" else case.pancreas_box)]
         for keys in (split.train, split.validation)
     )
     if not train_cases:

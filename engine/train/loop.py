@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from engine.device import autocast, naming_memory_errors
+from engine.device import autocast, avoid_slow_convolutions, is_out_of_memory, naming_memory_errors
 from engine.recipe import Recipe
 from engine.stages import Stage
 from engine.train.run_log import RunLog
@@ -24,6 +24,8 @@ from engine.train.validate import choose_thresholds, validation_dice
 from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
 from models.views import random_views
+
+SILENCE_S = 600  # a process of the loader that sends nothing for so long is taken to hang
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -40,6 +42,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, i) for i in torch.randperm(self.count, generator=generator).tolist()])
 
 
+class NamingDataset(Dataset[Sample | InputError]):
+    """Read boxes in the processes of a loader; whatever goes wrong there names its case.
+
+    An exception that leaves such a process arrives as text that ends in its traceback. So what the user can mend is
+    returned in place of the sample, and raised by the process that trains.
+    """
+
+    def __init__(self, boxes: BoxDataset) -> None:
+        self.boxes = boxes
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample | InputError:
+        key = self.boxes.cases[item[1]].key
+        try:
+            return self.boxes[item]
+        except InputError as error:
+            return error
+        except Exception as error:
+            if is_out_of_memory(error):
+                return InputError(key, "reading its box needs more memory than there is", "use fewer --workers")
+            if isinstance(error, OSError):
+                return InputError(key, f"cannot be read ({error})", "check the disk of the store")
+            raise RuntimeError(f"{key}: its box cannot be read") from error
+
+
 @dataclass
 class Training:
     """One run while it trains.
@@ -50,7 +79,8 @@ class Training:
         recipe: All settings.
         device: Where the network is.
         folder: The run folder.
-        loader: Yields the samples of a step as a list.
+        boxes: Of the training cases.
+        loader: Yields the samples of a step as a list, or an error in place of a sample.
         sampler: Orders them; knows the epoch.
         validation: Boxes of the validation cases; may be empty.
         net: The network.
@@ -67,7 +97,8 @@ class Training:
     recipe: Recipe
     device: torch.device
     folder: Path
-    loader: DataLoader[Sample]
+    boxes: BoxDataset
+    loader: DataLoader[Sample | InputError]
     sampler: EpochSampler
     validation: BoxDataset
     net: nn.Module
@@ -120,6 +151,7 @@ def prepare_training(
     net = DualTaskNet(width=recipe.network.width, heads=stage.method.heads)
     # The stubs of torch do not know that a module can be moved and given a memory format in one call.
     net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    avoid_slow_convolutions(net)
     dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
     sampler = EpochSampler(len(dataset), settings.seed)
     training = Training(
@@ -128,13 +160,15 @@ def prepare_training(
         recipe=recipe,
         device=device,
         folder=folder,
+        boxes=dataset,
         loader=DataLoader(
-            dataset,
+            NamingDataset(dataset),
             batch_size=settings.batch_size,
             sampler=sampler,
             num_workers=settings.workers,
             collate_fn=list,
             persistent_workers=settings.workers > 0,
+            timeout=SILENCE_S if settings.workers else 0,
             generator=torch.Generator(),  # the loader's own draws must not shift those of the dropout
         ),
         sampler=sampler,
@@ -205,7 +239,7 @@ def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, floa
     training.sampler.epoch = epoch
     torch.manual_seed(derive_seed(seed, epoch))  # of the dropout
     sums: dict[str, float] = {}
-    for step, samples in enumerate(training.loader):
+    for step, samples in enumerate(read_batches(training)):
         progress = ((epoch - 1) * len(training.loader) + step) / training.steps
         for group in training.optimiser.param_groups:  # polynomial decay with power 0.9, per step
             group["lr"] = training.recipe.training.lr * (1 - progress) ** 0.9
@@ -218,6 +252,34 @@ def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, floa
         bar.update()
     means = {name: total / len(training.loader) for name, total in sums.items()}
     return {"lr": training.optimiser.param_groups[0]["lr"], **means}
+
+
+def read_batches(training: Training) -> Iterator[list[Sample]]:
+    """Yield the samples of every step of an epoch.
+
+    Raises:
+        InputError: If a case cannot be read, or if a process that reads boxes has died or is silent for SILENCE_S.
+    """
+    batches = iter(training.loader)
+    for step in range(len(training.loader)):
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            # torch has no type for a process of a loader that has died, or that has sent nothing for too long.
+            if "DataLoader" not in str(error):
+                raise
+            first, size = step * training.recipe.training.batch_size, training.recipe.training.batch_size
+            awaited = [index for _, index in training.sampler][first : first + size]
+            keys = ", ".join(training.boxes.cases[index].key for index in awaited)
+            raise InputError(
+                keys,
+                f"no sample was received, as a process that reads boxes died or sent nothing for {SILENCE_S} s",
+                "close other programs, use fewer --workers, or use --workers 0 to read in the training process",
+            ) from error
+        for sample in batch:
+            if isinstance(sample, InputError):
+                raise sample
+        yield batch
 
 
 def train_step(

@@ -17,8 +17,8 @@ def ball_sample(shape=(32, 48, 40), spacing=(2.0, 1.0, 1.0), factor=(1.0, 1.0, 1
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
     centre = np.array(shape).reshape(3, 1, 1, 1) / 2 - 0.5
     distance = np.sqrt((((grid - centre) * np.array(spacing).reshape(3, 1, 1, 1)) ** 2).sum(0))
-    mask = torch.from_numpy((distance < radius).astype(np.uint8))
-    image = torch.from_numpy(np.where(mask, 150, 0).astype(np.int16))
+    mask = (distance < radius).astype(np.uint8)
+    image = np.where(mask, 150, 0).astype(np.int16)
     out = tuple(-(-int(n / f) // 8) * 8 for n, f in zip(shape, factor, strict=True))
     return Sample("c/ball", image, mask, spacing, NetworkGrid(out, factor))
 
@@ -42,15 +42,15 @@ def test_without_a_generator_the_box_is_only_windowed_and_padded():
     sample = ball_sample(shape=(5, 20, 24))
     batch = make_batch([sample], CPU, hu_window=HU_WINDOW)
     assert batch.image.shape == (1, 1, 8, 24, 24)
-    assert torch.equal(batch.image[0, 0, :5, :20, :24], window(sample.image, HU_WINDOW))
-    assert torch.equal(batch.mask[0, 0, :5, :20, :24], sample.mask.float())
+    assert torch.equal(batch.image[0, 0, :5, :20, :24], window(torch.from_numpy(sample.image), HU_WINDOW))
+    assert torch.equal(batch.mask[0, 0, :5, :20, :24], torch.from_numpy(sample.mask).float())
     assert batch.mask[..., 5:, :, :].sum() == 0
 
 
 def test_halving_is_the_mean_of_eight_voxels_and_doubles_the_spacing():
     sample = ball_sample(factor=(2.0, 2.0, 2.0))
     batch = make_batch([sample], CPU, hu_window=HU_WINDOW)
-    expected = torch.nn.functional.avg_pool3d(window(sample.image, HU_WINDOW)[None, None], 2)
+    expected = torch.nn.functional.avg_pool3d(window(torch.from_numpy(sample.image), HU_WINDOW)[None, None], 2)
     assert torch.allclose(batch.image[:, :, :16, :24, :20], expected, atol=1e-5)
     assert batch.spacing.tolist() == [[4, 2, 2]]
 

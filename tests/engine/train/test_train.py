@@ -2,8 +2,10 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split, frozen_splits
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split
 from engine.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
-from engine.train.loop import prepare_training, train, train_step
+from engine.train.loop import prepare_training, read_batches, train, train_step
 from engine.train.run_log import write_settings
 from engine.train.validate import choose_threshold, dice_by_threshold
 
@@ -191,6 +194,50 @@ def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
     assert not (training.folder / "last.pt").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_case_that_cannot_be_read_is_named_in_one_line(tmp_path, workers):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=workers))
+    image = tmp_path / "store" / "c" / "case1" / "image.npy"
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(InputError) as caught:
+        train(training)
+    assert str(image) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_ends_the_training_with_the_cases_it_waited_for(tmp_path, monkeypatch):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=1))
+    monkeypatch.setattr(type(training.boxes), "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(InputError) as caught:
+        train(training)
+    assert str(caught.value.path).startswith("c/case") and "--workers 0" in caught.value.remedy
+
+
+def test_a_worker_that_is_silent_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.train.loop.SILENCE_S", 1)
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=1))
+    monkeypatch.setattr(type(training.boxes), "__getitem__", lambda *_: time.sleep(30))
+    with pytest.raises(InputError, match="sent nothing for 1 s"):
+        train(training)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_cannot_be_allocated_while_reading_names_the_case(tmp_path, monkeypatch, workers):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=workers))
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(type(training.boxes), "__getitem__", no_memory)
+    with pytest.raises(InputError, match=r"c/case\d: reading its box needs more memory"):
+        train(training)
+
+
+def test_samples_travel_without_shared_memory(tmp_path):
+    """Tensors would need /dev/shm, of which a container has 64 MB by default."""
+    training = training_of(tmp_path, "pancreas_fine", SETTINGS)
+    assert all(isinstance(array, np.ndarray) for array in training.boxes[1, 0][1:3])
+
+
 def test_learning_rate_decays_to_zero_with_power_0_9(tmp_path):
     train(training_of(tmp_path, "pancreas_fine", SETTINGS))
     rates = [row["lr"] for row in read_losses(tmp_path / "run")]
@@ -219,7 +266,7 @@ def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
 @pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
 def test_every_variant_trains(tmp_path, stage, variant):
     training = training_of(tmp_path, stage, replace(SETTINGS, epochs=1), variant=variant)
-    samples = next(iter(training.loader))
+    samples = next(read_batches(training))
     terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
     assert {"dice", "bce"} <= set(terms) and all(torch.isfinite(term) for term in terms.values())
     assert set(training.stage.method.weights.active) <= set(terms)
