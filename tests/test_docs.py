@@ -9,12 +9,16 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from data.common.files import REPOSITORY
+from engine import metrics
+from engine.report import tables
+from models.losses import LossWeights
 
 PAGES = [
     REPOSITORY / "README.md",
@@ -94,7 +98,7 @@ def options(program: Program) -> frozenset[str]:
         else:
             runpy.run_path(str(REPOSITORY / program[0]), run_name="__main__")
     assert not end.value.code, program
-    return frozenset(FLAG.findall(said.getvalue().split("\n\n")[0]))
+    return frozenset(FLAG.findall(said.getvalue().split("\n\n")[0])) | {"--help"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -133,3 +137,19 @@ def test_tables_of_options_name_options_of_their_command(page):
 
 def test_the_lines_of_the_readme_are_short():
     assert all(len(line) < 120 for line in PAGES[0].read_text().splitlines())
+
+
+def test_the_glossary_has_every_column():
+    named = set(re.findall(r"`([\w.]+)`", (REPOSITORY / "docs" / "glossary.md").read_text()))
+    terms = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "method.md").read_text(), re.MULTILINE))
+    assert {*metrics.COLUMNS, *tables.SUMMARISED} <= named
+    assert {field.name for field in fields(LossWeights)} <= terms
+
+
+@pytest.mark.parametrize("study", sorted((REPOSITORY / "docs" / "study").glob("**/runs.csv")), ids=page_id)
+def test_the_glossary_explains_every_column_of_the_studies(study):
+    named = re.findall(r"`([\w.<>]+)`", (REPOSITORY / "docs" / "glossary.md").read_text())
+    patterns = [re.sub(r"<\w+>", r"[\\w.-]+", name.replace(".", r"\.")) for name in named]
+    for table in (study, study.with_name("cases.csv")):
+        columns = table.read_text().partition("\n")[0].split(",")
+        assert [column for column in columns if not any(re.fullmatch(p, column) for p in patterns)] == []
