@@ -8,14 +8,14 @@ from engine import published
 from engine.infer.cascade import load_model
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet
-from models.published import _NAMES
+from models.published import _MODULES
 
 CPU = torch.device("cpu")
 
 
 def release_parameters(stage: str, width: int = 8) -> dict[str, torch.Tensor]:
     """Random parameters by the release's names, as they would be on a multi-GPU run."""
-    ours = {new: old.replace("\\", "") for old, new in _NAMES}
+    ours = {new: old.replace("\\", "") for old, new in _MODULES}
     renamed = {}
     for name, value in DualTaskNet(width=width, heads=STAGES[stage].published.heads).state_dict().items():
         start = max((new for new in ours if name.startswith(f"{new}.")), key=len)
