@@ -31,7 +31,8 @@ from data.duplicates.thumbnail import thumbnail_of
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
-from data.sources.catalogue import Entry, listing, load_entry
+from data.sources.base import Entry
+from data.sources.catalogue import listing, load_entry
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.splits.leave_one_out import drawn_without
 
@@ -81,7 +82,8 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
     earlier = _read_stored(folder)
     try:
         source = source_of(entry, centre, earlier.source if earlier else {})
-        if earlier and earlier.preparation == preparation and content_of(earlier.source) == content_of(source):
+        same_way = earlier is not None and earlier.preparation == preparation and earlier.has_scan_label
+        if earlier and same_way and content_of(earlier.source) == content_of(source):
             if earlier.source != source:  # moved or touched: record the files as the next run will find them
                 renew_source(earlier, source)
             thumbnail_of(earlier)
@@ -123,6 +125,7 @@ def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, sour
         grid=grid,
         source=source,
         preparation=preparation,
+        scan_label=label[fitted.part.slices] if fitted.part else None,
     )
     return notes
 
@@ -158,7 +161,11 @@ def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> 
             case = _read_stored(centre.folder / entry.name)
             if case and case.preparation != preparation:
                 replaced.append(case)
-            if entry.image and not entry.fault and (case is None or case.preparation != preparation):
+            if (
+                entry.image
+                and not entry.fault
+                and not (case and case.preparation == preparation and case.has_scan_label)
+            ):
                 images.append(entry.image)
         if replaced:
             earlier = replaced[0].preparation

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.cases.preparation import Preparation
-from data.cases.resample import fitted_shape
+from data.cases.resample import resampled_shape
 from data.common.errors import InputError
 from data.scans.dicom import outline
 from data.scans.volume import read_header
@@ -69,4 +69,4 @@ def estimate_case_bytes(image: Path, preparation: Preparation) -> int:
             grid = read_header(image)
     except (InputError, OSError):
         return 0
-    return VOXEL_BYTES * math.prod(fitted_shape(grid.lps_shape, grid.lps_frame()[0], preparation))
+    return VOXEL_BYTES * math.prod(resampled_shape(grid.lps_shape, grid.lps_frame()[0], preparation))

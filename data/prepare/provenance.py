@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.common.errors import InputError
-from data.sources.catalogue import Entry
+from data.sources.base import Entry
 from data.sources.centres import Centre
 
 
@@ -50,11 +50,8 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
     Raises:
         InputError: If the entry has a fault, or if one of its files is missing or cannot be read.
     """
-    if entry.fault:
-        raise InputError(entry.fault)
-    assert entry.image is not None and entry.label is not None, "an entry without a fault has both files"
     files: dict[str, str] = {}
-    for kind, path in (("image", entry.image), ("label", entry.label)):
+    for kind, path in zip(("image", "label"), entry.files(), strict=True):
         try:
             seen = {kind: str(path), f"{kind}_seen": stat_signature(path)}
             same = all(earlier.get(key) == value for key, value in seen.items())

@@ -15,7 +15,9 @@ from pathlib import Path
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.text import usable_name
-from data.sources.catalogue import SOURCES, Entry, LabelMap, remarks
+from data.sources.base import Entry
+from data.sources.catalogue import SOURCES, remarks
+from data.sources.label_map import LabelMap
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,11 @@ def _split_by_column(whole: Centre, column: str) -> list[Centre]:
         raise InputError(f"--centre-by {column}", problem, "fill it in, or leave the option out")
     names = _centre_names(whole.name, column, groups)
     centres = [replace(whole, name=name, entries=tuple(groups[value])) for value, name in names.items()]
-    fault = "{}: has no value in column {} of {}; fill it in, or leave the case out"
-    lost = (replace(e, fault=e.fault or fault.format(e.image, column, whole.root)) for e in without)
-    centres[0] = replace(centres[0], entries=(*centres[0].entries, *lost))
+    for entry in without:
+        problem = f"the case has no value in the column {column} of the table"
+        fault = InputError(entry.image or whole.root, problem, "fill it in, or leave the case out")
+        entries = (*centres[0].entries, replace(entry, fault=entry.fault or fault))
+        centres[0] = replace(centres[0], entries=entries)
     return centres
 
 

@@ -22,7 +22,9 @@ from data.duplicates.thumbnail import thumbnail
 from data.scans.boxes import bounding_box
 from data.scans.grid import volume_ml
 from data.scans.volume import Volume
-from data.sources.catalogue import Entry, LabelMap, load_entry
+from data.sources.base import Entry
+from data.sources.catalogue import load_entry
+from data.sources.label_map import LabelMap
 
 PLAUSIBLE_SPACING_MM = (0.3, 8.0)
 AIR_BELOW_HU, BONE_ABOVE_HU = -200, 100  # every abdominal CT has darker and brighter voxels than these

@@ -22,7 +22,7 @@ from data.cases.labels import target_mask
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.sources.catalogue import case_name
+from data.sources.base import case_name
 from data.splits.leave_one_out import (
     centre_of,
     centres_with,
