@@ -254,7 +254,7 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
         "--crop",
         choices=("body", "none"),
         default="body",
-        help="crop each scan to the body, with a margin and with the whole label, or do not crop (default: %(default)s)",
+        help="crop each scan to the body, with a margin and the whole label, or do not crop (default: %(default)s)",
     )
     parser.add_argument(
         "--spacing",
