@@ -101,8 +101,9 @@ def remarks(source: str, root: Path) -> list[str]:
     """
     lines = SOURCES[source].remarks(root)
     if archives := packed_archives(root):
-        count = f"{len(archives)} archives such as {archives[0]} are" if len(archives) > 1 else f"{archives[0]} is"
-        lines.append(f"{count} not unpacked; unpack if cases are missing")
+        example = archives[0] if len(archives) == 1 else f"{len(archives)} archives such as {archives[0]}"
+        pronoun = "is not unpacked; unpack it" if len(archives) == 1 else "are not unpacked; unpack them"
+        lines.append(f"{example} {pronoun} if cases are missing")
     return lines
 
 

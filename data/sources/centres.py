@@ -204,7 +204,7 @@ def _split_by_column(whole: Centre, column: str) -> list[Centre]:
     names = _centre_names(whole.name, column, groups)
     centres = [replace(whole, name=name, entries=tuple(groups[value])) for value, name in names.items()]
     for entry in without:
-        problem = f"the case has no value in the column {column} of the table"
+        problem = f"the case has no value in column {column} of the table"
         fault = InputError(entry.image or whole.root, problem, "fill it in, or leave the case out")
         entries = (*centres[0].entries, replace(entry, fault=entry.fault or fault))
         centres[0] = replace(centres[0], entries=entries)

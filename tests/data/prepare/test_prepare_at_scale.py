@@ -257,7 +257,7 @@ def test_one_data_set_gives_a_centre_per_scanner(run, tmp_path):
     code, _, err = run(root, "--centre-by", "scanner")
     centres = {name: [c.name for c in cases] for name, cases in read_store(tmp_path / "store").items()}
     assert centres == {"here_Philips": ["case_1", "case_4"], "here_Siemens-AG": ["case_0", "case_2"]}
-    assert code == 2 and "case_3.nii.gz: the case has no value in the column scanner" in err
+    assert code == 2 and "case_3.nii.gz: the case has no value in column scanner" in err
     code, _, err = run(root, "--centre-by", "vendor")
     assert code == 2 and "no such column" in err and "scanner" in err and err.count("\n") == 1
 

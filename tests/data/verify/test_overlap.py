@@ -48,7 +48,7 @@ def test_each_centre_of_a_column_has_its_own_report(listed, tmp_path):
         part.splitlines() for part in out.partition("\ncentre mine_GE\n")[2].split("\ncentre mine_Siemens-AG\n")
     )
     assert "2 of 3 cases are fit to train on, 0 of them with warnings" in ge
-    assert any("c.nii.gz" in row and "no value in the column scanner" in row for row in ge if row.startswith("fatal"))
+    assert any("c.nii.gz" in row and "no value in column scanner" in row for row in ge if row.startswith("fatal"))
     assert "3 of 3 cases are fit to train on, 2 of them with warnings" in siemens
     assert any("again = mine_GE/a" in row and "identical voxels, as in" in row for row in siemens)
     assert any("later = mine_GE/b" in row and "patient also in centre mine_GE" in row for row in siemens)
