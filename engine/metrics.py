@@ -34,7 +34,7 @@ import numpy as np
 from medpy.metric.binary import assd, hd95
 from scipy import ndimage
 
-from data.samples import INFERENCE_MARGIN_MM, margin_box
+from data.samples import MARGIN_MM, margin_box
 from data.scans.boxes import Box, bounding_box, union
 from data.scans.grid import volume_ml
 
@@ -64,7 +64,7 @@ def case_metrics(
     prediction: np.ndarray,
     reference: np.ndarray,
     spacing: Sequence[float],
-    margin_mm: Sequence[float] = INFERENCE_MARGIN_MM,
+    margin_mm: Sequence[float] = MARGIN_MM,
 ) -> dict[str, float]:
     """All metrics of one case, in the order of ``COLUMNS``; see the module's docstring for each and for empty masks.
 

@@ -1,9 +1,10 @@
-"""What several test files share: a tiny centre on disk, and the folder of real scans where there is one."""
+"""Helpers and fixtures of several test files: small scans and centres on disk, stores, and checks of errors."""
 
 import json
+import locale
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -20,13 +21,14 @@ from engine.study import jobs as study_jobs
 from tests.study_parts import CENTRES, case, fake_run
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
-VALUES = np.arange(120, dtype=np.int16).reshape(4, 5, 6)  # every voxel is known by its value
+VALUES = np.arange(120, dtype=np.int16).reshape(4, 5, 6)  # no two voxels have the same value
 NOISE = np.random.default_rng(0).integers(-1000, 1000, (9, 10, 11)).astype(np.int16)
 SPACING = (5.0, 4.0, 3.0)  # (z, y, x) mm
+LOCALE = locale.setlocale(locale.LC_ALL)
 
 
 def tiny_scan(index: int, shape: tuple[int, int, int] = (10, 22, 26)) -> tuple[np.ndarray, np.ndarray]:
-    """A CT-like int16 image with a pancreas and, in every second one, a tumour (label uint8 0/1/2)."""
+    """Return a CT-like image (int16) and its label (uint8, 0/1/2) with a pancreas and, if index is even, a tumour."""
     rng = np.random.default_rng(index)
     label = np.zeros(shape, np.uint8)
     label[2:8, 6:14, 6:20] = 1
@@ -39,7 +41,13 @@ def tiny_scan(index: int, shape: tuple[int, int, int] = (10, 22, 26)) -> tuple[n
 
 
 def abdomens(root: Path, seeds: dict[str, int], cut: int = 0) -> Path:
-    """A centre of scans large enough to be told apart; ``cut``: slices that are left out at either end."""
+    """Write a centre of scans that are large enough for the duplicate check to distinguish them.
+
+    Args:
+        root: Folder of the centre, in the folder layout.
+        seeds: For each scan, its name and the seed of its organs.
+        cut: Slices that are left out at either end.
+    """
     z, y, x = np.indices((36, 40, 60))
     for name, seed in seeds.items():
         organs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=z.shape), 2.5)
@@ -54,7 +62,7 @@ def abdomens(root: Path, seeds: dict[str, int], cut: int = 0) -> Path:
 
 
 def affine_of(order=(0, 1, 2), signs=(1, 1, 1), degrees=(0.0, 0.0, 0.0), zooms=(0.7, 0.9, 2.5)) -> np.ndarray:
-    """A NIfTI affine (RAS) with the axes in this order and direction, turned by degrees about x, y, z."""
+    """Return a NIfTI affine (RAS) with the axes in this order and direction, rotated by degrees about x, y and z."""
     affine = np.eye(4)
     turned = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
     affine[:3, :3] = turned @ np.eye(3)[:, list(order)] @ np.diag(signs) @ np.diag(zooms)
@@ -63,24 +71,53 @@ def affine_of(order=(0, 1, 2), signs=(1, 1, 1), degrees=(0.0, 0.0, 0.0), zooms=(
 
 
 def save(path: Path, array: np.ndarray = VALUES, affine: np.ndarray | None = None) -> Path:
-    """Write a NIfTI file with nibabel, for tests of our own reader."""
+    """Write a NIfTI file with nibabel, so that tests of our reader do not depend on our writer."""
     nib.save(nib.Nifti1Image(array, affine_of() if affine is None else affine), path)
     return path
 
 
-def refused(path: Path, *words: str, read=read_image, **kwargs) -> str:
-    """Reading raises one line that names the file and these words, and says what to do after a semicolon."""
+def assert_clear(error: InputError, path: Path) -> None:
+    """Assert that an error blames the path, says what is wrong and what to do, and prints as one line."""
+    assert str(path) in str(error.path), error
+    assert "\n" not in str(error) and "\r" not in str(error), repr(error)
+    if error.problem:
+        assert error.remedy, error
+    else:  # the transitional form, one string
+        assert "; " in str(error), error
+
+
+def refused(path: Path, *words: str, remedy: str = "", read: Callable = read_image, **kwargs) -> str:
+    """Assert that reading a file is refused with a clear error.
+
+    Args:
+        path: File to read; the error has to blame it.
+        words: Phrases that the problem has to contain.
+        remedy: Phrase that the remedy or its command has to contain.
+        read: Function that reads the file.
+        kwargs: Further arguments of ``read``.
+
+    Returns:
+        The error as it is printed.
+    """
     with pytest.raises(InputError) as caught:
         read(path, **kwargs)
-    line = str(caught.value)
-    assert str(path) in line and "\n" not in line and "; " in line, line
-    assert all(word in line for word in words), line
-    return line
+    error = caught.value
+    assert_clear(error, path)
+    assert all(word in (error.problem or str(error)) for word in words), error
+    assert remedy in (f"{error.remedy} {error.command}" if error.problem else str(error)), error
+    return str(error)
+
+
+@pytest.fixture(autouse=True)
+def process_locale() -> Iterator[None]:
+    """Restore the process's locale: ITK sets it to "C" when it writes DICOM, and text is then read as ASCII."""
+    yield
+    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 @pytest.fixture
 def write_centre(tmp_path: Path) -> Callable[..., Path]:
-    """``write_centre(name, cases)`` writes a centre in the folder layout and returns its root."""
+    """Return a function that writes a centre of so many cases in the folder layout and returns its root."""
 
     def write(name: str = "hospital", cases: int = 3) -> Path:
         root = tmp_path / name
@@ -94,15 +131,15 @@ def write_centre(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real scans and test vectors beside the repository; skips the test where it is absent."""
+    """Return the folder of real scans and test vectors beside the repository; skip the test if there is none."""
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there")
+        pytest.skip(f"{SHARED} does not exist")
     return SHARED
 
 
 @pytest.fixture
 def without_tumours(study_store, tmp_path) -> Path:
-    """The same cases, with no tumour labelled in those of the first centre."""
+    """Return a copy of ``study_store`` in which no case of the first centre has a labelled tumour."""
     store = tmp_path / "without_tumours"
     shutil.copytree(study_store, store)
     for path in (store / CENTRES[0]).glob("*/case.json"):
@@ -112,7 +149,7 @@ def without_tumours(study_store, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def study_store(tmp_path_factory) -> Path:
-    """Three centres of three prepared cases with a tumour, too small to train on."""
+    """Return a store with three centres of three prepared cases with a tumour, too small to train on."""
     root = tmp_path_factory.mktemp("store")
     label = np.zeros((4, 8, 8), np.uint8)
     label[1:3, 2:6, 2:6], label[2, 3:5, 3:5] = 1, 2
@@ -120,21 +157,21 @@ def study_store(tmp_path_factory) -> Path:
         for index in range(3):
             name, spacing = f"case{index}", (3.0, 2.0, 2.0)
             grid = Grid.plain(label.shape, spacing)
-            image = np.full(label.shape, 3 * number + index, np.int16)  # no two are one scan
+            image = np.full(label.shape, 3 * number + index, np.int16)  # no two scans are equal
             write_case(root, centre, name, image, label, patient=name, spacing=spacing, grid=grid, source={})
     return root
 
 
 @pytest.fixture
 def leaking_store(study_store, tmp_path) -> Path:
-    """The same cases, fresh, with the first scan of the first centre in the last one too."""
+    """Return a copy of ``study_store`` in which the first scan of the first centre is in the last centre too."""
     store = tmp_path / "leaking"
     shutil.copytree(study_store, store, ignore=shutil.ignore_patterns("thumbnail*", "splits*"))
     shutil.copy(store / CENTRES[0] / "case0" / "image.npy", store / CENTRES[-1] / "case0" / "image.npy")
     return store
 
 
-# A stand-in for the scripts: it puts what they leave behind where it belongs.
+# Stands in for the training and evaluation scripts: it copies results made beforehand to where they would write.
 FAKE = """
 import shutil, sys
 run, made, folder, failing = sys.argv[1:]
@@ -146,7 +183,7 @@ shutil.copytree(made, folder, dirs_exist_ok=True)
 
 @pytest.fixture
 def fake_scripts(monkeypatch, tmp_path_factory):
-    """``fake_scripts(failing="full")``: children that finish at once, those of one variant without success."""
+    """Return a function that replaces a study's scripts by ones that finish at once; those of one variant may fail."""
 
     def install(failing: str = "") -> None:
         def commands(study, run, gpu, more):
@@ -155,6 +192,6 @@ def fake_scripts(monkeypatch, tmp_path_factory):
             fails = "yes" if run.variant == failing else ""
             return [[sys.executable, "-c", FAKE, str(run), str(made), str(study.folder), fails]]
 
-        monkeypatch.setattr(study_jobs, "commands", commands)
+        monkeypatch.setattr(study_jobs, "build_commands", commands)
 
     return install

@@ -1,4 +1,4 @@
-"""Readers of other hands, so that a test need not believe ours: nibabel, and two small ones for text headers."""
+"""Independent readers to compare ours with: nibabel, and two small ones for NRRD and MetaImage files."""
 
 import re
 import zlib
@@ -10,22 +10,22 @@ import numpy as np
 
 from data.scans.volume import Volume
 
-CORNER_MM = 0.05  # spacings that are said twice may differ by a thousandth
+POSITION_TOLERANCE_MM = 0.05  # the two spacings of a NIfTI header may differ by a thousandth
 
 
-class Told(NamedTuple):
-    """What a file says to another reader: its array (z, y, x) and where its voxels lie: LPS world = to_world @ xyz1."""
+class Reading(NamedTuple):
+    """What an independent reader finds in a file."""
 
-    array: np.ndarray
-    to_world: np.ndarray  # (4, 4)
+    array: np.ndarray  # (z, y, x), in the order of the file
+    to_world: np.ndarray  # (4, 4), from voxel indices (x, y, z, 1) to LPS positions in mm
 
 
-def told_by_nibabel(path: Path) -> Told:
+def read_with_nibabel(path: Path) -> Reading:
     image = nib.load(path)
-    return Told(np.asarray(image.dataobj).T, np.diag((-1, -1, 1, 1)) @ image.affine)
+    return Reading(np.asarray(image.dataobj).T, np.diag((-1, -1, 1, 1)) @ image.affine)
 
 
-def told_by_nrrd(path: Path) -> Told:
+def read_nrrd(path: Path) -> Reading:
     head, _, body = path.read_bytes().partition(b"\n\n")
     fields = dict(re.findall(r"^([^#:\n]+):=? ?(.*)$", head.decode("latin-1").lower(), re.MULTILINE))
     signs = {"left-posterior-superior": (1, 1, 1), "right-anterior-superior": (-1, -1, 1)}[fields["space"]]
@@ -34,10 +34,10 @@ def told_by_nrrd(path: Path) -> Told:
     body = zlib.decompressobj(31).decompress(body) if fields["encoding"] in ("gzip", "gz") else body
     kind = {"short": "i2", "unsigned char": "u1", "ushort": "u2", "unsigned short": "u2"}[fields["type"]]
     order = {"little": "<", "big": ">"}[fields.get("endian", "little")]
-    return Told(_shaped(body, order + kind, fields["sizes"]), np.vstack([np.diag(signs) @ columns, (0, 0, 0, 1)]))
+    return Reading(_to_array(body, order + kind, fields["sizes"]), np.vstack([np.diag(signs) @ columns, (0, 0, 0, 1)]))
 
 
-def told_by_meta(path: Path) -> Told:
+def read_metaimage(path: Path) -> Reading:
     head, _, body = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")
     fields = dict(re.findall(r"^(\w+) = (.*)$", head.decode("latin-1"), re.MULTILINE))
     values = {key: [float(n) for n in fields[key].split()] for key in ("TransformMatrix", "ElementSpacing", "Offset")}
@@ -46,21 +46,21 @@ def told_by_meta(path: Path) -> Told:
     kind = {"MET_SHORT": "i2", "MET_USHORT": "u2", "MET_UCHAR": "u1"}[fields["ElementType"]]
     order = "<" if kind == "u1" else {"true": ">", "false": "<"}[fields["BinaryDataByteOrderMSB"].lower()]
     to_world = np.vstack([np.column_stack([axes, values["Offset"]]), (0, 0, 0, 1)])
-    return Told(_shaped(body, order + kind, fields["DimSize"]), to_world)
+    return Reading(_to_array(body, order + kind, fields["DimSize"]), to_world)
 
 
-def _shaped(body: bytes, kind: str, sizes: str) -> np.ndarray:
+def _to_array(body: bytes, kind: str, sizes: str) -> np.ndarray:
     return np.frombuffer(body, kind).reshape([int(n) for n in reversed(sizes.split())])
 
 
-def as_told(volume: Volume, told: Told) -> bool:
-    """Every voxel of the volume is the one that the other reader finds at its place."""
+def agrees(volume: Volume, reading: Reading) -> bool:
+    """Return True if the independent reader finds every voxel of the volume, with its value, at its position."""
     index = np.indices(volume.array.shape).reshape(3, -1)[::-1]
     steps = np.array(volume.direction).reshape(3, 3) * volume.spacing[::-1]
     world = steps @ index + np.array(volume.origin)[:, None]
-    there = (np.linalg.inv(told.to_world) @ np.vstack([world, np.ones(world.shape[1])]))[:3]
-    nearest = np.rint(there).astype(int)
-    off = np.abs(told.to_world[:3, :3] @ (there - nearest)).max()
+    index_there = (np.linalg.inv(reading.to_world) @ np.vstack([world, np.ones(world.shape[1])]))[:3]
+    nearest = np.rint(index_there).astype(int)
+    distance = np.abs(reading.to_world[:3, :3] @ (index_there - nearest)).max()
     x, y, z = nearest
-    inside = all((n >= 0).all() and (n < size).all() for n, size in zip((z, y, x), told.array.shape, strict=True))
-    return inside and off < CORNER_MM and np.array_equal(told.array[z, y, x], volume.array.ravel())
+    inside = all((n >= 0).all() and (n < size).all() for n, size in zip((z, y, x), reading.array.shape, strict=True))
+    return inside and distance < POSITION_TOLERANCE_MM and np.array_equal(reading.array[z, y, x], volume.array.ravel())

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from data.cases.preparation import Preparation
 from data.scans.body import body_box
-from data.scans.boxes import Box, whole
+from data.scans.boxes import Box, whole_box
 from data.scans.grid import Part
 
 Spacing = tuple[float, float, float]
@@ -45,7 +45,7 @@ def apply_preparation(
     Returns:
         The prepared image; the very array ``image`` if nothing changes.
     """
-    box = body_box(image, spacing, must_hold) if preparation.crop == "body" else whole(image.shape)
+    box = body_box(image, spacing, must_hold) if preparation.crop == "body" else whole_box(image.shape)
     shape = resampled_shape(box.shape, spacing, preparation)
     if box.shape == shape == image.shape:
         return PreparedImage(image, spacing, None)

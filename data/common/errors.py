@@ -1,35 +1,49 @@
-"""One kind of error for everything a user can put right, and the one place that prints it."""
+"""The error for everything that a user can put right, and the one place that prints it."""
 
 import errno
 import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-# A place that cannot be written to: full, read-only, or a file where a folder should be.
-_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+
+_FREE_SPACE = "free some space or choose another folder"
+_NO_PERMISSION = ("no permission to read or write here", "change the permissions or choose another folder")
+_IN_THE_WAY = ("a file or folder of this name is in the way", "rename it or choose another folder")
+# What the file system refuses because of the user's choice of a path: the problem and the remedy.
+_REFUSALS = {
+    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
+    errno.EDQUOT: ("the disk quota is used up", _FREE_SPACE),
+    errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.EISDIR: _IN_THE_WAY,
+    errno.ENOTDIR: ("a part of this path is a file, not a folder", "rename that file or choose another folder"),
+    errno.ENAMETOOLONG: ("the path is too long for the file system", "choose a shorter one"),
+}
+
+P = ParamSpec("P")
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used: a file, a folder, an option, a setting.
+    """Something that the user gave cannot be used: a file, a folder, an option or a setting.
 
-    It prints as one line, ``PATH: problem. Remedy.``, or ``PATH: problem. Remedy: COMMAND`` where a command mends it.
+    It prints as one line: ``PATH: problem. Remedy.``, or ``PATH: problem. Remedy: COMMAND`` if a command helps.
 
     Attributes:
-        path: The file or folder to blame; or an option with its value, as it was typed.
+        path: The file or folder to blame, or an option with its value as the user typed it.
         problem: What is wrong, without a full stop.
         remedy: What to do about it, without a full stop.
-        command: A command that can be pasted into a shell; empty where none helps.
+        command: A command that can be pasted into a shell; empty if none helps.
     """
 
     def __init__(self, path: Path | str, problem: str = "", remedy: str = "", *, command: str = "") -> None:
         super().__init__(path, problem, remedy)
         self.path, self.problem, self.remedy, self.command = path, problem, remedy, command
-
-    def __reduce__(self) -> tuple:
-        return functools.partial(InputError, command=self.command), (self.path, self.problem, self.remedy)
 
     def __str__(self) -> str:
         if not self.problem:
@@ -38,30 +52,33 @@ class InputError(Exception):
         return f"{line}: {self.command}" if self.command else f"{line}."
 
 
-def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Turn ``main(argv)`` into the body of a command: one clear line instead of a traceback for what a user can mend.
+def command(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Make ``main`` the body of a command: errors that the user can put right end it with one line on stderr.
 
-    Returns the exit code: what ``main`` returned (None means 0), 2 for bad input, a full disk or an
-    unwritable place, 130 for Ctrl-C. Errors of the program itself keep their traceback.
+    These errors are ``InputError`` and what the file system refuses because of the user's choice of a path, such as a
+    full disk or a read-only folder. Any other exception is a fault of the program and keeps its traceback.
+
+    Args:
+        main: Function that does the work, usually of ``argv``; returns the exit code, None meaning 0.
+
+    Returns:
+        The wrapped function. It returns the exit code: that of ``main``, ``EXIT_BAD_INPUT`` for an error that the
+        user can put right, or ``EXIT_INTERRUPTED`` for Ctrl-C.
     """
 
     @functools.wraps(main)
-    def run(*args, **kwargs) -> int:
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             return main(*args, **kwargs) or 0
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
-        except PermissionError as error:
-            print(
-                f"error: {error.filename}: no permission to read or write there; choose another place", file=sys.stderr
-            )
         except OSError as error:
-            if error.errno not in _PLACES:
+            if error.errno not in _REFUSALS:
                 raise
-            place = error.filename or "the output folder"
-            print(f"error: {place}: {error.strerror}; free some space or choose another place", file=sys.stderr)
+            place = str(error.filename or "the output folder")
+            print(f"error: {InputError(place, *_REFUSALS[error.errno])}", file=sys.stderr)
         except KeyboardInterrupt:
-            print("\ninterrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            print("\ninterrupted: finished work is kept. Run the same command again to continue.", file=sys.stderr)
             return EXIT_INTERRUPTED
         return EXIT_BAD_INPUT
 

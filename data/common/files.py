@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or the next run, never meets a half-written one; and reading arrays in threads."""
+"""Safe files: written completely or not at all, locked against other runs, and read by several threads."""
 
 import contextlib
 import fcntl
@@ -12,25 +12,45 @@ import numpy as np
 
 from data.common.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
 
-# numpy parses a header with Python's own parser, which counts its depth for all threads together: where two parse and
-# a garbage collection changes from one to the other, "SystemError: AST constructor recursion depth mismatch".
-_HEADERS = threading.Lock()
+# numpy parses the header of an array with Python's own parser, which counts its recursion depth for all threads
+# together. If a garbage collection switches threads while two of them parse, Python raises "SystemError: AST
+# constructor recursion depth mismatch". The lock lets one thread parse at a time.
+_PARSING = threading.Lock()
 
 
 def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
-    """``np.load`` for code that runs in threads; it raises OSError, ValueError, EOFError as that does."""
-    with _HEADERS:
+    """Read an array with ``np.load``; unlike that function, it may be called from several threads at once.
+
+    Args:
+        path: File of one array (.npy).
+        mmap_mode: "r" leaves the array on the disk as a read-only memory map; None reads it.
+
+    Returns:
+        The array.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If the file does not hold an array.
+        EOFError: If the file is empty.
+    """
+    with _PARSING:
         return np.load(path, mmap_mode=mmap_mode)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, of the same suffix; it takes the place of ``path`` when the block succeeds.
+    """Write a file so that no reader, and no later run, ever finds it incomplete.
 
-    Missing folders are made. When the block fails nothing is left behind and an older file at ``path`` stays as it
-    was.
+    The block writes to a temporary path in the same folder, which replaces ``path`` in one step when the block ends.
+    If the block raises, the temporary file is removed and an older file at ``path`` stays as it was.
+
+    Args:
+        path: File to write. Missing folders are created.
+
+    Yields:
+        The temporary path. It has the suffix of ``path``, because some libraries choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +63,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folders: Iterable[Path]) -> None:
-    """Remove what ``replacing`` in killed processes left directly in ``folders``; nobody else may be writing there."""
+    """Remove the temporary files that killed processes left behind while they were ``replacing`` a file.
+
+    No other process may be writing in these folders, for its temporary files would be removed too. Hold the lock of
+    the folder (``exclusive_lock``) where that is possible.
+
+    Args:
+        folders: Folders to clean; their sub-folders are not searched.
+    """
     for folder in folders:
         for leftover in folder.glob(".*.unfinished.*"):
             leftover.unlink(missing_ok=True)
@@ -51,15 +78,27 @@ def remove_unfinished(folders: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, remedy: str) -> Iterator[int]:
-    """Keep other runs out of ``folder``, which is made; yields the descriptor that holds the lock (``.lock``).
+    """Keep other runs out of a folder while the block runs.
 
-    A process that inherits the descriptor holds the lock too, and one that was killed holds it no longer. Raises
-    InputError ending in ``remedy`` where another run has it, or where the file system knows no locks.
+    The lock is a lock on the file ``.lock`` in the folder. The operating system releases it when the process ends,
+    even if the process is killed. A child process that inherits the file descriptor holds the lock as well.
+
+    Args:
+        folder: Folder to lock; it is created if it does not exist.
+        remedy: What the user should do if the folder cannot be locked.
+
+    Yields:
+        The file descriptor that holds the lock.
+
+    Raises:
+        InputError: If another process holds the lock, or the file system does not support locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(folder, "cannot be locked, because another process is using it", remedy) from error
         except OSError as error:
-            raise InputError(f"{folder}: cannot be locked ({error.strerror}); {remedy}") from error
+            raise InputError(folder, f"cannot be locked ({error.strerror})", remedy) from error
         yield file.fileno()

@@ -1,4 +1,4 @@
-"""The same work on many cases in several processes, with a progress bar, and nothing left behind when stopped."""
+"""Process many cases in several processes, with a progress bar, and leave no process behind."""
 
 import multiprocessing
 import os
@@ -18,37 +18,51 @@ R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], workers: int, title: str) -> Iterator[R]:
-    """Yield ``work(item)`` for all items, as they finish, under a progress bar.
+    """Apply a function to many items in several processes and show a progress bar.
+
+    An exception of ``work`` is raised here and cancels the items that have not been started.
 
     Args:
-        work: a function (or partial of one) that can be pickled; what it raises is raised here and ends the others.
-        workers: processes; 1 stays in this one.
+        work: Function to apply. With more than one worker, it, its items and its results must be picklable.
+        items: Arguments of the calls.
+        workers: Number of processes; 1 works in the calling process.
+        title: Text before the progress bar.
+
+    Yields:
+        The results in the order in which the calls finish; with one worker, in the order of the items.
+
+    Raises:
+        InputError: If the operating system ends a worker process, usually for lack of memory.
     """
     with tqdm(total=len(items), desc=title, unit="case", disable=None) as bar:
-        for result in map(work, items) if workers == 1 else _pooled(work, items, workers):
+        for result in map(work, items) if workers == 1 else _results_of_pool(work, items, min(workers, len(items))):
             bar.update()
             yield result
 
 
-def _pooled(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+def _results_of_pool(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
     # Spawned, not forked: ITK and torch keep threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    count = min(workers, len(items))
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_stay_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             for future in as_completed([pool.submit(work, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool as error:
-            remedy = "close other programs or use fewer --workers"
-            raise InputError(
-                f"a reading process was ended by the system, usually for lack of memory; {remedy}"
-            ) from error
+            problem = "the system ended one of them, usually for lack of memory"
+            remedy = "close other programs or use fewer worker processes"
+            raise InputError(f"{workers} worker processes", problem, remedy) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _stay_with_parent() -> None:
-    """Ctrl-C is the parent's to answer; and should the parent be killed, its workers must not linger on."""
+def _end_with_parent() -> None:
+    """Leave Ctrl-C to the parent process, and exit if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    assert parent is not None, "runs in worker processes only"
+
+    def exit_after_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=exit_after_parent, daemon=True).start()

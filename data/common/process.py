@@ -14,12 +14,12 @@ def set_up_process(*, computes: bool = False) -> None:
     - Ctrl-C while torch and the other packages are being imported prints one line instead of a traceback.
     - A character that the terminal or log file cannot show is printed as an escape instead of ending the command.
     - Pictures are drawn without a display, whatever a notebook has left in ``MPLBACKEND``.
-    - OpenMP's waiting threads sleep instead of spinning. With anything else running on the machine (a second
-      training, say) spinning threads take the very cores that the late thread needs: a training step on 2 cores
-      beside one busy process took 2.7 s with spinning threads and 0.4 s with sleeping ones; on an idle machine both
-      take 0.13 s.
+    - Threads of OpenMP that wait for others sleep instead of spinning. On a machine that runs anything else, such as a
+      second training, spinning threads occupy the cores that the slowest thread needs: on 2 cores, beside one busy
+      process, a training step took 2.7 s with spinning and 0.4 s with sleeping threads. On an idle machine both take
+      0.13 s.
 
-    A debugger's exception hook and an ``OMP_WAIT_POLICY`` that the user has set are left as they are.
+    The exception hook of a debugger and an ``OMP_WAIT_POLICY`` that the user has set are left unchanged.
 
     Args:
         computes: Whether the process runs the network. It then also keeps the memory pages of freed tensors instead of

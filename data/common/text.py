@@ -1,24 +1,44 @@
-"""Names that users give, and what is printed in columns."""
+"""Names that users choose, and tables of text."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from textwrap import wrap
 
 
-def usable_name(text: str) -> bool:
-    """Whether a centre or a split can be called so: letters, digits, _ - . only, as folders and files are called so."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show the default of every option that has one; None, False and empty lists say nothing and are left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False or action.default == []
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
+def is_valid_name(text: str) -> bool:
+    """Return True if text is a valid name for a centre or split (letters, digits, "_", "-", ".").
+
+    Names become folder names.
+    """
     return re.fullmatch(r"\w[\w.-]*", text) is not None
 
 
-def in_columns(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
-    """One row of a table: each cell, a list of lines, to the width (characters) of its column."""
+def format_row(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+    """Format one row of a table of text.
+
+    Args:
+        cells: For each column, the lines of its cell.
+        widths: For each column, its width in characters.
+
+    Returns:
+        As many lines as the tallest cell has.
+    """
     return "\n".join(
         "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
         for parts in zip_longest(*cells, fillvalue="")
     )
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` characters; words such as addresses stay whole, so that they can be copied."""
+def wrap_words(text: str, width: int) -> list[str]:
+    """Wrap text to lines of at most ``width`` characters without breaking words, so that addresses can be copied."""
     return wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -27,14 +27,14 @@ from data.cases.store import Case, content_of, read_case, renew_source, write_ca
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
-from data.duplicates.thumbnail import thumbnail_of
+from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
 from data.sources.base import Entry
 from data.sources.catalogue import listing, load_entry
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
-from data.splits.leave_one_out import drawn_without
+from data.splits.frozen import describe_new_cases
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 ALLOWED_SPACING_MM = (0.1, 20.0)
@@ -85,10 +85,10 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
         if earlier and _is_complete(earlier, preparation) and content_of(earlier.source) == content_of(source):
             if earlier.source != source:  # moved or touched: record the files as the next run will find them
                 renew_source(earlier, source)
-            thumbnail_of(earlier)
+            load_thumbnail(earlier)
             return Outcome(entry.name, "already there")
         notes = _read_and_write(entry, centre, preparation, source)
-        thumbnail_of(read_case(folder))  # in this process, or the first training would have to make all of them
+        load_thumbnail(read_case(folder))  # in this process, or the first training would have to make all of them
         return Outcome(entry.name, "prepared", notes=tuple(notes))
     except InputError as error:
         problem = str(error)
@@ -297,6 +297,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(centre, outcomes)
         failed |= any(outcome.state == "failed" for outcome in outcomes)
     keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
-    if note := drawn_without(store, keys):
+    if note := describe_new_cases(store, keys):
         print(f"note: {note}")
     return EXIT_BAD_INPUT if failed else 0

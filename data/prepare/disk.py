@@ -9,8 +9,8 @@ from pathlib import Path
 from data.cases.preparation import Preparation
 from data.cases.resample import resampled_shape
 from data.common.errors import InputError
-from data.scans.dicom import outline
-from data.scans.volume import read_header
+from data.scans.dicom import summarise_series
+from data.scans.volume import read_grid
 
 VOXEL_BYTES = 3  # int16 image and uint8 label
 OVERHEAD = 1.05  # compressed labels of the scans, manifests, partly filled blocks of the file system
@@ -62,11 +62,11 @@ def estimate_case_bytes(image: Path, preparation: Preparation) -> int:
     """
     try:
         if image.is_dir():
-            path, count, step = outline(image)
-            grid = read_header(path)
+            path, count, step = summarise_series(image)
+            grid = read_grid(path)
             grid = replace(grid, size=(*grid.size[:2], count), spacing=(*grid.spacing[:2], step))
         else:
-            grid = read_header(image)
+            grid = read_grid(image)
     except (InputError, OSError):
         return 0
     return VOXEL_BYTES * math.prod(resampled_shape(grid.lps_shape, grid.lps_frame()[0], preparation))

@@ -1,43 +1,52 @@
 """Boxes on the voxel grid: around a mask, enlarged in mm, rounded outwards, always inside the scan.
 
-A box is half open, ``start <= index < stop`` per axis (z, y, x), so that its last voxel is never lost and its
-shape is ``stop - start``.
+A box is half open, ``start <= index < stop`` on each axis (z, y, x). Its shape is therefore ``stop - start``, and the
+last voxel of a structure is never lost.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 Index3D = tuple[int, int, int]
 
 
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Return the three values of an iterable, one for each axis. Raises ValueError if there are not three."""
+    first, second, third = values
+    return first, second, third
+
+
 class Box(NamedTuple):
-    """Voxel indices ``start`` (inclusive) to ``stop`` (exclusive), each (z, y, x)."""
+    """Voxel indices from ``start`` (inclusive) to ``stop`` (exclusive), each (z, y, x)."""
 
     start: Index3D
     stop: Index3D
 
     @property
     def shape(self) -> Index3D:
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        """Number of voxels on each axis (z, y, x)."""
+        return triple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """Index an array with it: ``array[box.slices]``."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        """Index of the box into an array: ``array[box.slices]``."""
+        return triple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
     def contains(self, other: "Box") -> bool:
+        """Return True if no voxel of ``other`` lies outside this box."""
         return all(a <= c and d <= b for a, b, c, d in zip(*self, *other, strict=True))
 
 
-def whole(shape: Sequence[int]) -> Box:
-    """The box of a whole array."""
-    return Box((0, 0, 0), tuple(int(n) for n in shape))
+def whole_box(shape: Sequence[int]) -> Box:
+    """Return the box of a whole array (D, H, W)."""
+    return Box((0, 0, 0), triple(int(n) for n in shape))
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:
-    """The smallest box around the non-zero voxels of ``mask`` (D, H, W); None where there are none."""
+    """Return the smallest box around the non-zero voxels of a mask (D, H, W), or None if there are none."""
     start, stop = [], []
     for axis in range(3):
         filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -45,39 +54,43 @@ def bounding_box(mask: np.ndarray) -> Box | None:
             return None
         start.append(int(filled[0]))
         stop.append(int(filled[-1]) + 1)
-    return Box(tuple(start), tuple(stop))
+    return Box(triple(start), triple(stop))
 
 
 def enlarge(box: Box, low: Sequence[float], high: Sequence[float], shape: Sequence[int], multiple: int = 8) -> Box:
-    """Move the faces of ``box`` outwards, round its shape up to ``multiple`` and keep it inside the scan.
+    """Move the faces of a box outwards, round its shape up to a multiple and keep it inside the scan.
 
     Args:
-        box: what to enlarge.
-        low, high: voxels (z, y, x) by which the lower and upper faces move outwards; negative moves inwards, but
-            never further than a quarter of the box from either side, so that its middle half always stays inside.
-        shape: the scan's shape; the result lies inside it.
-        multiple: each side is a multiple of this wherever the scan is long enough, else the whole axis
-            (the reader pads it).
+        box: Box to enlarge.
+        low: Voxels (z, y, x) by which the lower faces move outwards. Negative values move them inwards, but by no
+            more than a quarter of the box, so that its middle half always stays inside.
+        high: The same for the upper faces.
+        shape: Shape of the scan (D, H, W).
+        multiple: Each side of the result is a multiple of this number wherever the scan is long enough. Elsewhere
+            the result spans the whole axis, and whoever reads it has to pad it.
+
+    Returns:
+        The enlarged box. It lies inside the scan.
     """
     start, stop = [], []
     for a, b, below, above, size in zip(*box, low, high, shape, strict=True):
-        most = (b - a) / 4
-        first = max(0, int(np.floor(a - max(below, -most))))
-        last = min(size, int(np.ceil(b + max(above, -most))))
+        most_inwards = (b - a) / 4
+        first = max(0, int(np.floor(a - max(below, -most_inwards))))
+        last = min(size, int(np.ceil(b + max(above, -most_inwards))))
         length = min(size, -(-(last - first) // multiple) * multiple)
         first = min(max(0, first - (length - (last - first)) // 2), size - length)
         start.append(first)
         stop.append(first + length)
-    return Box(tuple(start), tuple(stop))
+    return Box(triple(start), triple(stop))
 
 
-def centred(shape: Sequence[int], size: Sequence[int]) -> Box:
-    """The box of at most ``size`` voxels about the centre of a scan of ``shape``."""
+def central_box(shape: Sequence[int], size: Sequence[int]) -> Box:
+    """Return the box of at most ``size`` voxels around the centre of a scan of the given shape (D, H, W)."""
     length = [min(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
-    start = tuple((int(n) - m) // 2 for n, m in zip(shape, length, strict=True))
-    return Box(start, tuple(a + m for a, m in zip(start, length, strict=True)))
+    start = triple((int(n) - m) // 2 for n, m in zip(shape, length, strict=True))
+    return Box(start, triple(a + m for a, m in zip(start, length, strict=True)))
 
 
 def union(first: Box, second: Box) -> Box:
-    """The smallest box that holds both."""
-    return Box(tuple(map(min, first.start, second.start)), tuple(map(max, first.stop, second.stop)))
+    """Return the smallest box that contains both boxes."""
+    return Box(triple(map(min, first.start, second.start)), triple(map(max, first.stop, second.stop)))

@@ -1,4 +1,26 @@
-"""The voxel grid of a scan's file and the way between it and the LPS array inside; needs numpy only."""
+"""The voxel grid of a scan, and the way of an array from its file into a prepared case and back.
+
+Three arrays show the same scan:
+
+- The *file's array* (z, y, x) has the axes that the scanner or the exporting program chose.
+- The *whole scan* (D, H, W) has the same voxels with its axes in LPS order: D grows towards the head, H towards the
+  back and W towards the patient's left. Axes are permuted and flipped; nothing is interpolated, so the axes of an
+  oblique scan are those nearest to the patient's.
+- The *prepared array* (D, H, W) is the part of the whole scan that a prepared case stores: a box of it, resampled to
+  another shape if the preparation asks for a spacing. Without a ``Part`` it is the whole scan itself.
+
+A ``Grid`` knows all three, so that a mask made on a prepared case can be written on the grid of the scan's own file::
+
+    file's array  ──to_lps──▶  whole scan  ──to_prepared──▶  prepared array
+          ▲                                                        │
+          └──────────────────────── to_file ───────────────────────┘
+
+Without a part nothing is lost: ``to_file(to_lps(array))`` is the file's array. With a part, ``to_file`` fills the
+voxels outside it with 0 and takes the nearest voxel inside it, so that ``to_prepared(to_lps(to_file(mask)))`` is the
+prepared mask unless the part is finer than the scan, which cannot hold its details.
+
+World coordinates are those of SimpleITK and DICOM (LPS, mm). The module needs numpy only.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,53 +28,71 @@ from itertools import permutations
 
 import numpy as np
 
+from data.scans.boxes import Index3D, triple
+
+Vector3D = tuple[float, float, float]
+
 
 @dataclass(frozen=True)
 class Part:
-    """What of a scan's LPS array was prepared: its box ``start`` to ``stop`` (z, y, x), resampled to ``shape``."""
+    """The part of a whole scan that was prepared.
 
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-    shape: tuple[int, int, int]
+    Attributes:
+        start: First voxel (z, y, x) of the part's box in the whole scan.
+        stop: The voxel (z, y, x) after the last one.
+        shape: Shape (D, H, W) to which the box was resampled; that of the box itself if it was only cropped.
+    """
+
+    start: Index3D
+    stop: Index3D
+    shape: Index3D
 
     @property
-    def slices(self) -> tuple[slice, ...]:
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Index of the part's box into the whole scan."""
+        return triple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A file's own voxel grid, verbatim (SimpleITK's words: x, y, z; direction row by row, LPS world, mm).
+    """The voxel grid of a scan's file, and the part of it that was prepared.
 
-    ``order[i]`` is the file axis that runs along axis i of the (x, y, z) LPS array, ``flips[i]`` whether it runs
-    backwards. ``part`` is set where a case was cropped or resampled when it was prepared.
+    Attributes:
+        size: Voxels of the file along its own axes (x, y, z), as SimpleITK gives them.
+        spacing: Voxel spacing along the same axes in mm.
+        origin: World position of the centre of the file's first voxel, in mm.
+        direction: Direction cosines of the file's axes, row by row; column ``a`` is the direction of axis ``a``.
+        order: ``order[i]`` is the file's axis that becomes axis ``i`` of the whole scan in (x, y, z) order.
+        flips: ``flips[i]`` is True if that axis runs in the opposite direction in the file.
+        part: The prepared part; None if the whole scan was prepared as it is.
     """
 
-    size: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
+    size: Index3D
+    spacing: Vector3D
+    origin: Vector3D
     direction: tuple[float, ...]
-    order: tuple[int, int, int]
+    order: Index3D
     flips: tuple[bool, bool, bool]
     part: Part | None = None
 
     @staticmethod
     def of(
-        size: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]
+        size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]
     ) -> "Grid":
-        """The grid of a file whose header says so; which axes run where is read from its direction."""
+        """Make the grid of a file from its header; the order and flips of the axes follow from the direction."""
         axes = np.array(direction).reshape(3, 3)
         order = max(permutations(range(3)), key=lambda p: sum(abs(axes[i, p[i]]) for i in range(3)))
-        flips = tuple(bool(axes[i, order[i]] < 0) for i in range(3))
-        return Grid(size, spacing, origin, direction, order, flips)
+        flips = triple(bool(axes[i, order[i]] < 0) for i in range(3))
+        return Grid(triple(size), triple(spacing), triple(origin), tuple(direction), triple(order), flips)
 
     @staticmethod
-    def plain(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> "Grid":
-        """That of an LPS array (D, H, W) with spacing (z, y, x) mm which starts at the origin."""
-        size, spacing = tuple(int(n) for n in reversed(shape)), tuple(float(s) for s in reversed(spacing))
-        return Grid.of(size, spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    def plain(shape: Index3D, spacing: Vector3D) -> "Grid":
+        """Make the grid of an LPS array (D, H, W) with spacing (z, y, x) in mm whose first voxel is the origin."""
+        size, spacing_xyz = [int(n) for n in reversed(shape)], [float(s) for s in reversed(spacing)]
+        return Grid.of(size, spacing_xyz, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
     def to_json(self) -> dict:
+        """Return the fields as JSON can store them."""
         fields = asdict(self)
         if self.part is None:
             del fields["part"]
@@ -60,76 +100,85 @@ class Grid:
 
     @staticmethod
     def from_json(fields: dict) -> "Grid":
-        """The inverse of ``to_json``, also after a way through JSON, which turns tuples into lists."""
+        """Invert ``to_json``, also after the fields were stored as JSON, which turns tuples into lists."""
         own = {key: tuple(value) for key, value in fields.items() if key != "part"}
         part = fields.get("part")
         return Grid(**own, part=part and Part(**{key: tuple(value) for key, value in part.items()}))
 
     def to_lps(self, array: np.ndarray) -> np.ndarray:
-        """The file's array (z, y, x) as a contiguous LPS array (D, H, W), whole whatever ``part`` is."""
+        """Reorder the file's array (z, y, x) to the whole scan (D, H, W), contiguous in memory."""
         return np.ascontiguousarray(array.T.transpose(self.order)[self._steps].T)
 
+    def to_prepared(self, array: np.ndarray) -> np.ndarray:
+        """Crop and resample labels of the whole scan (D, H, W) to the prepared array, by nearest neighbour."""
+        return array if self.part is None else resample_nearest(array[self.part.slices], self.part.shape)
+
     def to_file(self, array: np.ndarray) -> np.ndarray:
-        """The prepared array (``prepared_shape``) as the file's (z, y, x): nearest voxels, 0 outside the part."""
-        return np.ascontiguousarray(self.in_file_order(self._put_back(array)))
+        """Put a prepared array onto the file's grid.
+
+        Args:
+            array: Array of shape ``prepared_shape``.
+
+        Returns:
+            The file's array (z, y, x). A resampled part is sampled at the nearest voxels; outside the part it is 0.
+        """
+        if self.part is not None:
+            whole = np.zeros(self.lps_shape, array.dtype)
+            region = whole[self.part.slices]
+            region[...] = resample_nearest(array, region.shape)
+            array = whole
+        return np.ascontiguousarray(self.in_file_order(array))
 
     def in_file_order(self, array: np.ndarray) -> np.ndarray:
-        """A view of a whole LPS array (D, H, W) with the file's axes (z, y, x)."""
+        """Return a view of the whole scan (D, H, W) with the axes of the file's array (z, y, x)."""
         return array.T[self._steps].transpose(np.argsort(self.order)).T
-
-    def prepared_grid(self) -> "Grid":
-        """The grid that the prepared array lies on: this one, or, cropped or resampled, its part's own, in LPS."""
-        if self.part is None:
-            return self
-        spacing, origin, direction = self.lps_frame()
-        start, stop, shape = (np.array(values[::-1]) for values in (self.part.start, self.part.stop, self.part.shape))
-        voxels = (stop - start) / shape  # of the scan, per voxel of the part; outer faces coincide
-        axes, scanned = np.array(direction).reshape(3, 3), np.array(spacing[::-1])
-        first = np.array(origin) + axes @ ((start + voxels / 2 - 0.5) * scanned)
-        return Grid.of(tuple(shape.tolist()), tuple((voxels * scanned).tolist()), tuple(first.tolist()), direction)
-
-    def to_prepared(self, array: np.ndarray) -> np.ndarray:
-        """The part that was prepared, out of a whole LPS array of labels (D, H, W): nearest voxels."""
-        return array if self.part is None else nearest(array[self.part.slices], self.part.shape)
-
-    def _put_back(self, array: np.ndarray) -> np.ndarray:
-        if self.part is None:
-            return array
-        whole = np.zeros(self.lps_shape, array.dtype)
-        region = whole[self.part.slices]
-        region[...] = nearest(array, region.shape)
-        return whole
-
-    @property
-    def prepared_shape(self) -> tuple[int, int, int]:
-        """Shape (D, H, W) of the array inside: of the part where there is one, else of the whole scan."""
-        return self.part.shape if self.part else self.lps_shape
 
     @property
     def _steps(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
     @property
+    def lps_shape(self) -> Index3D:
+        """Shape (D, H, W) of the whole scan."""
+        return triple(self.size[axis] for axis in reversed(self.order))
+
+    @property
+    def prepared_shape(self) -> Index3D:
+        """Shape (D, H, W) of the prepared array."""
+        return self.part.shape if self.part else self.lps_shape
+
+    @property
     def orientation(self) -> str:
-        """Where the file's axes point, by the nearest direction, such as LPS or RAS (towards right, front, head)."""
+        """Directions in which the file's axes run, by the nearest of the patient's, such as LPS or RAS."""
         letters = [("R" if f else "L", "A" if f else "P", "I" if f else "S")[i] for i, f in enumerate(self.flips)]
         return "".join(letters[self.order.index(axis)] for axis in range(3))
 
-    @property
-    def lps_shape(self) -> tuple[int, int, int]:
-        return tuple(self.size[axis] for axis in reversed(self.order))
-
-    def lps_frame(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-        """Spacing (z, y, x), origin (x, y, z) and direction (row by row) of the LPS array."""
+    def lps_frame(self) -> tuple[Vector3D, Vector3D, tuple[float, ...]]:
+        """Return spacing (z, y, x), origin (x, y, z) and direction (row by row) of the whole scan."""
         axes, order, flips = np.array(self.direction).reshape(3, 3), list(self.order), np.array(self.flips)
         spacing, size = np.array(self.spacing)[order], np.array(self.size)[order]
         origin = np.array(self.origin) + axes[:, order] @ (flips * spacing * (size - 1))
-        direction = axes[:, order] * np.where(flips, -1.0, 1.0) + 0.0  # no -0.0
-        return tuple(map(float, spacing[::-1])), tuple(map(float, origin)), tuple(map(float, direction.ravel()))
+        direction = axes[:, order] * np.where(flips, -1.0, 1.0) + 0.0  # adding 0 turns -0.0 into 0.0
+        return triple(map(float, spacing[::-1])), triple(map(float, origin)), tuple(map(float, direction.ravel()))
+
+    def prepared_grid(self) -> "Grid":
+        """Return the grid on which the prepared array itself lies.
+
+        It has no part and, if this grid has one, LPS order. The outer faces of the part are those of its box in the
+        whole scan, whatever its spacing.
+        """
+        if self.part is None:
+            return self
+        spacing, origin, direction = self.lps_frame()
+        start, stop, shape = (np.array(values[::-1]) for values in (self.part.start, self.part.stop, self.part.shape))
+        scan_spacing, axes = np.array(spacing[::-1]), np.array(direction).reshape(3, 3)
+        step = (stop - start) / shape  # from voxel to voxel of the part, in voxels of the whole scan
+        first = np.array(origin) + axes @ ((start + step / 2 - 0.5) * scan_spacing)
+        return Grid.of(shape.tolist(), (step * scan_spacing).tolist(), first.tolist(), direction)
 
 
-def nearest(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The array (D, H, W) resampled to ``shape`` with the outer faces kept: each voxel takes the one at its centre."""
+def resample_nearest(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample an array (D, H, W) to another shape by nearest neighbour; the outer faces stay where they are."""
     if array.shape == tuple(shape):
         return array
     index = [((2 * np.arange(n) + 1) * old) // (2 * n) for n, old in zip(shape, array.shape, strict=True)]
@@ -137,5 +186,5 @@ def nearest(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """Volume in ml of a mask (D, H, W) whose voxels have the ``spacing`` (z, y, x) in mm."""
+    """Return the volume in ml of the non-zero voxels of a mask (D, H, W) with spacing (z, y, x) in mm."""
     return np.count_nonzero(mask) * float(np.prod(spacing)) / 1000

@@ -31,7 +31,7 @@ import numpy as np
 
 from data.cases.labels import TUMOUR
 from data.common.errors import InputError
-from data.common.text import in_columns, wrapped
+from data.common.text import format_row, wrap_words
 from data.scans.volume import Volume, read_image
 from data.sources.base import Entry, Source, packed_archives
 from data.sources.folder import Folder
@@ -114,5 +114,6 @@ def listing() -> str:
         about = source.about
         lines.append((name, about.name, about.licence, about.codes, about.download))
     return "\n\n".join(
-        in_columns([wrapped(*cell) for cell in zip(line, COLUMN_WIDTHS, strict=True)], COLUMN_WIDTHS) for line in lines
+        format_row([wrap_words(*cell) for cell in zip(line, COLUMN_WIDTHS, strict=True)], COLUMN_WIDTHS)
+        for line in lines
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
-from data.common.text import usable_name
+from data.common.text import is_valid_name
 from data.sources.base import Entry
 from data.sources.catalogue import SOURCES, remarks
 from data.sources.label_map import LabelMap
@@ -51,7 +51,7 @@ class CentreOptions:
         Raises:
             InputError: If the centre's name, the label map or the number of workers is not valid.
         """
-        if not usable_name(args.centre) or args.centre == "none":
+        if not is_valid_name(args.centre) or args.centre == "none":
             rule = 'use letters, digits, "_", "-" and "." only; "none" is reserved, because it means no centre'
             raise InputError(f"--centre {args.centre}", "not a valid name for a centre", rule)
         if args.workers < 1:

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
-from data.contact_sheet import tile
-from data.duplicates.thumbnail import thumbnail
+from data.contact_sheet import draw_tile
+from data.duplicates.thumbnail import make_thumbnail
 from data.scans.boxes import bounding_box
 from data.scans.grid import volume_ml
 from data.scans.volume import Volume
@@ -147,8 +147,8 @@ def inspect_entry(entry: Entry, labels: LabelMap, *, root: Path, picture: bool =
         has_tumour=bool((label == TUMOUR).any()),
         spacing=image.spacing,
         gland_hu=gland_hu,
-        thumbnail=thumbnail(image.array, label, image.spacing),
-        tile=tile(image.array, label, image.spacing, entry.name) if picture else None,
+        thumbnail=make_thumbnail(image.array, label, image.spacing),
+        tile=draw_tile(image.array, label, image.spacing, entry.name) if picture else None,
     )
 
 

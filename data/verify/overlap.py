@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from data.cases.store import read_store
-from data.duplicates.pairs import like_pairs, patient_ids, patient_of_set, thumbnails
-from data.duplicates.thumbnail import THUMBNAIL
+from data.duplicates.pairs import match_thumbnails
+from data.duplicates.patients import patient_ids, patient_of_set
+from data.duplicates.thumbnail import THUMBNAIL, load_thumbnails
 from data.sources.centres import Centre
 from data.verify.findings import Finding, Inspection
 
@@ -48,7 +49,7 @@ def identities_in_store(store: Path, excluded: Container[str]) -> list[CaseIdent
     cases = [case for centre, cases in read_store(store).items() if centre not in excluded for case in cases]
     return [
         CaseIdentity(case.centre, case.name, patient_ids(case), thumbnail)
-        for case, thumbnail in zip(cases, thumbnails(cases), strict=True)
+        for case, thumbnail in zip(cases, load_thumbnails(cases), strict=True)
     ]
 
 
@@ -73,9 +74,9 @@ def find_overlap(ours: Sequence[CaseIdentity], others: Sequence[CaseIdentity]) -
     )
     found = [
         Finding("warning", f"{kind}, twice in this centre", ours[i].name, KEEP_ONE, ours[j].name)
-        for i, j, kind, _ in like_pairs(our_thumbnails)
+        for i, j, kind, _ in match_thumbnails(our_thumbnails)
     ]
-    for i, j, kind, _ in like_pairs(our_thumbnails, other_thumbnails):
+    for i, j, kind, _ in match_thumbnails(our_thumbnails, other_thumbnails):
         problem = f"{kind}, as in centre {others[j].centre}"
         found.append(Finding("warning", problem, ours[i].name, KEEP_ONE, others[j].key))
     patients = {patient: other for other in others for patient in other.patient_ids}

@@ -23,14 +23,8 @@ from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.sources.base import case_name
-from data.splits.leave_one_out import (
-    centre_of,
-    centres_with,
-    choose_splits,
-    frozen_splits,
-    select,
-    without_pancreas_only,
-)
+from data.splits.frozen import frozen_splits
+from data.splits.split import centre_of, centres_with, choose_splits, exclude_centres_without_tumours, select_cases
 from engine.evaluate.predictions import LABELS, MASK, Predictions, settle_values
 from engine.metrics import case_metrics
 from engine.options import add_store
@@ -116,10 +110,10 @@ def find_references(args: argparse.Namespace, target: str) -> References:
         keys = [key for split in splits for key in split.test if centre_of(key) in known]
     else:
         known, what = centres_with(centres, "tumour"), "validation case"
-        keys = [key for split in splits for key in without_pancreas_only(split, known).validation]
+        keys = [key for split in splits for key in exclude_centres_without_tumours(split, known).validation]
     if not keys:
         raise InputError(f"--data {args.data}: has no {what}; choose another split or --part")
-    return References(args.data if args.part == "test" else f"{args.data} {args.part}", select(centres, keys))
+    return References(args.data if args.part == "test" else f"{args.data} {args.part}", select_cases(centres, keys))
 
 
 def check_files(predictions: Predictions, references: References) -> None:

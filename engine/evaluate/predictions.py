@@ -10,7 +10,7 @@ from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.store import Case
 from data.common.errors import InputError
 from data.scans.grid import Grid
-from data.scans.volume import SAME_GRID_MM, WRITTEN, Volume, read_label
+from data.scans.volume import SAME_GRID_MM, WRITTEN_SUFFIXES, Volume, read_label
 
 LABELS, MASK = "labels", "mask"
 
@@ -39,12 +39,12 @@ class Predictions:
         if self.pattern:
             named = self.pattern.replace("{case}", case.name).replace("{export}", case.file_name)
             return [self.folder / named]
-        return [self.folder / f"{name}{suffix}" for name in (case.name, case.file_name) for suffix in WRITTEN]
+        return [self.folder / f"{name}{suffix}" for name in (case.name, case.file_name) for suffix in WRITTEN_SUFFIXES]
 
     def named(self, case: Case) -> str:
         """What a prediction of a case may be called, for messages."""
         candidates = self.candidates(case)
-        return " or ".join(dict.fromkeys(path.name for path in candidates[:: len(WRITTEN)]))
+        return " or ".join(dict.fromkeys(path.name for path in candidates[:: len(WRITTEN_SUFFIXES)]))
 
     def read(self, case: Case) -> Volume:
         """The prediction of a case. Raises InputError where it lies neither on the scan's grid nor on the export's."""
@@ -53,7 +53,7 @@ class Predictions:
         if not any(same_grid(predicted, grid) for grid in (scan, scan.prepared_grid())):
             shape = "x".join(map(str, scan.size))
             where = (
-                f"prediction {predicted.described()}, scan {shape} voxels as in {case.source.get('image', 'the store')}"
+                f"prediction {predicted.describe()}, scan {shape} voxels as in {case.source.get('image', 'the store')}"
             )
             raise InputError(f"{path}: not on its scan's grid: {where}; write it on the grid of the scan")
         return predicted

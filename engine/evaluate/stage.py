@@ -20,9 +20,9 @@ from data.cases.labels import target_mask
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.samples import INFERENCE_MARGIN_MM
 from data.scans.volume import read_label, write_mask
-from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
+from data.splits.frozen import frozen_splits
+from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
 from engine.checkpoint import find_run, path_option
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
@@ -175,7 +175,7 @@ class Evaluation:
         return {
             "case": case.key,
             "centre": case.centre,
-            **case_metrics(mask, reference, case.spacing, INFERENCE_MARGIN_MM),
+            **case_metrics(mask, reference, case.spacing, self.model.stage.sampling.margin_mm),
             "seconds": round(seconds, 2),
             "threshold": self.model.threshold,
             "note": "; ".join(filter(None, (hint, note))),

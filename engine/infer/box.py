@@ -55,7 +55,7 @@ def box_probability(
     Averaged over the eight flips. Returns float32 (D, H, W) in [0, 1], on the box's own grid.
     """
     grid = network_grid(image.shape, spacing, stage.sampling)
-    volume = window(torch.from_numpy(np.array(image)).to(device))[None, None]
+    volume = window(torch.from_numpy(np.array(image)).to(device), stage.sampling.hu_window)[None, None]
     on_grid = resample(volume, grid)
     probability = torch.zeros_like(on_grid)
     voxel = torch.tensor([[s * f for s, f in zip(spacing, grid.factor, strict=True)]], device=device)

@@ -16,8 +16,8 @@ from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
+from engine.device import avoid_slow_convolutions
 from engine.infer.box import box_probability, keep_large_components
-from engine.method import Method
 from engine.stages import STAGES, Stage
 from models.dual_task_net import DualTaskNet
 
@@ -73,22 +73,31 @@ def load_model(
     """
     stage = STAGES[stage_name]
     run = find_run(checkpoints, stage, held_out, at, until)
-    content = load_checkpoint(run / "best.pt", stage_name)
-    stage = replace(stage, method=Method.from_record(content["method"]))
-    if readout not in content["thresholds"]:
-        raise InputError(f"{run / 'best.pt'}: has no distance head to average with; leave out --average")
-    net = DualTaskNet(width=content["settings"]["width"], heads=stage.method.heads)
+    checkpoint = load_checkpoint(run / "best.pt", stage_name)
+    recipe = checkpoint.recipe
+    stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
+    if readout not in checkpoint.thresholds:
+        raise InputError(run / "best.pt", "has no distance head to average with", "leave out --average")
+    net = DualTaskNet(width=recipe.network.width, heads=stage.method.heads)
     try:
-        net.load_state_dict(content["net"])
+        net.load_state_dict(checkpoint.net)
     except RuntimeError as error:
-        raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
+        raise InputError(
+            run / "best.pt", f"not the network of {stage_name}", "train again", command=stage.script("train")
+        ) from error
     net = net.to(device, memory_format=torch.channels_last_3d).eval()
-    threshold = content["thresholds"][readout] if threshold is None else threshold
-    # Runs from before there was a choice do not say how their cases were prepared: as scanned.
-    prepared = Preparation.from_json(content.get("preparation", {}))
-    met = content.get("spacing_range")  # unknown of runs from before it was recorded
+    avoid_slow_convolutions(net)
     return StageModel(
-        stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared, met
+        stage=stage,
+        net=net,
+        readout=readout,
+        threshold=checkpoint.thresholds[readout] if threshold is None else threshold,
+        device=device,
+        run=run,
+        epoch=checkpoint.epoch,
+        split_hash=checkpoint.split_hash,
+        preparation=recipe.preparation,
+        spacing_range=checkpoint.spacing_range,
     )
 
 
@@ -101,12 +110,13 @@ def segment_stage(
         image: int16 HU (D, H, W), LPS. spacing: (z, y, x) mm.
         roi: the mask of the stage before, (D, H, W); None for the first stage, which reads the whole scan.
     """
-    box = scan_box(image.shape, spacing, model.stage.sampling) if roi is None else mask_box(roi, spacing)
+    sampling = model.stage.sampling
+    box = scan_box(image.shape, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling.margin_mm)
     if box is None:
         return StageResult(np.zeros(image.shape, bool), f"{model.stage.title}: the stage before found nothing")
     mask = _segment_box(model, image, spacing, box)
-    for _ in range(model.stage.rounds - 1):
-        again = mask_box(mask, spacing)
+    for _ in range(sampling.rounds - 1):
+        again = mask_box(mask, spacing, sampling.margin_mm)
         if again is None or again == box:
             break
         box, before = again, mask

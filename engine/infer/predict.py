@@ -17,7 +17,7 @@ from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
 from data.scans.volume import read_image, write_mask
 from data.sources.base import case_name
-from data.splits.leave_one_out import NONE_HELD_OUT
+from data.splits.split import NONE_HELD_OUT
 from data.verify.findings import find_hu_problem
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, load_model, segment_scan

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from data.cases.labels import HU_WINDOW, PANCREAS, TUMOUR
 from data.common.files import replacing
-from data.scans.boxes import bounding_box, enlarge, whole
+from data.scans.boxes import bounding_box, enlarge, whole_box
 from data.scans.grid import volume_ml
 
 CONTEXT_MM = 40.0
@@ -66,7 +66,7 @@ def overlay(
     """
     masks = {"prediction": prediction} if reference is None else {"reference": reference, "prediction": prediction}
     legend = _legend(masks, spacing)
-    organ = bounding_box(np.any([mask > 0 for mask in masks.values()], axis=0)) or whole(image.shape)
+    organ = bounding_box(np.any([mask > 0 for mask in masks.values()], axis=0)) or whole_box(image.shape)
     context = [CONTEXT_MM / s for s in spacing]
     box = enlarge(organ, context, context, image.shape, multiple=1)
     image, masks = image[box.slices], {who: mask[box.slices] for who, mask in masks.items()}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation, resample_linear
 from data.scans.body import MARGIN_MM, body_box
-from data.scans.boxes import Box, whole
-from data.scans.grid import nearest
+from data.scans.boxes import Box, whole_box
+from data.scans.grid import resample_nearest
 
 SPACING = (4.0, 1.5, 1.5)
 
@@ -38,7 +38,7 @@ def test_the_crop_keeps_the_body_with_a_margin_but_not_the_table():
 
 @pytest.mark.parametrize("image", [np.full((5, 40, 40), -1000), np.full((5, 40, 40), 30), np.zeros((1, 2, 3))])
 def test_a_scan_without_a_visible_body_is_kept_whole(image):
-    assert body_box(image.astype(np.int16), SPACING) == whole(image.shape)
+    assert body_box(image.astype(np.int16), SPACING) == whole_box(image.shape)
 
 
 def test_the_crop_removes_air_above_the_head_and_keeps_both_legs():
@@ -77,7 +77,7 @@ def test_a_preparation_crops_then_resamples_and_keeps_image_and_label_aligned():
     assert prepared.spacing == pytest.approx((3.0, 2.0, 2.0), rel=0.01)
     extent = np.multiply(box.shape, SPACING)
     assert np.allclose(np.multiply(prepared.image.shape, prepared.spacing), extent)
-    label = nearest(tissue[box.slices], prepared.part.shape)
+    label = resample_nearest(tissue[box.slices], prepared.part.shape)
     assert np.mean((prepared.image > -480) == label) > 0.98
 
 

@@ -1,4 +1,4 @@
-"""Arrays are read in threads, and whoever collects garbage meanwhile may hand over to another one."""
+"""Files are written completely or not at all, folders are locked, and arrays are read by several threads."""
 
 import gc
 import time
@@ -7,12 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from data.common.files import read_array
+from data.common.errors import InputError
+from data.common.files import exclusive_lock, read_array, remove_unfinished, replacing
 
 
 @pytest.fixture
-def collections_that_change_threads():
-    """Every few allocations; hypothesis, for one, has such a callback."""
+def collections_that_switch_threads():
+    """Let Python collect garbage every few allocations, and switch threads each time, as a callback of hypothesis does.
+
+    Without the lock in ``read_array`` this raises SystemError.
+    """
 
     def yield_to_another(*_):
         time.sleep(0)
@@ -25,16 +29,46 @@ def collections_that_change_threads():
     gc.callbacks.remove(yield_to_another)
 
 
-def test_threads_may_read_headers_at_once(tmp_path, collections_that_change_threads):
+def test_several_threads_can_read_arrays_at_once(tmp_path, collections_that_switch_threads):
     record = np.zeros((), [("a", "u1", 32), ("b", "f4", 3), ("c", "i1", (2, 2))])
     np.save(tmp_path / "record.npy", record)
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(read_array, [tmp_path / "record.npy"] * 400))
-    assert all(one == record for one in read)
+    assert all(array == record for array in read)
 
 
-def test_an_array_can_stay_on_disk(tmp_path):
+def test_an_array_can_stay_on_the_disk(tmp_path):
     np.save(tmp_path / "image.npy", np.arange(6, dtype=np.int16).reshape(1, 2, 3))
     image = read_array(tmp_path / "image.npy", mmap_mode="r")
     assert isinstance(image, np.memmap)
     np.testing.assert_array_equal(image, [[[0, 1, 2], [3, 4, 5]]])
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    with replacing(path) as unfinished:
+        unfinished.write_text("first")
+        assert not path.exists() and unfinished.suffix == ".csv"
+    with pytest.raises(RuntimeError), replacing(path) as unfinished:
+        unfinished.write_text("sec")
+        raise RuntimeError
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_leftovers_of_killed_processes_are_removed_from_the_given_folders(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for folder in (tmp_path, inner):
+        for name in (".1234.unfinished.mask.nii.gz", "mask.nii.gz"):
+            (folder / name).touch()
+    remove_unfinished([tmp_path])
+    assert {path.name for path in tmp_path.iterdir()} == {"inner", "mask.nii.gz"} and len(list(inner.iterdir())) == 2
+
+
+def test_a_locked_folder_is_refused_until_the_lock_is_released(tmp_path):
+    with exclusive_lock(tmp_path / "store", "wait for the other run"), pytest.raises(InputError) as caught:
+        exclusive_lock(tmp_path / "store", "wait for the other run").__enter__()
+    assert caught.value.path == tmp_path / "store" and "cannot be locked" in caught.value.problem
+    assert caught.value.remedy == "wait for the other run"
+    with exclusive_lock(tmp_path / "store", "wait"):
+        pass

@@ -18,7 +18,7 @@ from data.prepare import command as prepare
 from data.prepare.command import main
 from data.prepare.provenance import fingerprint
 from data.scans.volume import read_image, write_lps, write_mask
-from data.splits.leave_one_out import frozen_splits
+from data.splits.frozen import frozen_splits
 from tests.conftest import tiny_scan
 
 

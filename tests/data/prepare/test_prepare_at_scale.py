@@ -17,7 +17,7 @@ import pytest
 from data.cases.store import digest, read_case, read_store, write_case
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
-from data.duplicates.pairs import thumbnails
+from data.duplicates.thumbnail import load_thumbnails
 from data.prepare import command as prepare
 from data.prepare import disk, provenance
 from data.scans.grid import Grid
@@ -210,8 +210,8 @@ def test_thumbnails_are_made_while_preparing(run, tmp_path):
     kept.unlink()
     run(root)
     for path in (tmp_path / "store").rglob("image.npy"):
-        path.unlink()  # only thumbnails can be read from now on
-    assert len(thumbnails(read_store(tmp_path / "store")["here"])) == 2
+        path.unlink()  # only load_thumbnails can be read from now on
+    assert len(load_thumbnails(read_store(tmp_path / "store")["here"])) == 2
 
 
 def test_unchanged_files_are_not_read_again(run, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
+"""Boxes stay inside the scan and never lose a voxel of what they were made around."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.scans.boxes import Box, bounding_box, centred, enlarge, union, whole
+from data.scans.boxes import Box, bounding_box, central_box, enlarge, union, whole_box
 
 sizes = st.tuples(*[st.integers(1, 120)] * 3)
 
@@ -19,10 +21,10 @@ margins = st.tuples(*[st.floats(-60, 60)] * 3)
 
 
 @given(box_in_scan(), margins, margins, st.sampled_from([1, 8, 16]))
-def test_an_enlarged_box_lies_inside_the_scan_in_multiples_and_keeps_the_middle(case, low, high, multiple):
+def test_an_enlarged_box_lies_inside_the_scan_has_rounded_sides_and_keeps_its_middle(case, low, high, multiple):
     box, shape = case
     result = enlarge(box, low, high, shape, multiple)
-    assert whole(shape).contains(result)
+    assert whole_box(shape).contains(result)
     for side, size in zip(result.shape, shape, strict=True):
         assert side == size or side % multiple == 0
     middle = Box(
@@ -34,14 +36,14 @@ def test_an_enlarged_box_lies_inside_the_scan_in_multiples_and_keeps_the_middle(
         assert result.contains(box)
 
 
-def test_the_measured_failure_of_the_release_37_slices_organ_in_5_to_32():
+def test_an_organ_in_slices_5_to_32_of_37_stays_in_its_enlarged_box():
     result = enlarge(Box((5, 100, 100), (33, 200, 200)), (5, 25, 25), (5, 25, 25), (37, 512, 512))
     assert result.start[0] == 0 and result.stop[0] == 37
     assert result.contains(Box((5, 75, 75), (33, 225, 225)))
 
 
 @given(box_in_scan())
-def test_the_bounding_box_is_tight_and_loses_no_voxel(case):
+def test_the_bounding_box_is_tight_and_contains_every_voxel(case):
     box, shape = case
     mask = np.zeros(shape, bool)
     mask[box.slices] = True
@@ -49,17 +51,17 @@ def test_the_bounding_box_is_tight_and_loses_no_voxel(case):
     assert bounding_box(mask)[1] == box.stop and mask[box.slices].sum() == mask.sum()
 
 
-def test_nothing_has_no_bounding_box():
+def test_an_empty_mask_has_no_bounding_box():
     assert bounding_box(np.zeros((3, 4, 5))) is None
 
 
 @given(sizes, sizes)
 def test_the_central_box_is_central(shape, size):
-    box = centred(shape, size)
+    box = central_box(shape, size)
     assert box.shape == tuple(map(min, shape, size))
     for a, b, n in zip(*box, shape, strict=True):
         assert abs(a - (n - b)) <= 1
 
 
-def test_union_holds_both():
+def test_the_union_contains_both_boxes():
     assert union(Box((0, 5, 2), (4, 6, 9)), Box((1, 2, 3), (9, 4, 5))) == Box((0, 2, 2), (9, 6, 9))

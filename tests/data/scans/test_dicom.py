@@ -1,4 +1,4 @@
-"""A DICOM folder is one whole, even stack of slices, or refused."""
+"""A DICOM folder has to be one complete, evenly spaced stack of slices; anything else is refused."""
 
 import shutil
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from data.common.errors import InputError
+from data.scans.dicom import summarise_series
 from data.scans.volume import read_image
 from tests.conftest import NOISE, refused
 
@@ -15,7 +16,15 @@ from tests.conftest import NOISE, refused
 def write_series(
     folder: Path, array: np.ndarray, series: str = "1.2.3.4", heights=None, tilt: float = 0.0
 ) -> list[Path]:
-    """CT slices as a scanner would write them, file names in another order than the heights."""
+    """Write CT slices as a scanner would, and return their paths; the names are in another order than the positions.
+
+    Args:
+        folder: Folder to write to.
+        array: Voxels (D, H, W).
+        series: Identifier of the series.
+        heights: z position of each slice in mm; 2.5 mm apart if None.
+        tilt: Shift of each slice against the one below in mm, as with a tilted gantry.
+    """
     folder.mkdir(exist_ok=True)
     heights = np.arange(len(array)) * 2.5 if heights is None else heights
     writer, paths = sitk.ImageFileWriter(), []
@@ -33,7 +42,7 @@ def write_series(
     return paths
 
 
-def test_a_dicom_folder_is_one_volume(tmp_path):
+def test_a_dicom_folder_is_read_as_one_volume(tmp_path):
     write_series(tmp_path, NOISE)
     (tmp_path / "LICENSE").write_text("free")
     volume = read_image(tmp_path)
@@ -41,23 +50,26 @@ def test_a_dicom_folder_is_one_volume(tmp_path):
     assert np.allclose(volume.origin, (-10, -20, 0))
 
 
-def test_a_damaged_dicom_slice_is_an_error_not_a_gap(tmp_path):
+def test_a_damaged_slice_is_refused_and_not_left_out(tmp_path):
     paths = write_series(tmp_path, NOISE)
     content = paths[4].read_bytes()
     for length in (len(content) - 2, len(content) // 2, 300, 140):
         paths[4].write_bytes(content[:length])
-        with pytest.raises(InputError, match=paths[4].name):
+        with pytest.raises(InputError) as caught:
             read_image(tmp_path)
+        assert caught.value.path == paths[4] and "again" in caught.value.remedy
     paths[4].write_bytes(b"")
-    refused(tmp_path, paths[4].name, "empty")
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path)
+    assert caught.value.path == paths[4] and "empty" in caught.value.problem
 
 
-def test_a_dicom_folder_must_be_one_even_stack(tmp_path):
+def test_a_dicom_folder_that_is_not_one_even_stack_is_refused(tmp_path):
     paths = write_series(tmp_path / "gap", NOISE)
     paths[4].unlink()
-    refused(tmp_path / "gap", "evenly", "5.000 mm")
+    refused(tmp_path / "gap", "evenly", "5.000 mm", remedy="missing")
     shutil.copy(write_series(tmp_path / "double", NOISE)[3], tmp_path / "double" / "copy.dcm")
-    refused(tmp_path / "double", "evenly", "0.000 mm")
+    refused(tmp_path / "double", "evenly", "0.000 mm", remedy="doubled")
     write_series(tmp_path / "two", NOISE)
     write_series(tmp_path / "two", NOISE, series="1.2.3.5")
     refused(tmp_path / "two", "2 series", "1.2.3.4 (9 files)", "1.2.3.5 (9 files)")
@@ -68,3 +80,9 @@ def test_a_dicom_folder_must_be_one_even_stack(tmp_path):
     refused(tmp_path / "sizes", "size")
     write_series(tmp_path / "rounded", NOISE, heights=np.round(np.arange(9) * 0.6667, 2))
     assert read_image(tmp_path / "rounded").array.shape == NOISE.shape
+
+
+def test_two_headers_give_the_extent_of_a_series(tmp_path):
+    write_series(tmp_path, NOISE)
+    summary = summarise_series(tmp_path)
+    assert summary.slices == len(NOISE) and summary.first_file == min(tmp_path.iterdir())

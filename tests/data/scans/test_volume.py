@@ -1,4 +1,4 @@
-"""Reading and writing scans and labels, against nibabel where that is possible."""
+"""Reading and writing scans and labels, compared with nibabel where possible."""
 
 import json
 from dataclasses import replace
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from data.common.errors import InputError
 from data.scans.grid import Part
-from data.scans.volume import WRITTEN, Grid, read_image, read_label, write_lps, write_mask
+from data.scans.volume import WRITTEN_SUFFIXES, Grid, read_image, read_label, write_lps, write_mask
 from tests.conftest import VALUES, affine_of, refused, save
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
 
 def same_voxels_in_space(volume, path: Path) -> bool:
-    """Each voxel of the volume has the value that nibabel finds at its place in the world."""
+    """Return True if each voxel of the volume has the value that nibabel finds at its world position."""
     oracle = nib.load(path)
     index = np.indices(volume.array.shape).reshape(3, -1)
     steps = np.array(volume.direction).reshape(3, 3) * volume.spacing[::-1]
@@ -49,7 +49,7 @@ def test_every_orientation_is_read_in_place_and_written_back_bit_exact(tmp_path,
 
 @settings(max_examples=25, deadline=None)
 @given(degrees=st.tuples(*[st.floats(-180, 180)] * 3), orientation=st.sampled_from(ORIENTATIONS))
-def test_any_oblique_scan_is_turned_to_the_nearest_lps_and_back(tmp_path_factory, degrees, orientation):
+def test_any_oblique_scan_is_read_along_the_nearest_axes_and_written_back(tmp_path_factory, degrees, orientation):
     folder = tmp_path_factory.mktemp("oblique")
     path = save(folder / "scan.nii", affine=affine_of(*orientation, degrees))
     volume = read_image(path)
@@ -61,8 +61,8 @@ def test_any_oblique_scan_is_turned_to_the_nearest_lps_and_back(tmp_path_factory
     assert np.allclose(nib.load(folder / "mask.nii").affine, nib.load(path).affine, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", WRITTEN)
-def test_each_written_format_is_read_back_the_same(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", WRITTEN_SUFFIXES)
+def test_each_written_format_is_read_back_unchanged(tmp_path, suffix):
     path = tmp_path / f"scan{suffix}"
     write_lps(path, VALUES, (2.5, 0.9, 0.7), (1.0, 2.0, 3.0))
     volume = read_image(path)
@@ -72,7 +72,7 @@ def test_each_written_format_is_read_back_the_same(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float64])
-def test_a_file_larger_than_a_slab_is_read_the_same(tmp_path, monkeypatch, dtype):
+def test_a_file_larger_than_a_slab_is_read_alike(tmp_path, monkeypatch, dtype):
     path = save(tmp_path / "scan.nii.gz", VALUES.astype(dtype), affine_of((2, 0, 1), (1, -1, -1)))
     whole = read_image(path)
     monkeypatch.setattr("data.scans.volume.SLAB_BYTES", 2 * 4 * 5 * np.dtype(dtype).itemsize)  # two of six slices
@@ -92,12 +92,13 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
     volume = read_image(save(tmp_path / "scan.nii.gz"))
     with pytest.raises(ValueError, match="shape"):
         write_mask(tmp_path / "m.nii.gz", np.zeros((2, 2, 2), np.uint8), volume.grid)
-    with pytest.raises(InputError, match="format"):
+    with pytest.raises(InputError) as caught:
         write_mask(tmp_path / "m.png", volume.array.astype(np.uint8), volume.grid)
+    assert "format" in caught.value.problem and ".nii.gz" in caught.value.remedy
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
-def test_a_mask_of_a_part_goes_back_onto_the_whole_scan(tmp_path, suffix):
+def test_a_mask_of_a_cropped_part_is_written_on_the_whole_scan(tmp_path, suffix):
     volume = read_image(save(tmp_path / "scan.nii.gz", affine=affine_of((1, 2, 0), (-1, 1, -1))))
     d, h, w = volume.array.shape
     mask = np.random.default_rng(0).integers(0, 3, (d - 2, h - 1, w)).astype(np.uint8)
@@ -110,7 +111,7 @@ def test_a_mask_of_a_part_goes_back_onto_the_whole_scan(tmp_path, suffix):
         write_mask(tmp_path / "m.nii.gz", back.array, grid)
 
 
-def test_a_mask_of_a_resampled_part_goes_back_to_the_nearest_voxels(tmp_path):
+def test_a_mask_of_a_resampled_part_is_written_at_the_nearest_voxels(tmp_path):
     volume = read_image(save(tmp_path / "scan.nii.gz"))
     whole = np.zeros(volume.array.shape, np.uint8)
     whole[2:4, 2:4, 1:3] = 1
@@ -126,12 +127,12 @@ def test_label_codes_must_be_whole_numbers(tmp_path):
     assert set(np.unique(label.array)) == set(range(7)) and label.array.dtype == np.uint8
     assert any("rounded" in note for note in label.notes)
     refused(save(tmp_path / "half.nii.gz", codes / 2), "whole numbers", read=read_label)
-    refused(save(tmp_path / "ct.nii.gz", VALUES - 50), "0 to 255", read=read_label)
+    refused(save(tmp_path / "ct.nii.gz", VALUES - 50), "-50 to 69", "0 to 255", remedy="image", read=read_label)
     refused(save(tmp_path / "big.nii.gz", VALUES + 200), "0 to 255", read=read_label)
 
 
-def test_a_label_behind_a_scale_is_read_by_its_value(tmp_path):
-    """Stored 127 with a slope just under 1/127 means 0.9999..., which truncates to 0 when asked for as uint8."""
+def test_a_scaled_label_is_read_by_its_value(tmp_path):
+    """A stored 127 with a slope just below 1/127 means 0.9999, which SimpleITK truncates to 0 if it reads uint8."""
     image = nib.Nifti1Image(np.where(VALUES > 60, 127, 0).astype(np.uint8), affine_of())
     nib.save(image, tmp_path / "slope.nii")
     content = bytearray((tmp_path / "slope.nii").read_bytes())
@@ -140,7 +141,7 @@ def test_a_label_behind_a_scale_is_read_by_its_value(tmp_path):
     assert int(read_label(tmp_path / "slope.nii").array.sum()) == 59
 
 
-def test_a_label_on_the_same_grid_is_taken_as_it_is(tmp_path):
+def test_a_label_on_the_same_grid_is_used_as_it_is(tmp_path):
     image = read_image(save(tmp_path / "image.nii.gz"))
     shifted = affine_of()
     shifted[:3, 3] += 2e-5
@@ -153,19 +154,19 @@ def test_a_label_on_the_same_grid_is_taken_as_it_is(tmp_path):
     assert np.array_equal(label.array, image.array)
 
 
-def test_a_label_on_a_finer_grid_is_resampled_and_said_so(tmp_path):
+def test_a_label_on_a_finer_grid_is_resampled_with_a_note(tmp_path):
     coarse = np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8)
     write_lps(tmp_path / "image.nii.gz", VALUES, (3, 3, 3), (0, 0, 0))
     write_lps(tmp_path / "label.nii.gz", coarse.repeat(3, 0).repeat(3, 1).repeat(3, 2), (1, 1, 1), (-1, -1, -1))
     label = read_label(tmp_path / "label.nii.gz", like=read_image(tmp_path / "image.nii.gz"))
     assert np.array_equal(label.array, coarse) and label.spacing == (3, 3, 3)
     assert "resampled" in label.notes[-1]
-    write_lps(tmp_path / "off.nii.gz", coarse * 2, (3, 3, 3), (1.2, -1.2, 1.2))  # less than half a voxel: no mixtures
+    write_lps(tmp_path / "off.nii.gz", coarse * 2, (3, 3, 3), (1.2, -1.2, 1.2))  # less than half a voxel away
     off = read_label(tmp_path / "off.nii.gz", like=read_image(tmp_path / "image.nii.gz"))
     assert np.array_equal(off.array, coarse * 2) and "resampled" in off.notes[-1]
 
 
-def test_a_label_of_another_place_is_refused_with_both_grids(tmp_path):
+def test_a_label_at_another_position_is_refused_with_both_grids(tmp_path):
     image = read_image(save(tmp_path / "image.nii.gz"))
     far = affine_of()
     far[2, 3] += 10
@@ -175,7 +176,7 @@ def test_a_label_of_another_place_is_refused_with_both_grids(tmp_path):
     refused(bigger, "9x9x9", "4x5x6", read=read_label, like=image)
 
 
-def test_real_scan_as_nifti_and_as_dicom_is_the_same_volume(shared):
+def test_a_real_scan_is_the_same_volume_as_nifti_and_as_dicom(shared):
     folder = shared / "real_ct" / "amos_0013_slab"
     nifti, dicom = read_image(folder / "ct.nii.gz"), read_image(folder / "dicom")
     assert np.array_equal(nifti.array, dicom.array) and nifti.array.min() == -2048
