@@ -82,8 +82,7 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
     earlier = _read_stored(folder)
     try:
         source = source_of(entry, centre, earlier.source if earlier else {})
-        same_way = earlier is not None and earlier.preparation == preparation and earlier.has_scan_label
-        if earlier and same_way and content_of(earlier.source) == content_of(source):
+        if earlier and _is_complete(earlier, preparation) and content_of(earlier.source) == content_of(source):
             if earlier.source != source:  # moved or touched: record the files as the next run will find them
                 renew_source(earlier, source)
             load_thumbnail(earlier)
@@ -138,6 +137,11 @@ def _read_stored(folder: Path) -> Case | None:
         return None
 
 
+def _is_complete(case: Case, preparation: Preparation) -> bool:
+    """Whether a stored case was prepared in this way and has everything that the current version stores."""
+    return case.preparation == preparation and case.has_scan_label
+
+
 def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> tuple[list[Path], list[str]]:
     """Find out what has to be prepared.
 
@@ -161,11 +165,7 @@ def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> 
             case = _read_stored(centre.folder / entry.name)
             if case and case.preparation != preparation:
                 replaced.append(case)
-            if (
-                entry.image
-                and not entry.fault
-                and not (case and case.preparation == preparation and case.has_scan_label)
-            ):
+            if entry.image and not entry.fault and not (case and _is_complete(case, preparation)):
                 images.append(entry.image)
         if replaced:
             earlier = replaced[0].preparation
@@ -254,8 +254,7 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
         "--crop",
         choices=("body", "none"),
         default="body",
-        help="part of each scan to keep: the body with a margin and the whole label, or everything (none) "
-        "(default: %(default)s)",
+        help="crop each scan to the body, with a margin and the whole label, or do not crop (default: %(default)s)",
     )
     parser.add_argument(
         "--spacing",

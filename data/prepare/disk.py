@@ -13,7 +13,7 @@ from data.scans.dicom import summarise_series
 from data.scans.volume import read_grid
 
 VOXEL_BYTES = 3  # int16 image and uint8 label
-OVERHEAD = 1.05  # manifests, partly filled blocks of the file system, and what else is written in the meantime
+OVERHEAD = 1.05  # compressed labels of the scans, manifests, partly filled blocks of the file system
 GB = 1e9  # bytes
 
 

@@ -59,7 +59,8 @@ SOURCES: dict[str, Source] = {
     "totalsegmentator": TotalSegmentator(),
 }
 
-COLUMN_WIDTHS = (17, 32, 18, 28, 48)  # of the listing, characters
+LAYOUT_WIDTHS = (19, 98)  # of the columns of the layouts, characters
+LISTING_WIDTHS = (17, 32, 18, 28, 48)  # of the columns of the listing, characters
 
 
 def load_entry(entry: Entry, labels: LabelMap) -> tuple[Volume, np.ndarray, list[str]]:
@@ -107,6 +108,14 @@ def remarks(source: str, root: Path) -> list[str]:
     return lines
 
 
+def layouts() -> str:
+    """Format the layout of every source as a table, for ``--help``."""
+    lines = [(f"  {name}", source.summary) for name, source in SOURCES.items()]
+    return "\n".join(
+        format_row([[name], wrap_words(summary, LAYOUT_WIDTHS[1])], LAYOUT_WIDTHS) for name, summary in lines
+    )
+
+
 def listing() -> str:
     """Format all sources as a table: where each comes from, its licence, its codes and how to download it."""
     lines = [("SOURCE", "data set", "licence", "codes", "download")]
@@ -114,6 +123,6 @@ def listing() -> str:
         about = source.about
         lines.append((name, about.name, about.licence, about.codes, about.download))
     return "\n\n".join(
-        format_row([wrap_words(*cell) for cell in zip(line, COLUMN_WIDTHS, strict=True)], COLUMN_WIDTHS)
+        format_row([wrap_words(*cell) for cell in zip(line, LISTING_WIDTHS, strict=True)], LISTING_WIDTHS)
         for line in lines
     )

@@ -16,7 +16,7 @@ from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.text import is_valid_name
 from data.sources.base import Entry
-from data.sources.catalogue import SOURCES, remarks
+from data.sources.catalogue import SOURCES, layouts, remarks
 from data.sources.label_map import LabelMap
 
 
@@ -95,9 +95,10 @@ class Centre:
 
 
 def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``CentreOptions``."""
-    layouts = "; ".join(f"{name}: {source.summary}" for name, source in SOURCES.items())
-    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help=f"kind of data set. {layouts}")
+    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"what ROOT holds, by SOURCE:\n{layouts()}"
+    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below")
     parser.add_argument(
         "root", metavar="ROOT", type=Path, help="folder of the data set, or a table (.csv) of your own scans"
     )

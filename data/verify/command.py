@@ -150,12 +150,10 @@ def _print_report(cases: Sequence[Inspection], findings: Sequence[Finding]) -> N
     warned = {finding.case for finding in findings if finding.level == "warning"} & {case.name for case in cases}
     fit, tumours = sum(not case.fatal for case in cases), sum(case.has_tumour for case in cases)
     print(f"{fit} of {len(cases)} cases are fit to train on, {len(warned)} of them with warnings")
-    if fit:
-        print(
-            f"{tumours} of them have a tumour"
-            if tumours
-            else "none of them has a tumour: fit for the pancreas stages only"
-        )
+    if tumours:
+        print(f"{tumours} of them have a tumour")
+    elif fit:
+        print("none of them has a tumour: they can train the pancreas stages only")
 
 
 def _record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Finding]) -> dict[str, object]:
