@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         others += identities_in_store(store, {centre.name for centre in centres})
     except InputError as error:  # a fault of the store, which does not make the cases of these centres unfit
-        store_findings.append(finding_from_error(error, "warning", root=store, case=str(store)))
+        store_findings.append(finding_from_error(error, "warning", root=store))
     records = []
     for centre, cases in zip(centres, inspected, strict=True):
         ours = identities_of(centre, cases)

@@ -99,17 +99,15 @@ class Inspection:
         return any(finding.level == "fatal" for finding in self.findings)
 
 
-def finding_from_error(error: InputError, level: Level, *, root: Path, case: str) -> Finding:
+def finding_from_error(error: InputError, level: Level, *, root: Path) -> Finding:
     """Turn an error into a finding about the file to blame.
 
     Args:
         error: The error that was raised for a case.
         level: Level of the finding.
-        root: Folder of the data set or store. A file inside it is called by its path relative to it.
-        case: What the finding is about if the error does not say.
+        root: Folder of the data set or store. A file inside it is called by its path relative to it, any
+            other by its name and that of its folder.
     """
-    if not error.problem:
-        return Finding(level, str(error), case, "")
     path = Path(error.path)
     inside = path != root and path.is_relative_to(root)
     remedy = f"{error.remedy}: {error.command}" if error.command else error.remedy
@@ -128,7 +126,7 @@ def inspect_entry(entry: Entry, labels: LabelMap, *, root: Path, picture: bool =
     try:
         image, label, notes = load_entry(entry, labels)
     except InputError as error:
-        fault = finding_from_error(error, "fatal", root=root, case=entry.name)
+        fault = finding_from_error(error, "fatal", root=root)
         return Inspection(entry.name, entry.patient, [fault])
     except MemoryError:
         fault = Finding("fatal", "the scan is too large for the memory", entry.name, "use fewer --workers")

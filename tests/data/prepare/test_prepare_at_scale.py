@@ -210,7 +210,7 @@ def test_thumbnails_are_made_while_preparing(run, tmp_path):
     kept.unlink()
     run(root)
     for path in (tmp_path / "store").rglob("image.npy"):
-        path.unlink()  # only load_thumbnails can be read from now on
+        path.unlink()  # only thumbnails can be read from now on
     assert len(load_thumbnails(read_store(tmp_path / "store")["here"])) == 2
 
 

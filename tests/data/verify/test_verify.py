@@ -235,12 +235,12 @@ def test_findings_that_differ_only_in_numbers_share_a_row():
 
 def test_an_error_becomes_a_finding_about_its_file(tmp_path):
     error = InputError(tmp_path / "labels" / "a.nii.gz", "the file is empty", "copy it again")
-    found = finding_from_error(error, "fatal", root=tmp_path, case="a")
+    found = finding_from_error(error, "fatal", root=tmp_path)
     assert found == Finding("fatal", "the file is empty", "labels/a.nii.gz", "copy it again")
-    elsewhere = finding_from_error(error, "warning", root=tmp_path / "other", case="a")
+    elsewhere = finding_from_error(error, "warning", root=tmp_path / "other")
     assert (elsewhere.level, elsewhere.case) == ("warning", "labels/a.nii.gz")
     pasted = InputError(tmp_path / "a", "missing", "unpack it", command="tar -xf a.tar")
-    assert finding_from_error(pasted, "fatal", root=tmp_path, case="a").remedy == "unpack it: tar -xf a.tar"
+    assert finding_from_error(pasted, "fatal", root=tmp_path).remedy == "unpack it: tar -xf a.tar"
 
 
 def test_three_real_scans_are_fit(verify, shared, tmp_path):
