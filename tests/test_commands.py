@@ -239,7 +239,7 @@ def test_bad_training_options_are_one_line_and_make_no_run(world, capsys, option
 
 def test_no_store_and_one_centre(tmp_path, world, capsys):
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path)]) == 2
-    assert "no centre is prepared; run python -m data.prepare" in capsys.readouterr().err
+    assert "no centre is prepared here. Run python -m data.prepare" in capsys.readouterr().err
     shutil.copytree(world / "store" / "east", tmp_path / "east")
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 2
     assert "only one centre is prepared" in capsys.readouterr().err

@@ -22,13 +22,18 @@ class LabelMap:
 
     @staticmethod
     def parse(text: str) -> "LabelMap":
-        """Read ``"10=1,11=2,*=0"``: code of the data set = our label. 0 stays background unless named."""
+        """Parse ``"10=1,11=2,*=0"``, pairs of a code of the data set and one of our labels.
+
+        The code 0 stays background unless it is named; ``*`` stands for all codes that are not named.
+
+        Raises:
+            ValueError: If a part of the text is not such a pair.
+        """
         codes, rest = {0: 0}, None
         for item in text.split(","):
             match = re.fullmatch(r"\s*(\d+|\*)\s*=\s*([012])\s*", item)
             if not match or (match[1] != "*" and int(match[1]) > 255):
-                example = 'write code=label pairs with labels 0, 1 or 2, such as "10=1,*=0"'
-                raise InputError(f"--labels {text}: {item.strip() or 'nothing'} is not a pair; {example}")
+                raise ValueError(f'"{item.strip()}" is not a pair code=label')
             if match[1] == "*":
                 rest = int(match[2])
             else:

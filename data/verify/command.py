@@ -20,7 +20,7 @@ from data.common.files import replacing
 from data.common.parallel import in_parallel
 from data.common.text import in_columns
 from data.contact_sheet import write_sheets
-from data.sources.centres import Centre, argument_parser, find_centres, notes_on
+from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.verify.findings import Finding, Inspection, blame, centre_findings, inspect_entry
 from data.verify.overlap import Known, known_in_store, known_of, shared_findings
 
@@ -61,7 +61,9 @@ def record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Findi
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argument_parser("data.verify", "Is this centre fit to train on? Reads everything that prepare would.")
+    description = "Is this centre fit to train on? Reads everything that prepare would."
+    parser = argparse.ArgumentParser(prog="python -m data.verify", description=description)
+    add_centre_arguments(parser)
     found = "also write all findings to this file, with --centre-by as a list of centres"
     parser.add_argument("--json", type=Path, metavar="FILE", help=found)
     parser.add_argument("--sheet", type=Path, metavar="DIR", help="also write pictures of the cases into this folder")
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    centres = find_centres(args)
+    centres = find_centres(CentreOptions.from_args(args))
     for line in notes_on(centres, args.centre_by):
         print(f"note: {line}")
     inspected = [_inspect(centre, args) for centre in centres]

@@ -82,7 +82,7 @@ def test_two_choices_of_panorama_are_not_one_centre(tmp_path, capsys):
     for more in ([], ["--moved"]):
         assert prepare.main(["panorama-pancreas", str(root), *place, *more]) == 2
         said = capsys.readouterr().err
-        assert "--centre nl: the store has it read as panorama already; choose" in said and said.count("\n") == 1
+        assert "--centre nl: the store already holds this centre, read as panorama. Choose" in said and said.count("\n") == 1
     assert len(read_store(tmp_path / "store")["nl"]) == 3
 
 
