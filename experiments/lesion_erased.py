@@ -47,7 +47,8 @@ def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | N
         return None
     lesion, found = label == TUMOUR, {}
     for name, image in scans.items():
-        p = box_probability(model.net, image, case.spacing, model.stage, model.device, model.readout)
+        options = {"stage": model.stage, "device": model.device, "readout": model.readout}
+        p = box_probability(model.net, image, case.spacing, **options)
         mask = p > model.threshold
         found[name] = (2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()), float(p[lesion].mean()))
     return found

@@ -25,7 +25,7 @@ from engine.infer.box import box_probability, keep_large_components
 from engine.infer.cascade import StageModel, load_model
 from engine.metrics import case_metrics
 from engine.options import add_average, add_gpu, add_path
-from engine.report.pictures import overlay
+from engine.report.pictures import draw_overlay
 from engine.report.tables import summary_table, write_case_table
 
 LESION, NO_DATA, FAT_HU = 1, 255, -100
@@ -57,13 +57,15 @@ def rank(probability: np.ndarray, lesion: np.ndarray, image: np.ndarray) -> floa
 def evaluate(model: StageModel, path: Path, spacing: tuple[float, float, float], out: Path) -> dict:
     """Segment and score one patient; a row of the table, and a picture."""
     image, lesion, real = read(path, spacing)
-    probability = box_probability(model.net, image, spacing, model.stage, model.device, model.readout)
+    options = {"stage": model.stage, "device": model.device, "readout": model.readout}
+    probability = box_probability(model.net, image, spacing, **options)
     mask = keep_large_components(probability > model.threshold)
     mask, lesion, image = mask[real], lesion[real], image[real]
     row = {"case": path.stem, "centre": "real", **case_metrics(mask, lesion, spacing)}
     row["rank"] = rank(probability[real], lesion, image)
     caption = f"{path.stem}, Dice {row['dice']:.2f}"
-    overlay(out / f"{path.stem}.png", image, 2 * lesion.astype(np.uint8), 2 * mask.astype(np.uint8), spacing, caption)
+    masks = {"reference": 2 * lesion.astype(np.uint8), "prediction": 2 * mask.astype(np.uint8)}
+    draw_overlay(out / f"{path.stem}.png", image, **masks, spacing=spacing, title=caption)
     return row
 
 
