@@ -45,7 +45,9 @@ def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | N
     measured = {}
     for name, shift in {"as it is": 0.0, "erased": contrast, "deepened": contrast - DEEPER_HU}.items():
         scan = np.where(lesion, np.rint(image + shift), image).astype(np.int16)
-        p = box_probability(model.net, scan, case.spacing, model.stage, model.device, model.readout)
+        p = box_probability(
+            model.net, scan, case.spacing, stage=model.stage, device=model.device, readout=model.readout
+        )
         mask = p > model.threshold
         measured[name] = (2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()), float(p[lesion].mean()))
     return measured

@@ -30,7 +30,7 @@ from engine.infer.box import box_probability, keep_large_components
 from engine.infer.cascade import StageModel, load_model
 from engine.metrics import case_metrics
 from engine.options import add_average, add_gpu, add_path
-from engine.report.pictures import overlay
+from engine.report.pictures import draw_overlay
 from engine.report.tables import summary_table, write_case_table
 
 LESION, NO_DATA = 1, 255  # values of the labels
@@ -76,7 +76,9 @@ def read_patient(path: Path, spacing: Spacing) -> Patient:
 def evaluate(model: StageModel, path: Path, spacing: Spacing, out: Path) -> dict[str, str | float]:
     """Segment and score one patient, draw the picture, and return the row of the table."""
     image, lesion, real = read_patient(path, spacing)
-    probability = box_probability(model.net, image, spacing, model.stage, model.device, model.readout)
+    probability = box_probability(
+        model.net, image, spacing, stage=model.stage, device=model.device, readout=model.readout
+    )
     mask = keep_large_components(probability > model.threshold)[real]
     image, lesion, probability = image[real], lesion[real], probability[real]
     row: dict[str, str | float] = {"case": path.stem, "centre": "real", **case_metrics(mask, lesion, spacing)}
@@ -84,7 +86,14 @@ def evaluate(model: StageModel, path: Path, spacing: Spacing, out: Path) -> dict
     pairs = lesion.sum() * len(other_tissue)
     row["rank"] = float(mannwhitneyu(probability[lesion], other_tissue).statistic) / pairs  # area under the ROC curve
     caption = f"{path.stem}, Dice {row['dice']:.2f}"
-    overlay(out / f"{path.stem}.png", image, 2 * lesion.astype(np.uint8), 2 * mask.astype(np.uint8), spacing, caption)
+    draw_overlay(
+        out / f"{path.stem}.png",
+        image,
+        reference=2 * lesion.astype(np.uint8),
+        prediction=2 * mask.astype(np.uint8),
+        spacing=spacing,
+        title=caption,
+    )
     return row
 
 

@@ -82,9 +82,9 @@ class RunLog:
     def draw_curves(self, title: str) -> None:
         """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs."""
         if "matplotlib" not in self.missing and "seaborn" not in self.missing:
-            from engine.report.plots import curves
+            from engine.report.plots import draw_curves
 
-            curves(self.folder / "curves.png", self.history, title)
+            draw_curves(self.folder / "curves.png", self.history, title)
 
     def close(self) -> None:
         """Close the TensorBoard file."""

@@ -64,7 +64,9 @@ def choose_threshold(
     curves = []
     for case in cases:
         box = reference_box(case, stage.sampling, None)
-        probability = box_probability(net, case.image()[box.slices], case.spacing, stage, device, readout)
+        probability = box_probability(
+            net, case.image()[box.slices], case.spacing, stage=stage, device=device, readout=readout
+        )
         mask = target_mask(case.label()[box.slices], stage.sampling.target)
         curves.append(dice_by_threshold(torch.from_numpy(probability), torch.from_numpy(mask)))
     if not curves:

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from data.common.errors import InputError
-from engine.report.plots import study_figure
+from engine.report.plots import draw_study
 from engine.stages import STAGES, VARIANTS
 from engine.study import command as study
 from engine.study.report import (
@@ -169,6 +169,6 @@ def test_the_figure_of_few_and_many_variants(tmp_path, number):
     variants = sorted(VARIANTS, key=lambda name: name != "baseline")[:number]
     dice = {v: [(f"centre{i % 3}", float(value)) for i, value in enumerate(rng.uniform(size=12))] for v in variants}
     differences = {v: (0.1, -0.1, 0.2) for v in variants[1:]} | ({variants[-1]: (0.1, NAN, NAN)} if number > 1 else {})
-    study_figure(tmp_path / "figure.png", dice, differences, variants[0], "title")
+    draw_study(tmp_path / "figure.png", dice, differences, variants[0], "title")
     with Image.open(tmp_path / "figure.png") as picture:
         assert picture.size[0] > 1200 and np.asarray(picture.convert("L")).std() > 5
