@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.settings import from_record
 from data.samples import Sampling
+from engine.device import avoid_slow_convolutions
 from engine.method import Method
+from models.dual_task_net import DualTaskNet
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Recipe:
     augmentation: Augmentation
     training: TrainSettings
     preparation: Preparation
+
+    def build_network(self, device: torch.device) -> DualTaskNet:
+        """Build the network on a device, with random weights, laid out in memory as that device computes fastest."""
+        net = DualTaskNet(width=self.network.width, heads=self.method.heads)
+        # The stubs of torch do not know that a module can be moved and given a memory format in one call.
+        net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        avoid_slow_convolutions(net)
+        return net
 
     def to_record(self) -> dict[str, Any]:
         """Return the recipe as nested dictionaries of plain values, for a checkpoint or a YAML file."""

@@ -25,7 +25,6 @@ from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer.box import box_probability, keep_large_components
 from engine.stages import STAGES, Stage
-from models.dual_task_net import DualTaskNet
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
 # size; as voxels they are given for a clinical voxel of 0.8 x 0.8 x 2 mm.
@@ -130,14 +129,12 @@ def load_model(
     if readout not in checkpoint.thresholds:
         problem = "the network has no distance head, so the two tasks cannot be averaged"
         raise InputError(run / "best.pt", problem, "leave out --average")
-    net = DualTaskNet(width=recipe.network.width, heads=stage.method.heads)
+    net = recipe.build_network(device)
     try:
         net.load_state_dict(checkpoint.net)
     except RuntimeError as error:
         problem = f"its parameters are not those of the network of {stage.title}"
         raise InputError(run / "best.pt", problem, "train this stage again", command=stage.script("train")) from error
-    # The stubs of torch do not know that a module can be moved and given a memory format in one call.
-    net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return StageModel(
         stage=stage,
         net=net.eval(),

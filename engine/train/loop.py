@@ -16,12 +16,11 @@ from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from engine.device import autocast, avoid_slow_convolutions, is_out_of_memory, naming_memory_errors
+from engine.device import autocast, is_out_of_memory, naming_memory_errors
 from engine.recipe import Recipe
 from engine.stages import Stage
 from engine.train.run_log import RunLog
 from engine.train.validate import choose_thresholds, validation_dice
-from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
 from models.views import random_views
 
@@ -148,10 +147,7 @@ def prepare_training(
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights
-    net = DualTaskNet(width=recipe.network.width, heads=stage.method.heads)
-    # The stubs of torch do not know that a module can be moved and given a memory format in one call.
-    net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    avoid_slow_convolutions(net)
+    net = recipe.build_network(device)
     dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
     sampler = EpochSampler(len(dataset), settings.seed)
     training = Training(
