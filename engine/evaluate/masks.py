@@ -1,9 +1,9 @@
 """The two voxel grids of an evaluation.
 
 A stage segments on the grid of the *prepared case*, and the next stage looks around its mask on the same grid. Masks
-are therefore kept on it, as files of packed bits. The written predictions have the voxels of the scan and cannot replace
-them: if the store was resampled to finer voxels, a mask that went through its prediction would come back changed (with
-a Dice of about 0.95 to itself).
+are therefore kept on it, as files of packed bits. The written predictions cannot replace them, because they have the
+voxels of the scan: if the store was resampled to finer voxels, a mask that went through its prediction would come back
+changed (with a Dice of about 0.95 to itself).
 
 A mask is scored on the *scan's own voxels*, within the part of the scan that was prepared, against the label as it was
 drawn. On the voxels of the store, a mask would not be charged for the detail that the store has lost.

@@ -99,7 +99,12 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("--data", metavar="CENTRE", help="evaluate only the split that holds out this centre")
+    parser.add_argument(
+        "--data",
+        metavar="CENTRE",
+        help="evaluate only the split that holds out this centre, or another split by its name (default: every split "
+        "that holds a centre out)",
+    )
     parser.add_argument(
         "--time", metavar="YYYY_MM_DD_HH_MM_SS", help="evaluate the run of this time (default: the newest run)"
     )

@@ -1,3 +1,6 @@
+"""The stages follow each other: where each looks, when it looks again, and what it says about a doubtful result."""
+
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from torch import nn
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from engine.infer import cascade
 from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage
@@ -17,8 +21,8 @@ from models.dual_task_net import DualTaskNet, DualTaskOutput
 SPACING = (2.0, 2.0, 2.0)
 
 
-class AboveHU(nn.Module):
-    """Segments what is at least as bright as ``low`` and darker than ``high``, and records the boxes it was shown."""
+class BetweenHU(nn.Module):
+    """Segments what is at least as bright as ``low`` and darker than ``high``, and records the shapes of its boxes."""
 
     def __init__(self, low: float, high: float):
         super().__init__()
@@ -33,13 +37,13 @@ class AboveHU(nn.Module):
 def model(name: str, low: float, high: float) -> StageModel:
     stage = STAGES[name]
     stage = replace(stage, sampling=replace(stage.sampling, halve_below_mm=0.0))
-    net = AboveHU(low, high)
+    net = BetweenHU(low, high)
     return StageModel(stage, net, "segmentation", 0.5, torch.device("cpu"), Path("run"), 1, "", Preparation())
 
 
 @pytest.fixture
 def scan() -> np.ndarray:
-    """Pancreas of 100 HU with a tumour of 50 HU, and a bright bowel loop far away from it."""
+    """A pancreas of 100 HU with a tumour of 50 HU, and a bright bowel loop far away from it."""
     image = np.zeros((60, 100, 100), np.int16)
     image[20:40, 40:60, 30:70] = 100
     image[26:32, 46:54, 40:52] = 50
@@ -51,7 +55,7 @@ def all_models() -> dict[str, StageModel]:
     return {name: model(name, *((40, 200) if "pancreas" in name else (40, 60))) for name in STAGES}
 
 
-def test_the_cascade_finds_both_and_looks_only_in_the_box_before(scan):
+def test_the_cascade_finds_both_and_looks_only_around_the_earlier_mask(scan):
     models = all_models()
     result = segment_scan(models, scan, SPACING)
     assert result.notes == ()
@@ -66,14 +70,14 @@ def test_no_pancreas_gives_an_empty_mask_and_says_so():
     assert not result.label.any() and result.notes == ("no pancreas found: the mask is empty",)
 
 
-def test_no_coarse_tumour_sends_the_fine_stage_to_the_whole_pancreas(scan):
+def test_without_a_coarse_tumour_the_fine_stage_searches_the_whole_pancreas(scan):
     models = all_models() | {"tumor_coarse": model("tumor_coarse", 900, 999)}
     result = segment_scan(models, scan, SPACING)
     assert np.array_equal(result.label == 2, scan == 50)
-    assert any("tumor fine looks around pancreas fine's mask" in note for note in result.notes)
+    assert any("tumor fine looked around the mask of pancreas fine" in note for note in result.notes)
 
 
-def test_a_coarse_speck_below_ten_voxels_is_no_tumour():
+def test_a_coarse_mask_below_the_smallest_volume_is_no_tumour():
     coarse, pancreas = np.zeros((9, 9, 9), bool), np.ones((9, 9, 9), bool)
     coarse[4, 4, 4] = True
     masks = {"tumor_coarse": coarse, "pancreas_fine": pancreas}
@@ -82,20 +86,93 @@ def test_a_coarse_speck_below_ten_voxels_is_no_tumour():
     assert select_roi(STAGES["pancreas_coarse"], {}, (1, 1, 1)) == (None, "")
 
 
-def test_rounds_stop_when_two_agree_and_after_four_at_most(scan):
-    fine = model("tumor_fine", 40, 60)
-    pancreas = scan >= 40
-    pancreas[:20] = False
-    segment_stage(fine, scan, SPACING, pancreas)
-    assert len(fine.net.seen) == 2 * 8  # the second round agrees with the first; eight flips each
+class Rounds:
+    """Replaces the network: ``find(image, number)`` gives the mask of the round ``number``; the boxes are recorded."""
+
+    def __init__(self, monkeypatch, find: Callable[[np.ndarray, int], np.ndarray]) -> None:
+        self.boxes: list[np.ndarray] = []
+        self.find = find
+        monkeypatch.setattr(cascade, "box_probability", self._probability)
+
+    def _probability(self, net, image, spacing, **options) -> np.ndarray:
+        self.boxes.append(image)
+        return self.find(image, len(self.boxes)).astype(np.float32)
 
 
-def test_a_stage_without_a_predecessors_mask_is_empty_and_says_so(scan):
+VOXELS = np.arange(60 * 100 * 100, dtype=np.int32).reshape(60, 100, 100)  # an image in which every voxel is unique
+
+
+def cube(centre: tuple[int, int, int], half: int) -> np.ndarray:
+    """The numbers of the voxels in a cube around a voxel of the scan."""
+    return VOXELS[tuple(slice(max(0, c - half), c + half + 1) for c in centre)]
+
+
+def segment_fine(roi: np.ndarray) -> np.ndarray:
+    """The mask of tumour fine, which looks up to four times."""
+    fine = model("tumor_fine", 0, 1)
+    assert fine.stage.sampling.rounds == 4
+    return segment_stage(fine, VOXELS, SPACING, np.isin(VOXELS, roi)).mask
+
+
+def test_a_stage_looks_again_until_two_rounds_agree(monkeypatch):
+    found = [cube((30, 50, 50), 4), cube((30, 44, 50), 4), cube((30, 44, 50), 4), cube((30, 60, 50), 4)]
+    rounds = Rounds(monkeypatch, lambda image, number: np.isin(image, found[number - 1]))
+    mask = segment_fine(cube((30, 50, 40), 4))
+    assert len(rounds.boxes) == 3
+    assert np.array_equal(mask, np.isin(VOXELS, found[2]))
+
+
+def test_rounds_agree_from_the_converged_dice_on(monkeypatch):
+    """The second mask is a little larger than the first, so that the box moves but the Dice is high."""
+    first, second = cube((30, 50, 50), 7), VOXELS[22:38, 43:58, 43:58]  # 15 and 16 slices: Dice 0.97
+    rounds = Rounds(monkeypatch, lambda image, number: np.isin(image, (first, second, first)[number - 1]))
+    mask = segment_fine(cube((30, 50, 50), 2))
+    assert len(rounds.boxes) == 2 and np.array_equal(mask, np.isin(VOXELS, second))
+
+
+def test_a_stage_never_looks_more_often_than_its_sampling_says(monkeypatch):
+    """Every round finds a target somewhere else, so that no two of them agree."""
+    rounds = Rounds(monkeypatch, lambda image, number: np.isin(image, cube((30, 50, 30 + 6 * number), 3)))
+    mask = segment_fine(cube((30, 50, 30), 3))
+    assert len(rounds.boxes) == 4
+    assert np.array_equal(mask, np.isin(VOXELS, cube((30, 50, 54), 3)))
+
+
+def test_a_stage_looks_once_if_its_sampling_has_one_round(monkeypatch):
+    rounds = Rounds(monkeypatch, lambda image, number: np.isin(image, cube((30, 50, 60), 3)))
+    segment_stage(model("tumor_coarse", 0, 1), VOXELS, SPACING, np.isin(VOXELS, cube((30, 50, 50), 3)))
+    assert len(rounds.boxes) == 1
+
+
+@pytest.mark.parametrize(("voxels", "replaces"), [(0, False), (12, False), (13, True)])
+def test_a_round_that_loses_the_target_does_not_replace_the_mask(monkeypatch, voxels, replaces):
+    """12 voxels of 8 mm3 are less than 0.1 ml."""
+    found = [cube((30, 45, 50), 4), cube((30, 45, 50), 1).ravel()[:voxels]]
+    rounds = Rounds(monkeypatch, lambda image, number: np.isin(image, found[min(number, 2) - 1]))
+    mask = segment_fine(cube((30, 50, 50), 4))
+    assert len(rounds.boxes) == (3 if replaces else 2)
+    assert np.array_equal(mask, np.isin(VOXELS, found[replaces]))
+
+
+def test_a_stage_does_not_look_into_the_same_box_again(monkeypatch):
+    found = cube((30, 50, 50), 4)
+    rounds = Rounds(monkeypatch, lambda image, number: np.isin(image, found))
+    mask = segment_fine(found)
+    assert len(rounds.boxes) == 1
+    assert np.array_equal(mask, np.isin(VOXELS, found))
+
+
+def test_a_first_round_that_finds_nothing_is_not_repeated(monkeypatch):
+    rounds = Rounds(monkeypatch, lambda image, number: np.zeros(image.shape, bool))
+    assert not segment_fine(cube((30, 50, 50), 4)).any() and len(rounds.boxes) == 1
+
+
+def test_a_stage_after_an_empty_mask_is_empty_and_says_so(scan):
     result = segment_stage(model("pancreas_fine", 40, 200), scan, SPACING, np.zeros(scan.shape, bool))
-    assert not result.mask.any() and "the stage before found nothing" in result.note
+    assert not result.mask.any() and "the stage before it found nothing" in result.note
 
 
-def test_a_model_is_computed_with_the_recipe_of_its_checkpoint_whatever_the_table_says(tmp_path):
+def test_a_model_is_used_with_the_recipe_of_its_checkpoint_not_with_the_table_of_stages(tmp_path):
     stage = STAGES["pancreas_fine"]
     run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
     recipe = Recipe(
@@ -125,8 +202,8 @@ def net_of(stage: Stage) -> DualTaskNet:
     ("spacing", "familiar"),
     [(SPACING, True), ((5.0, 1.6, 1.6), True), ((2.5, 0.5, 0.8), False), ((9.0, 1.6, 1.6), False)],
 )
-def test_voxels_unlike_those_of_the_training_are_told(scan, spacing, familiar):
+def test_voxels_unlike_those_of_the_training_get_a_note(scan, spacing, familiar):
     fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
     note = segment_stage(fine, scan, spacing, scan > 0).note
     assert (note == "") == familiar
-    assert familiar or "trained on 2.5-5.5 x 0.8-1.6 x 0.8-1.6: not to be relied on" in note
+    assert familiar or "unlike those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in note

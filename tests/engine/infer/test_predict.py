@@ -1,4 +1,4 @@
-"""A new scan is fitted to what the models were trained on, and its mask comes back onto its own voxels."""
+"""A new scan is prepared like the training cases of the models, and its mask is written on its own voxels."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
 @pytest.fixture
 def seen(monkeypatch) -> dict:
-    """What the models are given, instead of which a threshold segments: tissue is pancreas, bone is tumour."""
+    """What the models are given. In their place a threshold segments: tissue is pancreas, bone is tumour."""
     seen = {}
 
     def segment(models, image, spacing):
@@ -29,7 +29,7 @@ def seen(monkeypatch) -> dict:
     model = SimpleNamespace(
         preparation=preparation, device=torch.device("cpu"), stage=SimpleNamespace(title="x"), run="", threshold=0.5
     )
-    monkeypatch.setattr(predict, "load_models", lambda args: {"pancreas_coarse": model})
+    monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(predict, "segment_scan", segment)
     return seen
 
@@ -40,7 +40,7 @@ def seen(monkeypatch) -> dict:
     ids=["plain", "turned and oblique"],
 )
 def test_the_models_see_their_own_spacing_and_the_mask_lies_on_the_scan(seen, tmp_path, affine):
-    thick = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))  # the array's axis along the patient
+    thick = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))  # the axis of the array along the patient
     patient = np.full((80, 70, 24), -1000, np.int16)
     patient[20:60, 15:55, :] = 40
     patient[30:42, 25:37, 8:16] = 900
@@ -55,31 +55,32 @@ def test_the_models_see_their_own_spacing_and_the_mask_lies_on_the_scan(seen, tm
     assert all((np.asarray(mask.dataobj) == code)[expected == code].mean() > 0.9 for code in (0, 1, 2))
 
 
-def test_a_label_map_for_a_scan_and_a_whole_body_for_a_pancreas_are_noted(seen, tmp_path, capsys):
+def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(seen, tmp_path, capsys):
     label = np.zeros((60, 60, 40), np.int16)
     label[20:40, 20:40, 10:30] = 2
     path = save(tmp_path / "label.nii.gz", label, affine_of(zooms=(2.0, 2.0, 5.0)))
     assert predict.main([str(path), "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "values 0 to 2 are 8-bit grey values, not HU: give the scan itself" in printed
-    assert "ml is no pancreas: was the model trained long enough?" in printed
+    assert "ml are too much for a pancreas, the model may not have been trained enough" in printed
 
 
-def test_a_ct_and_a_gland_get_no_note():
-    assert predict.doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
+    assert predict.find_doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
 
 
-def test_of_a_folder_of_scans_the_files_are_asked_for(seen, tmp_path, capsys):
+def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
     folder, empty = tmp_path / "scans", tmp_path / "empty"
     folder.mkdir()
     empty.mkdir()
     save(folder / "a.nii.gz", np.zeros((9, 9, 9), np.int16), affine_of())
     assert predict.main([str(folder), str(empty), "-o", str(tmp_path / "out")]) == 2
     first, second = capsys.readouterr().err.strip().splitlines()[-2:]
-    assert first.endswith(f"it holds scans, give its files: {folder}/*.nii.gz") and "it holds" not in second
+    advice = "The folder holds scans as files; give these"
+    assert first.endswith(f"{advice}: {folder}/*.nii.gz") and advice not in second
 
 
-def test_where_models_lack_it_says_of_which_splits_there_are_some(tmp_path, capsys):
+def test_if_models_are_missing_the_error_names_the_splits_that_have_all_of_them(tmp_path, capsys):
     for stage in STAGES:
         for centre in ("north", "west", "half")[: 2 if stage == "tumor_fine" else 3]:
             run = tmp_path / "runs" / stage / centre / "2026_01_01_00_00_00"
@@ -87,6 +88,17 @@ def test_where_models_lack_it_says_of_which_splits_there_are_some(tmp_path, caps
             (run / "best.pt").touch()
     options = ["scan.nii.gz", "-o", str(tmp_path / "out"), "--gpu", "cpu", "--data", "south"]
     assert predict.main([*options, "--path", str(tmp_path / "runs")]) == 2
-    assert capsys.readouterr().err.endswith("models there are for: --data north, --data west\n")
+    message = capsys.readouterr().err
+    assert message.count("error: ") == len(STAGES) + 1  # one line per stage, then the choice
+    assert message.endswith(
+        f"{tmp_path / 'runs'}: 4 of the 4 stages have no usable model for --data south. "
+        "Train them with the commands above, or use the models of another split: --data north or --data west.\n"
+    )
     assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
-    assert "models there are" not in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("Train them with the commands above.\n")
+
+
+def test_two_scans_of_one_name_would_write_one_mask(tmp_path, capsys):
+    scans = [str(tmp_path / folder / "scan.nii.gz") for folder in "ab"]
+    assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 2
+    assert "error: scan: several scans have this name and would write the same mask. Rename" in capsys.readouterr().err

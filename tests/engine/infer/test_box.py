@@ -1,9 +1,12 @@
+"""The probability of a box lies on its own voxels, is averaged over all flips, and may be computed in slabs."""
+
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
 import engine.infer.box
@@ -28,9 +31,9 @@ def hu(rng, shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 17, 20), (16, 24, 24), (33, 9, 41)])
-def test_probabilities_lie_on_the_boxs_own_grid(shape):
+def test_probabilities_lie_on_the_voxels_of_the_box(shape):
     image = hu(np.random.default_rng(0), shape)
-    probability = box_probability(Brightness(), image, (5, 1, 1), STAGE, CPU)
+    probability = box_probability(Brightness(), image, (5, 1, 1), stage=STAGE, device=CPU)
     assert probability.dtype == np.float32 and probability.shape == shape
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
 
@@ -39,28 +42,29 @@ def test_halved_grids_come_back_to_the_same_place():
     z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 40, 44)], indexing="ij")
     image = (np.exp(-0.5 * (z**2 + y**2 + x**2)) * 300 - 80).astype(np.int16)
     sampling = Sampling(target="pancreas", roi="scan", halve_below_mm=3.0)
-    probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), replace(STAGE, sampling=sampling), CPU)
-    inside = (slice(2, -2),) * 3  # at the very border the zeros beyond the box mix in
-    assert (
-        np.abs(probability - (image + 100.0) / 340)[inside].max() < 0.01
-    )  # a shift of half a voxel would give 0.013 and more
+    stage = replace(STAGE, sampling=sampling)
+    probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), stage=stage, device=CPU)
+    inside = (slice(2, -2),) * 3  # at the very border the zeros beyond the box are mixed in
+    # A shift of half a voxel would give 0.013 and more.
+    assert np.abs(probability - (image + 100.0) / 340)[inside].max() < 0.01
 
 
-def test_flips_average_eight_orientations_of_the_same_image(monkeypatch):
+def test_the_probability_is_the_mean_over_eight_flips(monkeypatch):
     torch.manual_seed(0)
     net = DualTaskNet(width=8, heads=("seg",)).eval()
     image = hu(np.random.default_rng(1), (8, 16, 16))
-    averaged = box_probability(net, image, (1, 1, 1), STAGE, CPU)
-    flipped = box_probability(net, image[:, ::-1], (1, 1, 1), STAGE, CPU)[:, ::-1]
+    options = {"spacing": (1, 1, 1), "stage": STAGE, "device": CPU}
+    averaged = box_probability(net, image, **options)
+    flipped = box_probability(net, image[:, ::-1], **options)[:, ::-1]
     monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
-    once = box_probability(net, image, (1, 1, 1), STAGE, CPU)
+    once = box_probability(net, image, **options)
     assert np.allclose(averaged, flipped, atol=1e-5)
     assert not np.allclose(averaged, once, atol=1e-5)
 
 
-def test_the_average_of_both_tasks_is_their_mean_and_as_steep_as_the_voxels_and_the_training():
+def test_the_average_of_both_tasks_has_the_steepness_of_the_training_unless_the_voxels_are_too_coarse():
     class Both(nn.Module):
-        """p = 0.5 everywhere; a distance of a tenth of tau outside."""
+        """Everywhere p = 0.5, and a distance of a tenth of tau to the target."""
 
         def forward(self, x):
             return DualTaskOutput(torch.zeros_like(x), torch.full_like(x, float(np.arctanh(0.1))), None, None)
@@ -68,23 +72,23 @@ def test_the_average_of_both_tasks_is_their_mean_and_as_steep_as_the_voxels_and_
     image = np.zeros((8, 8, 8), np.int16)
     for voxel, trained, k in ((0.9, 50.0, 50.0), (3.0, 50.0, 15.0), (0.9, 20.0, 20.0), (3.0, math.inf, math.inf)):
         stage = replace(STAGE, method=replace(STAGE.method, steepness=trained))
-        probability = box_probability(Both(), image, (voxel,) * 3, stage, CPU, "average")
+        probability = box_probability(Both(), image, (voxel,) * 3, stage=stage, device=CPU, readout="average")
         assert np.allclose(probability, (0.5 + 1 / (1 + np.exp(k * 0.1))) / 2, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_tiles_cover_every_voxel_once_in_sum(monkeypatch, axis):
+def test_slabs_cover_every_voxel_with_a_total_weight_of_one(monkeypatch, axis):
     monkeypatch.setattr(engine.infer.box, "_affordable_length", lambda image: 72)
     monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
     shape = [16, 16, 16]
     shape[axis] = 200
     image = hu(np.random.default_rng(2), shape)
-    probability = box_probability(Brightness(), image, (1, 1, 1), STAGE, CPU)
+    probability = box_probability(Brightness(), image, (1, 1, 1), stage=STAGE, device=CPU)
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
 
 
-def test_components_are_kept_relative_to_the_largest():
-    """Parts of 100, 60 and 60 voxels keep 220, where the release kept 160; one of 50 is not larger than half."""
+def test_components_are_kept_if_they_are_larger_than_half_of_the_largest():
+    """Components of 100, 60 and 60 voxels are kept; the published release kept only one of the two of 60."""
     mask = np.zeros((40, 10, 10), bool)
     for start, count in ((0, 100), (10, 60), (20, 60), (30, 50)):
         mask[start].flat[:count] = True
@@ -96,3 +100,13 @@ def test_components_touch_across_corners():
     mask = np.zeros((3, 3, 3), bool)
     mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True
     assert keep_large_components(mask).sum() == 3
+
+
+@pytest.mark.parametrize("density", [0.02, 0.05, 0.1, 0.3])
+def test_components_are_those_that_scipy_finds(density):
+    mask = np.random.default_rng(0).random((12, 14, 16)) < density
+    components, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(components.ravel())[1:]
+    large = 1 + np.flatnonzero(sizes > 0.5 * sizes.max())
+    assert count > 1
+    assert np.array_equal(keep_large_components(mask), np.isin(components, large))

@@ -1,4 +1,4 @@
-"""Tables: what is written comes back, every case is counted once, and nothing undefined is averaged away."""
+"""Tables can be read back, every case is counted once, and undefined values are counted instead of averaged."""
 
 import csv
 import json
@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from data.common.errors import InputError
 from data.common.files import replacing
 from engine.metrics import COLUMNS, case_metrics
-from engine.report.tables import counts, pick_cases, read_case_table, summary_table, write_case_table, write_summary
+from engine.report.tables import (
+    count_outcomes,
+    pick_cases,
+    read_case_table,
+    summary_table,
+    write_case_table,
+    write_summary,
+)
 
 
 def row(case: str, found: int, wanted: int, **more) -> dict:
-    """A case whose prediction and reference are ``found`` and ``wanted`` slices thick, of 1 ml a slice."""
+    """The row of a case whose prediction and reference are ``found`` and ``wanted`` slices thick, of 1 ml per slice."""
     prediction, reference = np.zeros((8, 10, 10)), np.zeros((8, 10, 10))
     prediction[:found], reference[:wanted] = 1, 1
     return {"case": case, "centre": "north", **case_metrics(prediction, reference, (10, 1, 1)), **more}
@@ -53,16 +60,19 @@ def test_any_number_and_any_name_survive(tmp_path_factory, values, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"case,dice\n", b"name,dice\nx,1\n", b"case,dice\na,1,2\n", b"\xff\xfe\x00"])
-def test_a_file_that_is_no_table_of_cases(tmp_path, content):
+def test_a_file_that_is_not_a_table_of_cases_is_refused(tmp_path, content):
     path = tmp_path / "cases.csv"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"cases\.csv: .*; give the per-case table"):
+    with pytest.raises(InputError) as error:
         read_case_table(path)
+    assert error.value.path == path and error.value.problem.startswith("not a ")
+    assert error.value.remedy == "give the table of cases that an evaluation wrote (cases.csv)"
 
 
-def test_a_missing_table(tmp_path):
-    with pytest.raises(InputError, match=r"cases\.csv"):
+def test_a_missing_table_is_refused(tmp_path):
+    with pytest.raises(InputError) as error:
         read_case_table(tmp_path / "cases.csv")
+    assert error.value.path == tmp_path / "cases.csv" and "No such file" in error.value.problem
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -75,16 +85,16 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_every_case_is_counted_once(rows):
-    count = counts(rows)
+    count = count_outcomes(rows)
     assert count["cases"] == 6 and count["segmented"] == 2
     assert all(count[name] == 1 for name in ("missed", "false_positive", "correctly_empty", "failed"))
     assert (count["reference_lesions"], count["detected_lesions"], count["false_positive_components"]) == (3, 2, 1)
 
 
-def test_the_table_says_what_was_left_out(rows):
+def test_the_summary_counts_what_it_leaves_out(rows):
     table = summary_table(rows, "pancreas fine")
     lines = {line.split()[0]: line.split() for line in table.splitlines() if line}
-    # Dice 1, 2/3 and 0 (missed); the false positive, the empty case are left out; HD95 misses the missed one too.
+    # The Dice are 1, 2/3 and 0 (missed); the false positive and the empty case have none. The missed one has no HD95.
     assert lines["dice"][1] == "0.556" and lines["dice"][-2:] == ["3", "2"]
     assert lines["hd95_mm"][-2:] == ["2", "3"]
     assert lines["seconds"][1] == "1.400" and lines["seconds"][-1] == "5"
@@ -95,18 +105,18 @@ def test_the_table_says_what_was_left_out(rows):
     assert "2 of 3 detected (67 %), 1 false positive components" in table
 
 
-def test_a_table_of_the_pancreas_has_no_lesions(rows):
+def test_a_summary_of_the_pancreas_reports_no_lesions(rows):
     table = summary_table(rows, "pancreas fine", lesions=False)
     assert "lesions" not in table and table == "".join(
         line for line in summary_table(rows, "pancreas fine").splitlines(True) if not line.startswith("lesions")
     )
 
 
-def test_a_table_of_failures_only(rows):
+def test_a_summary_of_failed_cases_only(rows):
     assert "cases            1: 0 segmented, 1 failed" in summary_table(rows[-1:], "t")
 
 
-def test_the_summary_for_programs_is_the_same(tmp_path, rows):
+def test_the_summaries_for_programs_hold_the_same_numbers(tmp_path, rows):
     write_summary(tmp_path / "summary.json", rows)
     write_summary(tmp_path / "summary.csv", rows)
     content = json.loads((tmp_path / "summary.json").read_text())
@@ -114,7 +124,7 @@ def test_the_summary_for_programs_is_the_same(tmp_path, rows):
         lines = {line["metric"]: line for line in csv.DictReader(file)}
     for name, summary in content["metrics"].items():
         assert all(float(lines[name][key]) == value for key, value in summary.items() if value is not None)
-    assert content["counts"] == counts(rows) == {name: int(lines[name]["n"]) for name in content["counts"]}
+    assert content["counts"] == count_outcomes(rows) == {name: int(lines[name]["n"]) for name in content["counts"]}
 
 
 def test_undefined_numbers_are_null_in_json(tmp_path, rows):
@@ -123,7 +133,7 @@ def test_undefined_numbers_are_null_in_json(tmp_path, rows):
     assert summary == {"mean": 1.0, "sd": None, "n": 1, "excluded": 0, "low": None, "high": None}
 
 
-def test_best_median_worst():
+def test_best_median_and_worst_case_are_picked_by_dice():
     cases = [{"case": name, "dice": dice} for name, dice in zip("abcde", [0.5, math.nan, 0.9, 0.1, 0.7], strict=True)]
     cases.append({"case": "f", "error": "unreadable"})
     best, median, worst = pick_cases(cases)

@@ -1,4 +1,4 @@
-"""Any folder of predictions is scored as our own evaluation scores its own, and nothing is guessed."""
+"""A folder of predictions is scored in the same way as by the evaluation scripts, and what it holds is not guessed."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def cases_of(store: Path) -> list[Case]:
 
 
 def shifted(case: Case) -> np.ndarray:
-    """A prediction 0/1/2 that is not quite the reference."""
+    """Labels 0/1/2 that differ a little from the reference."""
     return np.roll(np.asarray(case.label()), 1, axis=2)
 
 
@@ -65,7 +65,7 @@ def rows_of(out: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("label", ["tumour", "pancreas"])
-def test_labels_are_scored_like_the_metrics_say(store, tmp_path, label):
+def test_labels_get_the_metrics_of_their_masks(store, tmp_path, label):
     out = tmp_path / "out"
     assert run(store, predict(tmp_path / "p", store), out, "--label", label) == 0
     rows = rows_of(out)
@@ -79,7 +79,7 @@ def test_labels_are_scored_like_the_metrics_say(store, tmp_path, label):
     assert json.loads((out / "summary.json").read_text())["counts"]["cases"] == 4
 
 
-def test_masks_names_of_the_export_and_patterns_give_the_same_numbers(store, tmp_path):
+def test_masks_and_labels_under_all_supported_names_get_the_same_scores(store, tmp_path):
     def tumour(case):
         return (shifted(case) == 2).astype(np.uint8)
 
@@ -101,7 +101,7 @@ def test_masks_names_of_the_export_and_patterns_give_the_same_numbers(store, tmp
     assert yaml.safe_load((tmp_path / "out" / "255" / "settings.yaml").read_text())["values"] == "mask"
 
 
-def test_a_mask_of_255_is_one_of_the_pancreas_too(store, tmp_path):
+def test_masks_of_255_and_of_1_are_the_same_for_the_pancreas(store, tmp_path):
     for number in (1, 255):
         folder = predict(tmp_path / str(number), store, lambda c, n=number: (shifted(c) > 0) * np.uint8(n))
         assert run(store, folder, tmp_path / "out" / str(number), "--label", "pancreas") == 0
@@ -109,11 +109,14 @@ def test_a_mask_of_255_is_one_of_the_pancreas_too(store, tmp_path):
     assert tables[0] == tables[1]
 
 
-def test_a_folder_of_zeros_and_ones_is_not_guessed_at(store, tmp_path, capsys):
+def test_the_meaning_of_zeros_and_ones_has_to_be_said_for_the_tumour(store, tmp_path, capsys):
     folder = predict(tmp_path / "p", store, lambda c: (shifted(c) == 2).astype(np.uint8))
     assert run(store, folder, tmp_path / "out") == 2
     message = capsys.readouterr().err
-    assert "holds 0 and 1 alone, tumour or pancreas?" in message and "--values mask" in message
+    assert (
+        "the files hold only 0 and 1, which can mean the tumour or the pancreas" in message
+        and "--values mask" in message
+    )
     assert not (tmp_path / "out").exists()
     assert run(store, folder, tmp_path / "labels", "--values", "labels") == 0
     assert rows_of(tmp_path / "labels")["east/case_0"]["dice"] == 0
@@ -121,7 +124,7 @@ def test_a_folder_of_zeros_and_ones_is_not_guessed_at(store, tmp_path, capsys):
     assert rows_of(tmp_path / "mask")["east/case_0"]["dice"] > 0.5
 
 
-def test_predictions_that_are_missing_damaged_or_elsewhere_are_failed_cases(store, tmp_path, capsys):
+def test_predictions_that_are_missing_damaged_or_on_another_grid_are_failed_cases(store, tmp_path, capsys):
     folder = predict(tmp_path / "p", store)
     (folder / "case_0.nii.gz").unlink()
     content = (folder / "case_1.nii.gz").read_bytes()
@@ -140,13 +143,16 @@ def test_predictions_that_are_missing_damaged_or_elsewhere_are_failed_cases(stor
         "not on its scan's grid",
     ]
     assert len(errors) == 3 and all(text in line for text, line in zip(expected, errors, strict=True))
-    assert "not of east, left out: stranger.nii.gz" in printed.out and "dataset.json" not in printed.out
+    assert (
+        "left out, because they are not predictions of east: stranger.nii.gz" in printed.out
+        and "dataset.json" not in printed.out
+    )
     rows = rows_of(tmp_path / "out")
     assert [bool(row.get("error")) for row in rows.values()] == [True, True, False, True]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["counts"]["failed"] == 3
 
 
-def test_the_same_voxels_in_another_orientation_are_the_same_prediction(store, tmp_path):
+def test_a_prediction_in_another_orientation_gets_the_same_scores(store, tmp_path):
     folder = predict(tmp_path / "p", store)
     assert run(store, folder, tmp_path / "a") == 0
     for path in folder.iterdir():
@@ -155,7 +161,7 @@ def test_the_same_voxels_in_another_orientation_are_the_same_prediction(store, t
     assert (tmp_path / "a" / "cases.csv").read_text() == (tmp_path / "b" / "cases.csv").read_text()
 
 
-def test_where_a_part_was_prepared_either_grid_is_taken_and_nothing_outside_it_is_lost(store, tmp_path):
+def test_predictions_of_a_prepared_part_may_lie_on_either_grid_and_are_scored_outside_it_too(store, tmp_path):
     part = store.parent / "part"
     scanned, own = predict(tmp_path / "scanned", part), tmp_path / "own"
     for case in cases_of(part):
@@ -180,31 +186,31 @@ def test_where_a_part_was_prepared_either_grid_is_taken_and_nothing_outside_it_i
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--centre", "north"], "--centre north: no such centre is prepared; choose one of east"),
-        (["--pattern", "mask.nii.gz"], "names one file for all cases"),
-        (["--pattern", "x_{case}.nii.gz"], "no prediction of east in it, such as x_case_0.nii.gz"),
+        (["--centre", "north"], "--centre north: no such centre is prepared. Choose one of east"),
+        (["--pattern", "mask.nii.gz"], "--pattern mask.nii.gz: this is the name of one file for all cases"),
+        (["--pattern", "x_{case}.nii.gz"], "no prediction of east, such as x_case_0.nii.gz"),
         (["--predictions", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
-def test_bad_options_are_one_line_and_write_nothing(store, tmp_path, capsys, options, complaint):
+def test_a_bad_option_gives_one_line_and_writes_nothing(store, tmp_path, capsys, options, complaint):
     assert run(store, predict(tmp_path / "p", store), tmp_path / "out", *options) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and complaint in message and message.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_codes_that_are_no_labels_and_two_files_of_a_case_are_refused(store, tmp_path, capsys):
+def test_other_values_than_labels_and_two_files_for_one_case_are_refused(store, tmp_path, capsys):
     folder = predict(tmp_path / "p", store)
     case = cases_of(store)[1]
     write_mask(folder / "case_1.nii.gz", shifted(case) * np.uint8(4), case.grid)
     shutil.copy(folder / "case_2.nii.gz", folder / "east__case_2.nii.gz")
     assert run(store, folder, tmp_path / "out") == 2
     message = capsys.readouterr().err
-    assert "case_1.nii.gz: has the values 0, 4; give labels 0/1/2" in message
+    assert "case_1.nii.gz: has the values 0, 4. Give labels 0/1/2" in message
     assert "east__case_2.nii.gz is a prediction of the same case" in message
 
 
-def test_only_its_own_folder_is_written_over(store, tmp_path, capsys):
+def test_only_a_folder_of_this_command_is_overwritten(store, tmp_path, capsys):
     folder = predict(tmp_path / "p", store)
     assert run(store, folder, tmp_path / "out") == 0
     assert run(store, folder, tmp_path / "out", "--label", "pancreas") == 0
@@ -212,7 +218,7 @@ def test_only_its_own_folder_is_written_over(store, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.yaml").write_text("epoch: 3\n")
     assert run(store, folder, tmp_path / "run") == 2
-    assert "not empty and not made by this command" in capsys.readouterr().err
+    assert "the folder is not empty and was not made by this command" in capsys.readouterr().err
 
 
 def test_the_study_compares_two_scored_folders(store, tmp_path, capsys):
@@ -225,7 +231,7 @@ def test_the_study_compares_two_scored_folders(store, tmp_path, capsys):
     assert "4 cases in both" in text and any(line.startswith("dice") and " 1.000" in line for line in text.splitlines())
 
 
-def test_the_module_command_is_this_one(store, tmp_path):
+def test_the_module_can_be_run_as_a_command(store, tmp_path):
     folder = predict(tmp_path / "p", store)
     options = ["--predictions", folder, "--store", store, "--centre", "east", "--label", "pancreas"]
     command = [sys.executable, "-m", "engine.evaluate", *map(str, options), "--out", str(tmp_path / "out")]

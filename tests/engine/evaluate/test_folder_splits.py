@@ -1,4 +1,4 @@
-"""Predictions of a split: exactly the cases that the export gave nnU-Net to be tested or validated on are scored."""
+"""For a split, exactly the cases are scored that the export gave nnU-Net to be tested or validated on."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(store, tmp_path_factory) -> dict[str, Path]:
-    """By split: the data set that nnU-Net would be trained on."""
+    """The data set that nnU-Net would be trained on, by split."""
     raw = tmp_path_factory.mktemp("raw")
     names = ("north", "folds_1", "folds_2", "folds_3", "folds_4", "folds_5")
     for number, name in enumerate(names, start=901):
@@ -50,7 +50,7 @@ def exported(store, tmp_path_factory) -> dict[str, Path]:
 
 
 def predict(folder: Path, dataset: Path, part: str) -> list[str]:
-    """What nnU-Net leaves of a part, with the references for predictions. Returns the names of the cases."""
+    """Write what nnU-Net would write for a part, with the references as predictions; returns the names of the cases."""
     (fold,) = json.loads((dataset / "splits_final.json").read_text())
     tested = [path.name.removesuffix(".nii.gz") for path in sorted((dataset / "labelsTs").iterdir())]
     names = fold["val"] if part == "validation" else tested
@@ -66,7 +66,7 @@ def run(store: Path, predictions: Path, out: Path, *options: str) -> int:
 
 
 def scored(out: Path) -> set[str]:
-    """The names that the export gave to the scored cases, all of which were found."""
+    """The names that the export gave to the scored cases; all of them are perfect."""
     rows = read_case_table(out / "cases.csv")
     assert all(row["dice"] == 1 for row in rows)
     return {row["case"].replace("/", "__") for row in rows}
@@ -83,7 +83,7 @@ def test_the_validation_part_is_fold_0_of_the_export(store, exported, tmp_path, 
 
 @pytest.mark.parametrize("label", ["tumour", "pancreas"])
 @pytest.mark.parametrize("split", ["north", "folds_2"])
-def test_the_test_part_is_that_of_our_evaluations(store, exported, tmp_path, split, label):
+def test_the_test_part_holds_the_cases_of_the_evaluation_scripts(store, exported, tmp_path, split, label):
     names = predict(tmp_path / "p", exported[split], "test")
     assert run(store, tmp_path / "p", tmp_path / "out", "--data", split, "--label", label) == 0
     known = [name for name in names if label == "pancreas" or not name.startswith("organs")]
@@ -91,7 +91,7 @@ def test_the_test_part_is_that_of_our_evaluations(store, exported, tmp_path, spl
     assert (len(names) > len(known)) == ((label, split) in UNKNOWN)
 
 
-def test_all_folds_together_score_every_case_once_by_a_model_that_did_not_see_it(store, exported, tmp_path):
+def test_all_folds_together_score_every_case_once(store, exported, tmp_path):
     for fold in range(1, 6):
         predict(tmp_path / "p", exported[f"folds_{fold}"], "test")
     words = ["--predictions", tmp_path / "p", "--store", store, "--data", "folds", "--label", "pancreas"]
@@ -101,7 +101,7 @@ def test_all_folds_together_score_every_case_once_by_a_model_that_did_not_see_it
     assert scored(tmp_path / "out") == {f"{centre}__case_{i}" for centre in TUMOURS for i in range(5)}
 
 
-def test_a_prediction_that_nnunet_lacks_is_a_failed_case(store, exported, tmp_path, capsys):
+def test_a_missing_prediction_of_a_split_is_a_failed_case(store, exported, tmp_path, capsys):
     names = predict(tmp_path / "p", exported["folds_2"], "validation")
     (tmp_path / "p" / f"{names[0]}.nii.gz").unlink()
     options = ["--data", "folds_2", "--part", "validation", "--label", "pancreas"]
@@ -110,12 +110,16 @@ def test_a_prediction_that_nnunet_lacks_is_a_failed_case(store, exported, tmp_pa
 
 
 @pytest.mark.parametrize("pattern", [[], ["--pattern", "{case}.nii.gz"]])
-def test_a_name_that_two_centres_have_is_asked_about(store, exported, tmp_path, capsys, pattern):
+def test_a_file_that_can_belong_to_two_centres_is_refused(store, exported, tmp_path, capsys, pattern):
     name = predict(tmp_path / "p", exported["north"], "test")[0]
     shutil.move(tmp_path / "p" / f"{name}.nii.gz", tmp_path / "p" / "case_0.nii.gz")
     assert run(store, tmp_path / "p", tmp_path / "out", "--data", "folds", "--label", "tumour", *pattern) == 2
     message = capsys.readouterr().err
-    assert "case_0.nii.gz: could be of" in message and "/case_0 and " in message and message.count("\n") == 1
+    assert (
+        "case_0.nii.gz: can be the prediction of " in message
+        and "/case_0 and of " in message
+        and message.count("\n") == 1
+    )
     assert run(store, tmp_path / "p", tmp_path / "mine", "--data", "north", "--label", "tumour") == 0
 
 
@@ -125,10 +129,13 @@ def test_a_name_that_two_centres_have_is_asked_about(store, exported, tmp_path, 
         (["--data", "none"], "--data none: has no test case of a centre where a tumour is labelled"),
         (["--data", "organs"], "--data organs: has no test case of a centre where a tumour is labelled"),
         (["--data", "east"], "split east: no split has this name. Choose one of"),
-        (["--centre", "north", "--part", "validation"], "a centre has no parts; give --data"),
+        (
+            ["--centre", "north", "--part", "validation"],
+            "--part validation: a centre has no parts. Give a split with --data",
+        ),
     ],
 )
-def test_what_names_no_case_is_one_line(store, exported, tmp_path, capsys, options, complaint):
+def test_options_that_name_no_case_give_one_line(store, exported, tmp_path, capsys, options, complaint):
     predict(tmp_path / "p", exported["north"], "test")
     assert run(store, tmp_path / "p", tmp_path / "out", "--label", "tumour", *options) == 2
     message = capsys.readouterr().err
