@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         "--data",
         default=NONE_HELD_OUT,
         metavar="CENTRE",
-        help="use the models that were trained without this centre, or with all centres (none)",
+        help="use the models that were trained without this centre; none: those that were trained on all centres",
     )
     parser.add_argument(
         "--time",
