@@ -84,7 +84,7 @@ def load_checkpoint(path: Path, stage: str) -> Checkpoint:
         InputError: If the file is missing, damaged, holds code, or belongs to another stage or another format. It names
             the command that trains a new one.
     """
-    remedy = {"remedy": "train this stage again", "command": STAGES[stage].script("train")}
+    remedy = {"remedy": "train this stage again", "command": _training_command(path, stage)}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
     if not _is_whole_archive(path):
@@ -107,6 +107,15 @@ def load_checkpoint(path: Path, stage: str) -> Checkpoint:
         return Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(path, f"its record is incomplete ({error})", **remedy) from error
+
+
+def _training_command(path: Path, stage: str) -> str:
+    """Return the command that trains a run like the one that ``path`` lies in, as far as its folders tell."""
+    command = STAGES[stage].script("train")
+    folders = path.absolute().parents  # <checkpoints>/<stage>/<split>/<time>
+    if len(folders) > 3 and folders[2].name == stage:
+        command += f" --data {shlex.quote(folders[1].name)}{path_option(folders[3])}"
+    return command
 
 
 def _is_whole_archive(path: Path) -> bool:
