@@ -1,4 +1,4 @@
-# `make help` lists the targets. PYTHON is the interpreter that makes .venv; 3.10 or newer.
+# `make help` lists the targets. PYTHON is the interpreter that creates .venv, version 3.10 or newer.
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 PY := $(BIN)/python
@@ -6,8 +6,8 @@ PY := $(BIN)/python
 DEMO := $(CURDIR)/demo
 HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(DEMO)/checkpoints --data $(HELD_OUT)
-# Minutes instead of days: a narrow network, a high rate, few epochs. In so few steps the full weight of the agreement
-# between views would hold pancreas coarse at an empty prediction.
+# A narrow network, a high learning rate and few epochs take minutes instead of days. In so few steps, pancreas coarse
+# would keep an empty prediction if the consistency of the views had its full weight.
 TRAIN := $(SMALL) --resume --width 8 --workers 0 --validate-every 10
 PANCREAS := $(TRAIN) --lr 5e-3
 TUMOUR := $(TRAIN) --lr 2e-3
@@ -15,13 +15,13 @@ TUMOUR := $(TRAIN) --lr 2e-3
 .PHONY: help install demo test test-slow lint format clean
 .DEFAULT_GOAL := help
 
-help: ## list the targets
+help: ## list the targets with their descriptions
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: .venv/installed ## make .venv and install what the scripts need
+install: .venv/installed ## create .venv and install the packages that the scripts need
 
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed. Name one, for instance: make PYTHON=python3.11 install" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --requirement requirements.txt
 	@touch $@
@@ -30,7 +30,7 @@ install: .venv/installed ## make .venv and install what the scripts need
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed ## the whole path on synthetic centres: about 9 minutes on 2 cores; goes on where it was stopped
+demo: .venv/installed ## train and evaluate the cascade on synthetic centres (about 9 minutes on 2 cores); continues if interrupted
 	$(PY) -m data.phantom $(DEMO)/raw --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
@@ -46,25 +46,25 @@ demo: .venv/installed ## the whole path on synthetic centres: about 9 minutes on
 	cd evaluate_tumor; $(PY) evaluate_sh_tumor_fine.py $(SMALL)
 	$(PY) -m data.phantom $(DEMO)/unseen --centres $(HELD_OUT) --cases 1 --seed 1
 	$(PY) predict.py $(DEMO)/unseen/$(HELD_OUT)/images/*.nii.gz -o $(DEMO)/predictions --data $(HELD_OUT) --path $(DEMO)/checkpoints
-	@echo; echo "held-out centre $(HELD_OUT), which no stage was trained on:"; echo
+	@echo; echo "Results on the centre $(HELD_OUT), which was held out of every training:"; echo
 	@cat $(DEMO)/checkpoints/pancreas_fine/$(HELD_OUT)/*/evaluation_predicted/summary.txt; echo
 	@cat $(DEMO)/checkpoints/tumor_fine/$(HELD_OUT)/*/evaluation_predicted/summary.txt
-	@echo; echo "pictures:"; ls $(DEMO)/predictions/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/evaluation*/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/curves.png
+	@echo; echo "Pictures:"; ls $(DEMO)/predictions/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/evaluation*/*.png $(DEMO)/checkpoints/*/$(HELD_OUT)/*/curves.png
 
-test: lint ## install and run the tests, with the linter and the type checker
+test: lint ## install everything, then run the linter, the type checker and the tests
 	$(PY) -m pytest
 
-test-slow: .venv/installed-dev ## the tests that take minutes
+test-slow: .venv/installed-dev ## run the tests that take minutes
 	$(PY) -m pytest -m slow
 
-lint: .venv/installed-dev ## ruff check and format, mypy
+lint: .venv/installed-dev ## run ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed-dev ## let ruff mend what it can
+format: .venv/installed-dev ## apply the automatic corrections of ruff and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove what the demo made
+clean: ## delete the folder of the demo
 	rm -rf $(DEMO)

@@ -1,4 +1,4 @@
-"""A new scan in, its pancreas and tumour out: python predict.py SCAN... -o OUT; --help lists the options."""
+"""Segment the pancreas and its tumours in new scans; --help lists the options."""
 
 import sys
 

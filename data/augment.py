@@ -1,36 +1,49 @@
-"""From boxes to a batch: window, one composed spatial field, one resampling, intensity; on the training device.
+"""From boxes to a batch on the training device: HU window, one composed spatial field, one resampling, grey values.
 
-Scaling, rotation, flips and the elastic deformation are composed into one field in mm about the true centre, and
-image and mask are sampled once, together. Downsampling to the network's grid is part of the same field.
+Scale, rotation, flips and elastic deformation are composed into a single field in mm about the true centre, and image
+and mask are sampled once, together. Downsampling to the network's grid is part of the same field.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from data.cases.labels import HU_WINDOW
 from data.samples import NetworkGrid, Sample
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the augmentation; every component is drawn with ``probability``, the flips with one half."""
+    """How training samples are varied. A checkpoint keeps what its network was trained with.
 
-    probability: float = 0.5
-    rotation_degrees: float = 15.0  # about each axis
-    scale: tuple[float, float] = (0.8, 1.2)
-    elastic_mm: float = 3.0  # standard deviation of the displacement of the control points
-    elastic_spacing_mm: float = 40.0  # between control points
-    gamma: tuple[float, float] = (0.7, 1.5)
-    noise: float = 0.05  # largest standard deviation, in units of the window
+    Every component is applied with ``probability``, and the flip along each axis with one half.
+    """
+
+    probability: float = field(default=0.5, metadata={"help": "probability of each component, flips apart"})
+    rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation about each axis"})
+    scale: tuple[float, float] = field(default=(0.8, 1.2), metadata={"help": "range of the scale factor"})
+    elastic_mm: float = field(
+        default=3.0, metadata={"help": "standard deviation in mm of the displacement of the elastic control points"}
+    )
+    elastic_spacing_mm: float = field(default=40.0, metadata={"help": "distance in mm between control points"})
+    gamma: tuple[float, float] = field(default=(0.7, 1.5), metadata={"help": "range of the exponent of grey values"})
+    noise: float = field(
+        default=0.05, metadata={"help": "largest standard deviation of the noise, as a share of the HU window"}
+    )
 
 
 class Batch(NamedTuple):
-    """image (B, 1, D, H, W) in [0, 1]; mask likewise, 0 or 1; spacing (B, 3) mm of these voxels; the cases."""
+    """Samples on the training device, on the network's grid.
+
+    Attributes:
+        image: (B, 1, D, H, W), grey values in [0, 1].
+        mask: (B, 1, D, H, W), 0 or 1.
+        spacing: (B, 3), size (z, y, x) in mm of these voxels.
+        keys: The cases.
+    """
 
     image: Tensor
     mask: Tensor
@@ -39,36 +52,54 @@ class Batch(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """One draw of the spatial part: ``matrix`` (3, 3) and ``displacement`` (3, d, h, w) in mm, both (z, y, x)."""
+    """One draw of the spatial augmentation.
+
+    Attributes:
+        matrix: (3, 3), maps (z, y, x) in mm about the centre of the box.
+        displacement: (3, d, h, w) in mm at the elastic control points, or None.
+    """
 
     matrix: Tensor
     displacement: Tensor | None
 
 
-def window(image: Tensor) -> Tensor:
-    """HU -> [0, 1] float32, clipped to the window [-100, 240]."""
-    low, high = HU_WINDOW
+def window(image: Tensor, hu_window: tuple[float, float]) -> Tensor:
+    """Map Hounsfield units to [0, 1]: ``hu_window`` gives the values of 0 and 1, all beyond are clipped; float32."""
+    low, high = hu_window
     return ((image.float() - low) / (high - low)).clamp_(0, 1)
 
 
 def make_batch(
-    samples: Sequence[Sample], device: torch.device, generator: Generator | None, settings: Augmentation | None = None
+    samples: Sequence[Sample],
+    device: torch.device,
+    *,
+    hu_window: tuple[float, float],
+    augmentation: Augmentation | None = None,
+    generator: Generator | None = None,
 ) -> Batch:
-    """Move boxes to the device and onto the network's grid, augmented where a generator is given.
+    """Move samples to the device and onto the network's grid, augmented if asked for.
 
     Args:
-        samples: of one stage; the batch takes the largest side along each axis, beyond a box lies zero.
-        generator: on the CPU; None leaves the boxes as they are (validation).
+        samples: Boxes of one stage. The batch takes the largest side along each axis; beyond a box lies zero.
+        device: Where the batch is computed.
+        hu_window: Hounsfield units that become 0 and 1.
+        augmentation: How to vary the samples; None leaves them as they are, as validation needs them.
+        generator: Draws the augmentation; on the CPU, so that a seed means the same on every device.
+
+    Raises:
+        ValueError: If only one of augmentation and generator is given.
     """
-    settings = settings or Augmentation()
-    shape = tuple(max(sample.grid.shape[axis] for sample in samples) for axis in range(3))
+    if (augmentation is None) != (generator is None):
+        raise ValueError("augmentation and generator are given together or not at all")
+    depth, height, width = (max(sample.grid.shape[axis] for sample in samples) for axis in range(3))
     images, masks = [], []
     for sample in samples:
-        pair = torch.stack([window(sample.image.to(device)), sample.mask.to(device).float()])[None]
-        grid = sample.grid._replace(shape=shape)
-        pose = draw_pose(grid, sample.spacing, settings, generator) if generator else None
+        image, mask = (torch.from_numpy(array).to(device) for array in (sample.image, sample.mask))
+        pair = torch.stack([window(image, hu_window), mask.float()])[None]
+        grid = sample.grid._replace(shape=(depth, height, width))
+        pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
         image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)
-        images.append(augment_intensity(image, settings, generator) if generator else image)
+        images.append(augment_intensity(image, augmentation, generator) if augmentation and generator else image)
         masks.append((mask >= 0.5).float())
     spacing = [[s * f for s, f in zip(sample.spacing, sample.grid.factor, strict=True)] for sample in samples]
     keys = tuple(sample.key for sample in samples)
@@ -82,13 +113,19 @@ def resample(
     spacing: Sequence[float] = (1, 1, 1),
     beyond: str = "zeros",
 ) -> Tensor:
-    """Sample (1, C, D, H, W) trilinearly on a grid whose voxels are ``factor`` as large and start at its corner.
+    """Sample a volume trilinearly on a grid that starts at its corner and whose voxels are ``factor`` as large.
 
-    A factor of 2 is the mean of 2x2x2 voxels; with factors of 1 the volume is padded with zeros or cropped.
+    A factor of 2 gives the mean of 2 x 2 x 2 voxels; with factors of 1 the volume is padded with zeros or cropped.
 
     Args:
-        pose: deforms in mm about the centre; needs the ``spacing`` of the volume.
-        beyond: what lies beyond the volume, "zeros" or its "border" repeated.
+        volume: (1, C, D, H, W).
+        grid: Shape and voxel size of the result.
+        pose: Deforms in mm about the centre of the volume.
+        spacing: Of the volume, (z, y, x) in mm; only a pose needs it.
+        beyond: What lies beyond the volume: "zeros", or its "border" repeated.
+
+    Returns:
+        (1, C, *grid.shape).
     """
     if pose is None and all(f == 1 for f in grid.factor):
         pad = [n for a, b in zip(reversed(grid.shape), reversed(volume.shape[2:]), strict=True) for n in (0, a - b)]
@@ -112,14 +149,14 @@ def resample(
 
 
 def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentation, generator: Generator) -> Pose:
-    """Rotation about z, y and x, scale, flips, elastic control points: drawn once, applied to image and mask."""
+    """Draw rotation about z, y and x, scale, flips and elastic control points, for image and mask alike."""
     matrix = torch.eye(3)
     limit = torch.pi / 180 * settings.rotation_degrees
     for first, second in ((1, 2), (0, 2), (0, 1)):
         if _happens(settings, generator):
             matrix = matrix @ _rotation(first, second, _uniform(-limit, limit, generator))
     if _happens(settings, generator):
-        matrix = matrix / _uniform(*settings.scale, generator)  # the field looks up: larger scale, smaller steps
+        matrix = matrix / _uniform(*settings.scale, generator)  # larger structures: smaller steps in the box
     signs = 1 - 2 * (torch.rand(3, generator=generator) < 0.5).float()
     matrix = matrix @ torch.diag(signs)
     displacement = None
@@ -131,7 +168,7 @@ def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentatio
 
 
 def augment_intensity(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Gamma and Gaussian noise on an image in [0, 1]."""
+    """Apply a random gamma and Gaussian noise to an image with grey values in [0, 1]."""
     if _happens(settings, generator):
         image = image.clamp(min=0) ** _uniform(*settings.gamma, generator)
     if _happens(settings, generator):
@@ -151,7 +188,7 @@ def _uniform(low: float, high: float, generator: Generator) -> float:
 
 
 def _rotation(first: int, second: int, angle: float) -> Tensor:
-    """Rotation in the plane of two axes."""
+    """Return the (3, 3) rotation in the plane of two axes; ``angle`` in radians."""
     matrix = torch.eye(3)
     cos, sin = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
     matrix[first, first] = matrix[second, second] = cos

@@ -1,15 +1,17 @@
-"""Command: pictures of a centre for the eye, one tile a case: is every label on a pancreas, the right way up?
+"""The command ``python -m data.contact_sheet``: draw the cases of a centre on contact sheets, one tile for each case.
 
     python -m data.contact_sheet sheets --store data/prepared --centres hospital_a
 
-A tile shows the slice with the most tumour, else the most pancreas, in soft-tissue window, cropped to the body in
-this slice and in true proportions; up is anterior, left is the patient's right.
+Contact sheets show at a glance whether every label lies on a pancreas and every scan is the right way up. A tile shows
+the slice with the most tumour, or else with the most pancreas, in a soft-tissue window, cropped to the body and in true
+proportions. Anterior is up, and the patient's right is on the left.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +25,37 @@ from data.common.process import set_up_process
 from data.scans.body import TISSUE_ABOVE_HU, largest_component
 from data.scans.boxes import bounding_box
 
-COLUMNS, ROWS = 8, 6
-TILE = (232, 180)  # width, height in pixels, without the caption
-CAPTION, HEAD, GAP = 20, 34, 4
-PANCREAS_COLOUR, TUMOUR_COLOUR = (96, 224, 64), (60, 90, 255)  # blue, green, red
-GROUND, INK = 24, (235, 235, 235)
-SMALLEST_TEXT = 0.34
+COLUMNS, ROWS = 8, 6  # tiles on a page
+TILE_SIZE = (232, 180)  # width and height in pixels, without the caption
+CAPTION_HEIGHT, HEADER_HEIGHT, GAP = 20, 34, 4  # pixels
+# Colours are blue, green, red, as OpenCV has them.
+PANCREAS_COLOUR, TUMOUR_COLOUR = (96, 224, 64), (60, 90, 255)
+TEXT_COLOUR, BACKGROUND_GREY = (235, 235, 235), 24
+FONT_SCALE, MIN_FONT_SCALE = 0.44, 0.34
+
+# OpenCV is imported by the functions that draw, so that importing this module does not require it.
 
 
-def tile(image: np.ndarray, label: np.ndarray, spacing: Sequence[float], name: str) -> np.ndarray:
-    """The picture of one case, uint8 (200, 232, 3), blue green red.
+def draw_tile(image: np.ndarray, label: np.ndarray, spacing: Sequence[float], name: str) -> np.ndarray:
+    """Draw the tile of one case.
 
     Args:
-        image: int16 HU (D, H, W), LPS. label: uint8 0/1/2 of the same shape. spacing: (z, y, x) mm.
+        image: int16 HU, shape (D, H, W), LPS.
+        label: uint8 0/1/2 of the same shape.
+        spacing: Voxel spacing (z, y, x) in mm.
+        name: Caption of the tile.
+
+    Returns:
+        The tile, uint8, shape (200, 232, 3), in the order blue, green, red.
     """
     import cv2
 
-    index = _telling_slice(label)
+    index = _choose_slice(label)
     plane, mask = np.asarray(image[index]), np.asarray(label[index])
-    rows, columns = _body(plane, mask)
+    rows, columns = _find_body(plane, mask)
     plane, mask = plane[rows, columns], mask[rows, columns]
     size_mm = np.array(plane.shape[::-1]) * (spacing[2], spacing[1])
-    width, height = np.maximum(1, (size_mm * min(TILE / size_mm)).astype(int)).tolist()
+    width, height = np.maximum(1, (size_mm * min(TILE_SIZE / size_mm)).astype(int)).tolist()
     low, high = HU_WINDOW
     grey = (np.clip((plane - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     shrinks = height < plane.shape[0]
@@ -54,17 +65,17 @@ def tile(image: np.ndarray, label: np.ndarray, spacing: Sequence[float], name: s
         smooth = cv2.resize(organ.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         outlines, _ = cv2.findContours((smooth >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(view, outlines, -1, colour, 1)
-    picture = np.full((TILE[1] + CAPTION, TILE[0], 3), GROUND, np.uint8)
-    top, left = (TILE[1] - height) // 2, (TILE[0] - width) // 2
-    picture[top : top + height, left : left + width] = view
+    tile = np.full((TILE_SIZE[1] + CAPTION_HEIGHT, TILE_SIZE[0], 3), BACKGROUND_GREY, np.uint8)
+    top, left = (TILE_SIZE[1] - height) // 2, (TILE_SIZE[0] - width) // 2
+    tile[top : top + height, left : left + width] = view
     if not mask.any():
-        _write(picture, "no label", (6, 16), TILE[0] - 12, TUMOUR_COLOUR)
-    _write(picture, name, (4, TILE[1] + CAPTION - 6), TILE[0] - 8)
-    return picture
+        _draw_text(tile, "no label", (6, 16), max_width=TILE_SIZE[0] - 12, colour=TUMOUR_COLOUR)
+    _draw_text(tile, name, (4, TILE_SIZE[1] + CAPTION_HEIGHT - 6), max_width=TILE_SIZE[0] - 8)
+    return tile
 
 
-def _telling_slice(label: np.ndarray) -> int:
-    """The slice with the most tumour, else the most pancreas, else the middle one."""
+def _choose_slice(label: np.ndarray) -> int:
+    """Return the index of the slice with the most tumour, or else the most pancreas, or else the middle one."""
     box = bounding_box(label)
     if box is None:
         return label.shape[0] // 2
@@ -73,31 +84,55 @@ def _telling_slice(label: np.ndarray) -> int:
     return box.start[0] + int(np.argmax(tumour if tumour.any() else np.count_nonzero(crop, axis=(1, 2))))
 
 
-def _body(plane: np.ndarray, mask: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the largest piece that is no air, table and specks left out; all where there is only air."""
+def _find_body(plane: np.ndarray, mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the rows and columns of the body and the label, without the table; all of them if there is only air."""
     body = largest_component(plane > TISSUE_ABOVE_HU)
-    return bounding_box((body | (mask > 0))[None]).slices[1:] if body.any() else (slice(None), slice(None))
+    box = bounding_box((body | (mask > 0))[None]) if body.any() else None
+    return box.slices[1:] if box else (slice(None), slice(None))
 
 
-def _write(picture: np.ndarray, text: str, at: tuple[int, int], room: int, colour: Sequence[int] = INK) -> None:
-    """Write into ``picture``: smaller where the room asks for it, then without the middle."""
+def _draw_text(
+    picture: np.ndarray,
+    text: str,
+    position: tuple[int, int],
+    *,
+    max_width: int,
+    colour: tuple[int, int, int] = TEXT_COLOUR,
+) -> None:
+    """Draw text into a picture; text that is too wide is made smaller and then loses its middle.
+
+    Args:
+        picture: The picture, uint8, shape (H, W, 3); it is changed.
+        text: One line of text; what is not ASCII becomes "?".
+        position: Left end of the baseline (x, y) in pixels.
+        max_width: Width that is available, in pixels.
+        colour: Blue, green, red.
+    """
     import cv2
 
-    text = text.encode("ascii", "replace").decode()  # all that this font has
-    font, size, kept = cv2.FONT_HERSHEY_SIMPLEX, 0.44, text
-    while cv2.getTextSize(kept, font, size, 1)[0][0] > room:
-        if size > SMALLEST_TEXT:
-            size -= 0.02
+    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts have no other characters
+    font, scale, shown = cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, text
+    while cv2.getTextSize(shown, font, scale, 1)[0][0] > max_width:
+        if scale > MIN_FONT_SCALE:
+            scale -= 0.02
         else:
-            half = (len(kept) - 3) // 2
-            kept = text[:half] + ".." + text[len(text) - half :]
-    cv2.putText(picture, kept, at, font, size, tuple(colour), 1, cv2.LINE_AA)
+            half = (len(shown) - 3) // 2
+            shown = text[:half] + ".." + text[len(text) - half :]
+    cv2.putText(picture, shown, position, font, scale, colour, 1, cv2.LINE_AA)
 
 
 def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list[Path]:
-    """Lay tiles out in pages of 8 x 6 and write ``<centre>_<page>.png``; returns the paths.
+    """Lay out the tiles of a centre on pages of 8 x 6 and write them as ``<centre>_<page>.png``.
 
-    Pages that an earlier, longer sheet of this centre left behind are removed.
+    Pages that are left from an earlier, longer sheet of the same centre are removed.
+
+    Args:
+        folder: Folder of the pages.
+        centre: Name of the centre.
+        tiles: Tiles as ``draw_tile`` returns them.
+
+    Returns:
+        The paths of the pages.
     """
     import cv2
 
@@ -107,7 +142,7 @@ def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list
         path = folder / f"{centre}_{number:02d}.png"
         title = f"{centre}: {len(tiles)} cases, page {number} of {len(pages)}"
         with replacing(path) as unfinished:
-            unfinished.write_bytes(cv2.imencode(".png", _page(page, title))[1].tobytes())
+            unfinished.write_bytes(cv2.imencode(".png", _draw_page(page, title))[1].tobytes())
         written.append(path)
     for path in folder.glob(f"{centre}_*.png"):
         if path not in written and re.fullmatch(r"\d{2,}", path.stem.removeprefix(f"{centre}_")):
@@ -115,53 +150,73 @@ def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list
     return written
 
 
-def _page(tiles: Sequence[np.ndarray], title: str) -> np.ndarray:
+def _draw_page(tiles: Sequence[np.ndarray], title: str) -> np.ndarray:
     columns = min(COLUMNS, max(4, len(tiles)))
     rows = -(-len(tiles) // columns)
-    height, width = TILE[1] + CAPTION + GAP, TILE[0] + GAP
-    page = np.zeros((HEAD + rows * height, GAP + columns * width, 3), np.uint8)
-    for i, picture in enumerate(tiles):
-        top, left = HEAD + i // columns * height, GAP + i % columns * width
-        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    _write(page, title, (8, 22), page.shape[1] - 440)
-    _write(page, "pancreas", (page.shape[1] - 420, 22), 80, PANCREAS_COLOUR)
-    _write(page, "tumour", (page.shape[1] - 335, 22), 70, TUMOUR_COLOUR)
-    _write(page, "up: anterior, left: patient's right", (page.shape[1] - 265, 22), 255)
+    height, width = TILE_SIZE[1] + CAPTION_HEIGHT + GAP, TILE_SIZE[0] + GAP
+    page = np.zeros((HEADER_HEIGHT + rows * height, GAP + columns * width, 3), np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = HEADER_HEIGHT + i // columns * height, GAP + i % columns * width
+        page[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    right = page.shape[1]
+    _draw_text(page, title, (8, 22), max_width=right - 440)
+    _draw_text(page, "pancreas", (right - 420, 22), max_width=80, colour=PANCREAS_COLOUR)
+    _draw_text(page, "tumour", (right - 335, 22), max_width=70, colour=TUMOUR_COLOUR)
+    _draw_text(page, "up: anterior, left: patient's right", (right - 265, 22), max_width=255)
     return page
 
 
-def _parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    out: Path
+    store: Path
+    centres: list[str] | None
+
+
+def parse_options(argv: Sequence[str] | None) -> Options:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m data.contact_sheet",
-        description="Pictures of the prepared cases for the eye, one tile a case, some pages a centre.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Draw the prepared cases of each centre on contact sheets, one tile for each case.",
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the pictures")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="where prepared cases live")
-    parser.add_argument("--centres", nargs="+", metavar="NAME", help="these alone, else all")
-    return parser
-
-
-def _chosen(names: Iterable[str] | None, known: Iterable[str]) -> list[str]:
-    chosen = list(dict.fromkeys(names or known))
-    if unknown := [name for name in chosen if name not in known]:
-        raise InputError(f"--centres {unknown[0]}: no such centre is prepared; choose from {', '.join(known)}")
-    return chosen
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the pictures")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=DEFAULT_STORE,
+        metavar="DIR",
+        help="folder of the prepared cases (default: %(default)s)",
+    )
+    parser.add_argument("--centres", nargs="+", metavar="NAME", help="names of the centres to draw (default: all)")
+    return Options(**vars(parser.parse_args(argv)))
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    centres = read_store(args.store.expanduser())
+    """Draw the contact sheets of the chosen centres.
+
+    A case that cannot be read is reported at the end and does not stop the others.
+
+    Returns:
+        The exit code: 2 if a case could not be drawn.
+    """
+    options = parse_options(argv)
+    centres = read_store(options.store.expanduser())
+    names = list(dict.fromkeys(options.centres or centres))
+    if unknown := [name for name in names if name not in centres]:
+        problem = "no centre of this name is prepared"
+        raise InputError(f"--centres {unknown[0]}", problem, f"choose from {', '.join(centres)}")
     faults = []
-    for name in _chosen(args.centres, centres):
+    for name in names:
         tiles = []
-        for case in tqdm(centres[name], desc=f"picturing {name}", unit="case", disable=None):
+        for case in tqdm(centres[name], desc=f"drawing {name}", unit="case", disable=None):
             try:
-                tiles.append(tile(case.image(), case.label(), case.spacing, case.name))
+                tiles.append(draw_tile(case.image(), case.label(), case.spacing, case.name))
             except InputError as error:
-                faults.append(str(error))
-        for path in write_sheets(args.out.expanduser(), name, tiles):
+                faults.append(error)
+        for path in write_sheets(options.out.expanduser(), name, tiles):
             print(path)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)

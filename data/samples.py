@@ -2,131 +2,183 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
-from data.cases.labels import target_mask
+from data.cases.labels import HU_WINDOW, target_mask
 from data.cases.store import Case
 from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
 
-INFERENCE_MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm, 25 px of 0.8 mm
-MULTIPLE = 8  # the network's input sides
-
-Range = tuple[float, float]
+MULTIPLE = 8  # the sides of the network's input are multiples of this
+MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm and 25 pixels of 0.8 mm, as published
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where a stage looks. Lengths are in mm, so that they mean the same whatever a centre's voxels are.
+    """What a stage sees of a scan: in which box, on which grid, in which window of grey values.
 
-    target: what the mask holds, "pancreas" (with its tumour) or "tumour".
-    roi: the box lies around the whole "scan", the "pancreas" or the "tumour".
-    jitter_z_mm, jitter_plane_mm: range by which each face moves outwards in training.
-    field_of_view_mm: for roi "scan", the central part that is read (z, y, x).
-    halve_below_mm: voxels finer than this are read at half their resolution, per axis; 0 leaves them.
-    max_voxels: a larger box is resampled to this many voxels.
+    All lengths are in mm, so that they mean the same whatever the voxels of a centre are. A checkpoint keeps the
+    sampling that its network was trained with.
     """
 
-    target: str
-    roi: str
-    jitter_z_mm: Range = (0.0, 0.0)
-    jitter_plane_mm: Range = (0.0, 0.0)
-    field_of_view_mm: tuple[float, float, float] = (math.inf, 256.0, 294.0)
-    halve_below_mm: float = 0.0
-    max_voxels: int = 6_000_000
+    target: str = field(metadata={"help": 'what the mask holds: "pancreas" (with its tumour) or "tumour"'})
+    roi: str = field(metadata={"help": 'what the box encloses: the whole "scan", the "pancreas" or the "tumour"'})
+    hu_window: tuple[float, float] = field(
+        default=HU_WINDOW, metadata={"help": "Hounsfield units that become 0 and 1; values beyond are clipped"}
+    )
+    jitter_z_mm: tuple[float, float] = field(
+        default=(0.0, 0.0), metadata={"help": "range by which the lower and upper face move outwards in training"}
+    )
+    jitter_plane_mm: tuple[float, float] = field(
+        default=(0.0, 0.0), metadata={"help": "range by which the four in-plane faces move outwards in training"}
+    )
+    margin_mm: tuple[float, float, float] = field(
+        default=MARGIN_MM, metadata={"help": "margin (z, y, x) around the mask in which the stage looks in use"}
+    )
+    field_of_view_mm: tuple[float, float, float] = field(
+        default=(math.inf, 256.0, 294.0), metadata={"help": "central part (z, y, x) that is read where roi is scan"}
+    )
+    halve_below_mm: float = field(
+        default=0.0, metadata={"help": "axes with finer voxels are read at half their resolution; 0 for none"}
+    )
+    max_voxels: int = field(default=6_000_000, metadata={"help": "larger boxes are resampled to this number of voxels"})
+    rounds: int = field(
+        default=1, metadata={"help": "times that the stage looks in use: first around the stage before, then itself"}
+    )
 
 
 class NetworkGrid(NamedTuple):
-    """The grid that a box is resampled to: it starts at the box's corner, its voxels are ``factor`` as large."""
+    """The grid that a box is resampled to. It starts at the corner of the box.
 
-    shape: Index3D  # multiples of 8
+    Attributes:
+        shape: (D, H, W), multiples of 8.
+        factor: Size of its voxels relative to those of the box, (z, y, x).
+    """
+
+    shape: Index3D
     factor: tuple[float, float, float]
 
 
 class Sample(NamedTuple):
-    """One box as read: image int16 HU and mask uint8, each (D, H, W); spacing (z, y, x) mm; the grid to go to."""
+    """One box as it is read from disk.
+
+    It holds numpy arrays, not tensors: tensors travel from the processes of a loader through shared memory, and with
+    the 64 MB of /dev/shm that a container has by default a training would wait for ever.
+
+    Attributes:
+        key: ``centre/case``.
+        image: int16 HU, (D, H, W).
+        mask: uint8, 0 or 1, (D, H, W).
+        spacing: (z, y, x) in mm.
+        grid: The grid on which the network will see the box.
+    """
 
     key: str
-    image: torch.Tensor
-    mask: torch.Tensor
+    image: np.ndarray
+    mask: np.ndarray
     spacing: tuple[float, float, float]
     grid: NetworkGrid
 
 
 def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling, must_hold: Box | None = None) -> Box:
-    """The central field of view of a scan; widened where ``must_hold`` (the reference, in training) needs it."""
+    """Return the box that the first stage reads: the central field of view of a scan.
+
+    Args:
+        shape: Shape of the scan, (D, H, W).
+        spacing: (z, y, x) in mm.
+        sampling: Gives the field of view.
+        must_hold: The box of the reference; in training the field of view is widened to hold it.
+    """
     size = [math.ceil(min(n, mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
     box = central_box(shape, size)
     return enlarge(union(box, must_hold) if must_hold else box, (0, 0, 0), (0, 0, 0), shape, 2 * MULTIPLE)
 
 
 def margin_box(roi: Box, shape: Sequence[int], spacing: Sequence[float], margin_mm: Sequence[float]) -> Box:
-    """``roi`` enlarged by a margin in mm (z, y, x) on every side, rounded outwards to 8, inside the scan."""
+    """Enlarge ``roi`` by a margin (z, y, x) in mm on every side, round outwards to multiples of 8, stay in the scan."""
     margin = [mm / s for mm, s in zip(margin_mm, spacing, strict=True)]
     return enlarge(roi, margin, margin, shape, MULTIPLE)
 
 
-def mask_box(mask: np.ndarray, spacing: Sequence[float]) -> Box | None:
-    """The box in which the next stage looks, around this stage's mask (D, H, W); None for an empty mask."""
+def mask_box(mask: np.ndarray, spacing: Sequence[float], margin_mm: Sequence[float]) -> Box | None:
+    """Return the box around a mask (D, H, W) with its margin (z, y, x) in mm; None for an empty mask."""
     roi = bounding_box(mask)
-    return None if roi is None else margin_box(roi, mask.shape, spacing, INFERENCE_MARGIN_MM)
+    return None if roi is None else margin_box(roi, mask.shape, spacing, margin_mm)
 
 
 def reference_box(case: Case, sampling: Sampling, rng: np.random.Generator | None) -> Box:
-    """The box of a case: jittered by ``rng`` in training, with the margin of inference where it is None."""
+    """Return the box of a case around its reference.
+
+    Args:
+        case: Must have the pancreas or tumour that ``sampling.roi`` asks for.
+        sampling: Of the stage.
+        rng: Draws the jitter of training; None gives the margin that is used at inference.
+
+    Raises:
+        ValueError: If the case has no such reference.
+    """
     if sampling.roi == "scan":
         return scan_box(case.shape, case.spacing, sampling, case.pancreas_box)
     roi = case.tumour_box if sampling.roi == "tumour" else case.pancreas_box
+    if roi is None:
+        raise ValueError(f"{case.key} has no labelled {sampling.roi}")
     if rng is None:
-        return margin_box(roi, case.shape, case.spacing, INFERENCE_MARGIN_MM)
+        return margin_box(roi, case.shape, case.spacing, sampling.margin_mm)
     ranges = (sampling.jitter_z_mm, sampling.jitter_plane_mm, sampling.jitter_plane_mm)
     low, high = ([rng.uniform(*r) / s for r, s in zip(ranges, case.spacing, strict=True)] for _ in range(2))
     return enlarge(roi, low, high, case.shape, MULTIPLE)
 
 
 def network_grid(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling) -> NetworkGrid:
-    """The grid on which the network sees a box of ``shape``: halved where fine, at most ``max_voxels``."""
+    """Return the grid on which the network sees a box of ``shape``: halved where fine, at most ``max_voxels``."""
     factor = [2.0 if s < sampling.halve_below_mm else 1.0 for s in spacing]
     voxels = math.prod(n / f for n, f in zip(shape, factor, strict=True))
     shrink = max(1.0, (voxels / sampling.max_voxels) ** (1 / 3))
-    factor = tuple(f * shrink for f in factor)
-    sides = tuple(math.ceil(round(n / f, 6) / MULTIPLE) * MULTIPLE for n, f in zip(shape, factor, strict=True))
-    return NetworkGrid(sides, factor)
+    z, y, x = (f * shrink for f in factor)
+    depth, height, width = (
+        math.ceil(round(n / f, 6) / MULTIPLE) * MULTIPLE for n, f in zip(shape, (z, y, x), strict=True)
+    )
+    return NetworkGrid((depth, height, width), (z, y, x))
 
 
 def network_spacing(spacing: Sequence[float], sampling: Sampling) -> tuple[float, ...]:
-    """Size (z, y, x) in mm of the voxels that the network sees of a scan, in boxes that need no further shrinking."""
+    """Return the voxel size (z, y, x) in mm that the network sees, in boxes small enough not to be shrunk."""
     return tuple(s * f for s, f in zip(spacing, network_grid((1, 1, 1), spacing, sampling).factor, strict=True))
 
 
 def spacing_range(cases: Sequence[Case], sampling: Sampling) -> list[list[float]]:
-    """The finest and the coarsest ``network_spacing`` of the cases, axis by axis."""
+    """Return the finest and the coarsest ``network_spacing`` of the cases, axis by axis."""
     axes = list(zip(*(network_spacing(case.spacing, sampling) for case in cases), strict=True))
     return [list(map(min, axes)), list(map(max, axes))]
 
 
 def read_sample(case: Case, box: Box, sampling: Sampling) -> Sample:
-    """Read one box from disk; nothing else of the scan is touched."""
-    image = torch.from_numpy(np.array(case.image()[box.slices]))
-    mask = torch.from_numpy(target_mask(case.label()[box.slices], sampling.target))
+    """Read one box from disk; nothing else of the scan is touched.
+
+    Raises:
+        InputError: If the case is damaged.
+    """
+    image = np.array(case.image()[box.slices])
+    mask = target_mask(case.label()[box.slices], sampling.target)
     return Sample(case.key, image, mask, case.spacing, network_grid(box.shape, case.spacing, sampling))
 
 
-class BoxDataset(Dataset):
-    """The boxes of a stage. An item is named by (epoch, index), from which alone its jitter is drawn.
+class BoxDataset(Dataset[Sample]):
+    """The boxes of a stage.
 
-    So the order of the loader's workers changes nothing, and a resumed run sees what it would have seen.
+    An item is named by (epoch, index), and its jitter is drawn from these and the seed alone. So the order in which
+    the workers of a loader finish changes nothing, and a resumed run sees what it would have seen.
 
     Args:
-        cases: those that hold the stage's target.
-        seed: of the jitter; None reads every box with the margin of inference.
+        cases: Cases that hold the target of the stage.
+        sampling: Of the stage.
+        seed: Seed of the jitter; None reads every box with the margin that is used at inference.
     """
 
-    def __init__(self, cases: Sequence[Case], sampling: Sampling, seed: int | None):
+    def __init__(self, cases: Sequence[Case], sampling: Sampling, seed: int | None) -> None:
         self.cases, self.sampling, self.seed = list(cases), sampling, seed
 
     def __len__(self) -> int:

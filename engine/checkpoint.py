@@ -1,84 +1,134 @@
-"""Checkpoints and run folders: atomic to save, safe to load, easy to find.
+"""Checkpoints and run folders: written atomically, loaded without executing anything, found by stage, split and time.
 
-checkpoints/<stage>/<held-out>/<YYYY_MM_DD_HH_MM_SS>/last.pt    everything needed to go on
-                                                     best.pt    the best on validation, with its threshold
+checkpoints/<stage>/<split>/<YYYY_MM_DD_HH_MM_SS>/last.pt    everything that is needed to resume the training
+                                                  best.pt    the best weights on validation, with their thresholds
 """
 
 import errno
 import os
 import pickle
 import re
-import struct
+import shlex
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import torch
+from torch import Tensor
 
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, replacing
+from engine.device import is_out_of_memory
+from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
 
-FORMAT = 2
+FORMAT = 3  # to be raised when an older version could not read the file, or would compute something else with it
 DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
-# What torch raises for files that are cut or altered.
-_DAMAGE = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    BadZipFile,
-)
 _TIME = re.compile(r"\d{4}(_\d{2}){5}")
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors, numbers, strings, lists and dicts; the file at ``path`` is always a whole one."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with everything that is needed to use it, and to go on training it.
+
+    Attributes:
+        stage: Name of the stage.
+        split: Name of the split, such as the centre that is held out.
+        split_hash: Hash of the cases in the parts of the split.
+        data_hash: Hash of the training and validation cases as they were prepared when the training began.
+        recipe: All settings.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm that the network met; None if unknown.
+        epoch: Epochs that the weights were trained for.
+        net: State of the network.
+        thresholds: Binarisation threshold of each readout, chosen on the validation cases; only in ``best.pt``.
+        best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
+        optimiser: State of the optimiser; only in ``last.pt``.
+    """
+
+    stage: str
+    split: str
+    split_hash: str
+    data_hash: str
+    recipe: Recipe
+    spacing_range: Sequence[Sequence[float]] | None
+    epoch: int
+    net: dict[str, Tensor]
+    thresholds: dict[str, float] = field(default_factory=dict)
+    best_dice: float | None = None
+    optimiser: dict[str, Any] | None = None
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically: the file at ``path`` is complete at all times.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written to.
+    """
+    content = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}
+    content |= {"format": FORMAT, "recipe": checkpoint.recipe.to_record()}
     with replacing(path) as unfinished:
         try:
-            torch.save({"format": FORMAT, **content}, unfinished)
-        except RuntimeError as error:  # how torch's writer reports a full disk
+            torch.save(content, unfinished)
+        except RuntimeError as error:  # this is how torch's writer reports a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
-def load_checkpoint(path: Path, stage: str) -> dict[str, Any]:
+def load_checkpoint(path: Path, stage: str) -> Checkpoint:
     """Read a checkpoint of ``stage`` onto the CPU; nothing in the file is executed.
 
-    Raises InputError where the file is missing, damaged, holds code, or belongs to another stage or format.
+    Raises:
+        InputError: If the file is missing, damaged, holds code, or belongs to another stage or another format. It names
+            the command that trains a new one.
     """
-    again = f"train again with {STAGES[stage].script('train')}"
+    remedy = {"remedy": "train this stage again", "command": STAGES[stage].script("train")}
+    if not path.exists():
+        raise InputError(path, "no such checkpoint", **remedy)
+    if not _is_whole_archive(path):
+        raise InputError(path, "the file is truncated or damaged", **remedy)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such checkpoint; {again}") from error
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds more than tensors and numbers, or is damaged; not opened; {again}") from error
-    except PermissionError:
+        raise InputError(path, "the file holds more than tensors and numbers and is not opened", **remedy) from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise InputError(path, "does not fit into the memory", "close other programs and try again") from error
+        raise InputError(path, f"not a checkpoint ({str(error).splitlines()[0]})", **remedy) from error
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    if found != FORMAT:
+        what = f"a checkpoint of format {found}" if isinstance(found, int) else "not a checkpoint of this project"
+        raise InputError(path, f"{what}, where format {FORMAT} is read", **remedy)
+    if content.get("stage") != stage:
+        raise InputError(path, f"belongs to the stage {content.get('stage')}, not {stage}", f"give a run of {stage}")
+    try:
+        return Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(path, f"its record is incomplete ({error})", **remedy) from error
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Return whether the file is a zip archive, as torch writes it, whose members all match their checksums."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, MemoryError):
         raise
-    except _DAMAGE as error:
-        raise InputError(f"{path}: truncated or damaged; {again}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this project's format {FORMAT}; {again}")
-    if content["stage"] != stage:
-        raise InputError(f"{path}: belongs to the stage {content['stage']}, not {stage}; give the run of {stage}")
-    return content
+    except Exception:  # zipfile raises a dozen types on damaged archives; none of them says anything else
+        return False
 
 
 def path_option(checkpoints: Path) -> str:
-    """What a printed command needs to look where this one looked."""
-    return "" if Path(checkpoints) == DEFAULT_CHECKPOINTS else f" --path {checkpoints}"
+    """Return the option that makes a printed command look in the same folder; empty for the default folder."""
+    return "" if Path(checkpoints) == DEFAULT_CHECKPOINTS else f" --path {shlex.quote(str(checkpoints))}"
 
 
-def new_run(checkpoints: Path, stage: Stage, held_out: str) -> Path:
-    """Make the folder of a new run, stamped with the time; a second run within a second waits for the next."""
+def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
+    """Create the folder of a new run, named by the time; a second run within the same second waits for the next."""
     while True:
-        folder = Path(checkpoints) / stage.name / held_out / time.strftime(TIME_FORMAT)
+        folder = Path(checkpoints) / stage.name / split / time.strftime(TIME_FORMAT)
         try:
             folder.mkdir(parents=True)
             return folder
@@ -86,25 +136,33 @@ def new_run(checkpoints: Path, stage: Stage, held_out: str) -> Path:
             time.sleep(0.2)
 
 
-def list_runs(checkpoints: Path, stage: Stage, held_out: str) -> list[Path]:
-    """The runs of a stage and split, oldest first."""
-    folders = (Path(checkpoints) / stage.name / held_out).glob("*")
+def list_runs(checkpoints: Path, stage: Stage, split: str) -> list[Path]:
+    """Return the runs of a stage and split, oldest first."""
+    folders = (Path(checkpoints) / stage.name / split).glob("*")
     return sorted(path for path in folders if path.is_dir() and _TIME.fullmatch(path.name))
 
 
-def find_run(checkpoints: Path, stage: Stage, held_out: str, at: str | None = None, until: str | None = None) -> Path:
-    """The newest finished run: that of the time ``at``, or the newest begun ``until`` a time.
+def find_run(checkpoints: Path, stage: Stage, split: str, at: str | None = None, until: str | None = None) -> Path:
+    """Return the newest finished run of a stage and split.
 
-    Raises InputError naming the script that makes it.
+    Args:
+        checkpoints: Folder of all runs.
+        stage: Of the cascade.
+        split: Name of the split, such as the centre that is held out.
+        at: Only the run of exactly this time.
+        until: Only runs that were started at this time or before.
+
+    Raises:
+        InputError: If there is none; it names the command that trains one.
     """
-    runs = [run for run in list_runs(checkpoints, stage, held_out) if (run / "best.pt").exists()]
-    command = f"{stage.script('train')} --data {held_out}{path_option(checkpoints)}"
+    runs = [run for run in list_runs(checkpoints, stage, split) if (run / "best.pt").exists()]
     if at is not None:
         runs = [run for run in runs if run.name == at]
     if until is not None:
         runs = [run for run in runs if run.name <= until]
     if not runs:
         which = f" of {at}" if at else f" until {until}" if until else ""
-        place = Path(checkpoints) / stage.name / held_out
-        raise InputError(f"{place}: no trained {stage.title} model{which}; run {command}")
+        folder = Path(checkpoints) / stage.name / split
+        command = f"{stage.script('train')} --data {shlex.quote(split)}{path_option(checkpoints)}"
+        raise InputError(folder, f"no trained {stage.title} model{which}", "train one", command=command)
     return runs[-1]

@@ -1,109 +1,123 @@
 """How a stage learns: its loss terms, its views and the transform between its two tasks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from torch import Tensor
 
 from data.common.errors import InputError
+from data.common.settings import change_settings
 from models.losses import RAMPED, LossWeights
 from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
 
 DISTANCES = ("truncated_mm", "per_case")
-# The terms that each part of the method brings; those of the plain segmentation belong to every variant.
+# The loss terms that each part of the method brings. Those of plain segmentation belong to every variant.
 _SEGMENTATION = ("dice", "bce")
 METHOD_PARTS = {
     "contrast": ("contrast",),
     "views": ("consistency", "consistency_cosine", "sdf_consistency"),
     "sdf": ("sdf", "transform", "reciprocal", "agreement"),
 }
-# The head of the network that a term needs.
-_HEAD = {"contrast": "embedding", "slice": "slice", "sdf_consistency": "sdf"} | dict.fromkeys(
-    METHOD_PARTS["sdf"], "sdf"
-)
+_SDF_TERMS = dict.fromkeys(METHOD_PARTS["sdf"], "sdf")
+_HEAD_OF_TERM = {"contrast": "embedding", "slice": "slice", "sdf_consistency": "sdf"} | _SDF_TERMS
 
 
 @dataclass(frozen=True)
 class Method:
-    """What distinguishes one variant of a stage from another; a checkpoint remembers it. ``help`` is for the user."""
+    """What distinguishes one variant of a stage from another. A checkpoint keeps it.
+
+    Raises:
+        InputError: If two settings contradict each other.
+    """
 
     weights: LossWeights
     views: str = field(
-        default="randconv", metadata={"help": "how the views of an image are made", "choices": ("none", *FAMILIES)}
+        default="randconv",
+        metadata={"help": "how the two views of an image are made", "choices": ("none", *FAMILIES)},
     )
     distance: str = field(
-        default="truncated_mm", metadata={"help": "the target of the regression head", "choices": DISTANCES}
+        default="truncated_mm", metadata={"help": "target of the distance head", "choices": DISTANCES}
     )
     steepness: float = field(
-        default=STEEPNESS, metadata={"help": "k of the transform T(d) = sigmoid(-k d); inf cuts off, without gradient"}
+        default=STEEPNESS,
+        metadata={"help": "k of the transform T(d) = sigmoid(-k d); inf thresholds d and passes no gradient"},
     )
     ramp: float = field(
-        default=0.5, metadata={"help": "share of the training over which transform and consistency gain their weight"}
+        default=0.5,
+        metadata={"help": "share of the training over which the transform and the consistency terms gain their weight"},
+    )
+    min_anchor_cells: int = field(
+        default=5, metadata={"help": "cells of the 1/8 grid that a slice needs to provide an anchor of the contrast"}
     )
 
     def __post_init__(self) -> None:
-        """Raises InputError where two settings contradict each other."""
         if not self.steepness > 0:
-            raise InputError(f"--steepness {self.steepness}: must be positive")
+            raise InputError(f"--steepness {self.steepness}", "not a positive number", "give a number above 0, or inf")
         if not 0 <= self.ramp < math.inf:
-            raise InputError(f"--ramp {self.ramp}: must be zero or more")
+            raise InputError(f"--ramp {self.ramp}", "not a share of the training", "give zero or more")
+        if self.min_anchor_cells < 1:
+            raise InputError(f"--min-anchor-cells {self.min_anchor_cells}", "too few", "give 1 or more")
+        for f in fields(self.weights):
+            weight = getattr(self.weights, f.name)
+            if not 0 <= weight < math.inf:
+                raise InputError(f"--weight {f.name}={weight:g}", "not a weight", "give zero or more")
         if not self.weights.active:
-            raise InputError("--weight: every loss term is 0, so there is nothing to learn; leave one")
+            raise InputError("--weight", "every loss term is 0, so there is nothing to learn", "leave at least one")
         if self.distance == "per_case" and self.weights.reciprocal:
-            raise InputError("--distance per_case: the loss term reciprocal is in mm; add --weight reciprocal=0")
-        lonely = [term for term in METHOD_PARTS["views"] if getattr(self.weights, term)]
-        if self.views == "none" and lonely:
-            raise InputError(f"--views none: the loss term {lonely[0]} compares two views; add --weight {lonely[0]}=0")
+            raise InputError("--distance per_case", "the loss term reciprocal is in mm", "add --weight reciprocal=0")
+        two_views = [term for term in METHOD_PARTS["views"] if getattr(self.weights, term)]
+        if self.views == "none" and two_views:
+            raise InputError(
+                "--views none", f"the loss term {two_views[0]} compares two views", f"add --weight {two_views[0]}=0"
+            )
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Those that the network needs: no head is built that no term trains."""
-        return ("seg", *sorted({_HEAD[term] for term in self.weights.active if term in _HEAD}))
+        """The heads that the network needs: none is built that no loss term trains."""
+        return ("seg", *sorted({_HEAD_OF_TERM[term] for term in self.weights.active if term in _HEAD_OF_TERM}))
 
     @property
     def effective(self) -> "Method":
-        """The same with every setting that nothing reads at its default: methods that compute the same are equal."""
+        """The same method with every setting that nothing reads at its default, so that equal methods compare equal."""
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
         unread += [] if {*RAMPED} & {*self.weights.active} else ["ramp"]
-        return replace(self, **{f.name: f.default for f in fields(Method) if f.name in unread})
+        unread += [] if self.weights.contrast else ["min_anchor_cells"]
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(Method) if f.name in unread}
+        return replace(self, **defaults)
 
     def distance_target(self, mask: Tensor, spacing: Tensor) -> Tensor | None:
-        """What the regression head is to say: (B, 1, D, H, W) of ``mask`` likewise and (B, 3) mm; None without it."""
+        """Return the target of the distance head, or None for a method without that head.
+
+        Args:
+            mask: Binary mask, (B, 1, D, H, W).
+            spacing: (B, 3), (z, y, x) in mm.
+
+        Returns:
+            Signed distance in [-1, 1], (B, 1, D, H, W).
+        """
         if "sdf" not in self.heads:
             return None
         return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing)
 
     def only(self, *parts: str) -> "Method":
-        """Plain segmentation with these of the METHOD_PARTS as this method has them."""
+        """Return plain segmentation with these of the METHOD_PARTS, weighted as in this method."""
         terms = {*_SEGMENTATION, *(term for part in parts for term in METHOD_PARTS[part])}
         if "sdf" not in parts:
             terms -= {"sdf_consistency"}
-        kept = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}
-        return replace(self, weights=LossWeights(**kept), views=self.views if "views" in parts else "none")
+        weights = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}
+        return replace(self, weights=LossWeights(**weights), views=self.views if "views" in parts else "none")
 
-    def changed(self, weights: Sequence[str], **settings: str | float) -> "Method":
-        """With single weights, ``["sdf=0.5", "contrast=0"]``, and other settings changed.
+    def changed(self, weights: Sequence[str], settings: Mapping[str, Any] | None = None) -> "Method":
+        """Return the method with single weights changed, such as ``["sdf=0.5"]``, and with other settings by name.
 
-        Raises InputError for an unknown term, a weight that is no number >= 0, or settings that contradict each other.
+        Raises:
+            InputError: If a term is unknown, a weight is not a number, or the settings contradict each other.
         """
-        known = {f.name for f in fields(LossWeights)}
-        numbers = {}
-        for change in weights:
-            name, _, value = change.partition("=")
-            try:
-                numbers[name] = float(value)
-            except ValueError:
-                numbers[name] = -1.0
-            if name not in known or not 0 <= numbers[name] < math.inf:
-                raise InputError(f"--weight {change}: write TERM=NUMBER with a TERM of {', '.join(sorted(known))}")
-        return replace(self, weights=replace(self.weights, **numbers), **settings)
+        return replace(self, weights=change_settings(self.weights, weights, "--weight"), **(settings or {}))
 
-    def to_record(self) -> dict:
-        """As plain values, for a checkpoint."""
+    def to_record(self) -> dict[str, Any]:
+        """Return the method as plain values; ``data.common.settings.from_record`` reads them back."""
         return asdict(self)
-
-    @staticmethod
-    def from_record(record: dict) -> "Method":
-        return Method(**{**record, "weights": LossWeights(**record["weights"])})

@@ -1,31 +1,99 @@
-"""Options that several commands share."""
+"""Command-line options that several commands share."""
 
 import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from data.cases.store import DEFAULT_STORE
 from engine.checkpoint import DEFAULT_CHECKPOINTS
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+METAVARS = {int: "N", float: "FLOAT"}
+
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gpu", default="auto", help="auto, the number of a GPU, or cpu")
+    """Add ``--gpu``, which ``engine.device.choose_device`` reads."""
+    parser.add_argument(
+        "--gpu", default="auto", metavar="GPU", help="device to compute on: auto, the number of a GPU, or cpu"
+    )
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--path", type=Path, default=DEFAULT_CHECKPOINTS, help="where runs are kept")
+    """Add ``--path``, the folder of all runs."""
+    parser.add_argument(
+        "--path", type=Path, default=DEFAULT_CHECKPOINTS, metavar="DIR", help="folder in which runs are kept"
+    )
 
 
 def add_average(parser: argparse.ArgumentParser) -> None:
+    """Add ``--average``."""
     parser.add_argument(
-        "--average", action="store_true", help="take the mean of both tasks, p and T(d), where the stage has both"
+        "--average",
+        action="store_true",
+        help="average the probabilities of both tasks, p and T(d), in the stages that have a distance head",
     )
 
 
 def add_allow_duplicates(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-duplicates``."""
     parser.add_argument(
-        "--allow-duplicates", action="store_true", help="train although a scan lies on two sides of the split"
+        "--allow-duplicates",
+        action="store_true",
+        help="train although one scan or patient is in two parts of the split",
     )
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help="prepared centres")
+    """Add ``--store``, the folder of the prepared cases."""
+    parser.add_argument(
+        "--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="folder of the prepared centres"
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: "DataclassInstance", leave_out: Iterable[str] = ()) -> None:
+    """Give every field of a settings dataclass an option.
+
+    Args:
+        parser: Gets the options.
+        settings: Its values are the defaults; the metadata ``help`` of its fields describes them.
+        leave_out: Names of fields that get no option.
+    """
+    for setting in fields(settings):
+        if setting.name in leave_out:
+            continue
+        default = getattr(settings, setting.name)
+        parser.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            type=type(default),
+            default=default,
+            metavar=METAVARS[type(default)],
+            help=setting.metadata["help"],
+        )
+
+
+def read_settings(kind: type[T], args: argparse.Namespace) -> T:
+    """Collect what was typed for the options of ``add_settings``; fields without an option keep their defaults."""
+    return kind(**{f.name: getattr(args, f.name) for f in fields(kind) if hasattr(args, f.name)})
+
+
+def add_changes(parser: argparse.ArgumentParser, flag: str, settings: "DataclassInstance", text: str) -> None:
+    """Add a repeatable option ``NAME=VALUE`` that changes single fields of a settings dataclass.
+
+    The help lists all fields with their values; ``data.common.settings.change_settings`` applies what was typed.
+    """
+    described = [_describe(f.name, getattr(settings, f.name), f.metadata.get("help", "")) for f in fields(settings)]
+    parser.add_argument(
+        flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text}, repeatable: {'; '.join(described)}"
+    )
+
+
+def _describe(name: str, value: object, text: str) -> str:
+    """One setting for a help text; argparse expands per cent signs."""
+    shown = ",".join(f"{v:g}" for v in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return f"{name}={shown}{f' ({text})' if text else ''}".replace("%", "%%")

@@ -1,8 +1,9 @@
-"""THE table of the method: four stages. Everything that differs between stages is here and nowhere else."""
+"""The four stages of the cascade. The table in this file is the only place where stages differ."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from data.samples import Sampling
 from engine.method import Method
@@ -13,11 +14,14 @@ from models.losses import LossWeights
 class Stage:
     """One stage of the cascade.
 
-    name: as in the scripts and under checkpoints/. sampling: where it looks. method: how it learns.
-    published: how the published release says that it learns. epochs: of the default training.
-    min_cells: a slice of the bottom grid needs as many to give an anchor.
-    predecessor: the stage whose mask says where to look. fallback: the one to turn to when that found nothing.
-    rounds: at inference, at most as many times in the box of its own last mask.
+    Attributes:
+        name: As in the scripts and below ``checkpoints/``.
+        sampling: What the stage sees of a scan.
+        method: How it learns.
+        published: How the published release describes its learning.
+        epochs: Length of the training by default.
+        predecessor: The stage around whose mask it looks; None for the first.
+        fallback: The stage around whose mask it looks where the predecessor found nothing.
     """
 
     name: str
@@ -25,37 +29,40 @@ class Stage:
     method: Method
     published: Method
     epochs: int
-    min_cells: int
     predecessor: str | None
     fallback: str | None = None
-    rounds: int = 1
 
     @property
     def before(self) -> tuple[str, ...]:
-        """The stages whose masks it may look around."""
+        """The stages around whose masks it may look."""
         return tuple(name for name in (self.predecessor, self.fallback) if name)
 
     @property
     def title(self) -> str:
+        """The name in words."""
         return self.name.replace("_", " ")
 
     @property
     def organ(self) -> str:
-        """ "pancreas" or "tumor": the folders train_<organ> and evaluate_<organ>."""
+        """The organ in the names of the folders train_<organ> and evaluate_<organ>: "pancreas" or "tumor"."""
         return self.name.split("_")[0]
 
+    def script_path(self, action: str) -> Path:
+        """Return the script of this stage, relative to the repository's root; ``action`` is "train" or "evaluate"."""
+        return Path(f"{action}_{self.organ}", f"{action}_sh_{self.name}.py")
+
     def script(self, action: str) -> str:
-        """The command of this stage for ``action`` "train" or "evaluate", as a user types it from the root."""
-        return f"python {action}_{self.organ}/{action}_sh_{self.name}.py"
+        """Return the command that runs this stage from the repository's root; ``action`` is "train" or "evaluate"."""
+        return f"python {self.script_path(action).as_posix()}"
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)
 _DUAL = replace(_SEGMENT, sdf=1, transform=1, consistency=1)
 
 
-def _published(weights: LossWeights, views: str = "raw-randconv") -> Method:
-    """Its quirks as far as they are defined: views never drawn again, a distance per case, a transform cut off."""
-    return Method(weights, views, distance="per_case", steepness=math.inf, ramp=0.0)
+def _published(weights: LossWeights, views: str = "raw-randconv", min_anchor_cells: int = 5) -> Method:
+    """The release's method as far as it is known: unchecked views, distance scaled per case, thresholded transform."""
+    return Method(weights, views, distance="per_case", steepness=math.inf, ramp=0.0, min_anchor_cells=min_anchor_cells)
 
 
 STAGES: dict[str, Stage] = {
@@ -64,10 +71,9 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="pancreas_coarse",
             sampling=Sampling(target="pancreas", roi="scan", halve_below_mm=3.0),
-            method=Method(replace(_SEGMENT, consistency_cosine=1)),
-            published=_published(replace(_SEGMENT, consistency_cosine=1)),
+            method=Method(replace(_SEGMENT, consistency_cosine=1), min_anchor_cells=10),
+            published=_published(replace(_SEGMENT, consistency_cosine=1), min_anchor_cells=10),
             epochs=150,
-            min_cells=10,
             predecessor=None,
         ),
         Stage(
@@ -75,10 +81,9 @@ STAGES: dict[str, Stage] = {
             sampling=Sampling(
                 target="pancreas", roi="pancreas", jitter_z_mm=(-12.5, 12.5), jitter_plane_mm=(-16.0, 16.0)
             ),
-            method=Method(_SEGMENT, views="none"),
-            published=_published(_SEGMENT, views="none"),
+            method=Method(_SEGMENT, views="none", min_anchor_cells=10),
+            published=_published(_SEGMENT, views="none", min_anchor_cells=10),
             epochs=150,
-            min_cells=10,
             predecessor="pancreas_coarse",
         ),
         Stage(
@@ -93,7 +98,6 @@ STAGES: dict[str, Stage] = {
             method=Method(_DUAL),
             published=_published(_DUAL),
             epochs=800,
-            min_cells=5,
             predecessor="pancreas_fine",
         ),
         Stage(
@@ -104,33 +108,19 @@ STAGES: dict[str, Stage] = {
                 jitter_z_mm=(-2.5, 12.5),
                 jitter_plane_mm=(-8.0, 32.0),
                 max_voxels=4_500_000,
+                rounds=4,
             ),
             method=Method(replace(_DUAL, sdf_consistency=1, slice=1)),
             published=_published(replace(_DUAL, sdf_consistency=1, slice=1)),
             epochs=500,
-            min_cells=5,
             predecessor="tumor_coarse",
             fallback="pancreas_fine",
-            rounds=4,
         ),
     )
 }
 
 
-def with_variant(stage: Stage, variant: str) -> Stage:
-    """``stage`` with another method: one of VARIANTS."""
-    return replace(stage, method=VARIANTS[variant](stage))
-
-
-def distinct_variants(stage: Stage) -> list[str]:
-    """The names in VARIANTS, the plain baseline first, without those that compute the same as one before them."""
-    found: dict[Method, str] = {}
-    for name in sorted(VARIANTS, key=lambda name: name != "baseline"):
-        found.setdefault(with_variant(stage, name).method.effective, name)
-    return list(found.values())
-
-
-# What an ablation compares. Each takes its part from the full method of the stage.
+# What an ablation compares. Each variant takes its part from the full method of the stage.
 VARIANTS: dict[str, Callable[[Stage], Method]] = {
     "full": lambda stage: stage.method,
     "baseline": lambda stage: stage.method.only(),
@@ -140,3 +130,16 @@ VARIANTS: dict[str, Callable[[Stage], Method]] = {
     "hard-transform": lambda stage: replace(stage.method, steepness=math.inf),
     "published": lambda stage: stage.published,
 }
+
+
+def with_variant(stage: Stage, variant: str) -> Stage:
+    """Return ``stage`` with the method of one of the VARIANTS."""
+    return replace(stage, method=VARIANTS[variant](stage))
+
+
+def distinct_variants(stage: Stage) -> list[str]:
+    """Return the names of the VARIANTS, the baseline first, without those that compute the same as an earlier one."""
+    found: dict[Method, str] = {}
+    for name in sorted(VARIANTS, key=lambda name: name != "baseline"):
+        found.setdefault(with_variant(stage, name).method.effective, name)
+    return list(found.values())

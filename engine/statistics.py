@@ -1,4 +1,7 @@
-"""Mean, spread and uncertainty over cases, and the paired comparison of two runs. Undefined values are counted."""
+"""Statistics over cases: mean, spread and uncertainty, and the paired comparison of two runs.
+
+Undefined values (NaN) are left out and counted.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +18,12 @@ class Summary:
     """One metric over cases.
 
     Attributes:
-        mean, sd: over the ``n`` defined values; sd with n - 1 in the denominator. NaN where too few are defined.
-        n, excluded: how many values are defined, and how many were NaN and left out.
-        low, high: bootstrap 95 % interval of the mean; NaN where n < 2.
+        mean: Mean of the defined values; NaN if there are none.
+        sd: Their standard deviation, with n - 1 in the denominator; NaN if n < 2.
+        n: Number of defined values.
+        excluded: Number of values that are NaN.
+        low: Lower bound of the bootstrap 95 % interval of the mean; NaN if n < 2.
+        high: Upper bound.
     """
 
     mean: float
@@ -33,11 +39,14 @@ class Comparison:
     """Two runs over the same cases.
 
     Attributes:
-        mean_difference: ours - theirs over the ``n`` cases where both are defined.
-        low, high: bootstrap 95 % interval of the mean difference; NaN where n < 2.
-        p: two-sided Wilcoxon signed-rank test; 1 where all differences are zero, NaN where n = 0.
-        excluded: cases of both runs where either value is NaN.
-        only_ours, only_theirs: cases of one run alone.
+        mean_difference: Mean of ours - theirs over the cases where both values are defined; NaN if there are none.
+        low: Lower bound of the bootstrap 95 % interval of the mean difference; NaN if n < 2.
+        high: Upper bound.
+        p: p-value of the two-sided Wilcoxon signed-rank test; 1 if all differences are zero, NaN if n = 0.
+        n: Number of cases where both values are defined.
+        excluded: Cases of both runs where at least one of the values is NaN.
+        only_ours: Cases that their run does not have.
+        only_theirs: Cases that our run does not have.
     """
 
     mean_difference: float
@@ -51,34 +60,51 @@ class Comparison:
 
 
 def summarise(values: Iterable[float], seed: int | np.random.Generator = 0) -> Summary:
-    """Mean, standard deviation and bootstrap interval of the values that are not NaN; the others are counted.
+    """Summarise the values of one metric over cases.
 
-    Raises ValueError for an infinite value, which no metric here can be.
+    Args:
+        values: One value per case; NaN where the metric is undefined.
+        seed: Seed or generator of the bootstrap.
+
+    Raises:
+        ValueError: If a value is infinite, which no metric of this project can be.
     """
-    values = _finite_or_nan(values)
-    defined = values[~np.isnan(values)]
+    numbers = _finite_or_nan(values)
+    defined = numbers[~np.isnan(numbers)]
     low, high = bootstrap_interval(defined, seed)
     return Summary(
         mean=float(defined.mean()) if defined.size else np.nan,
         sd=float(defined.std(ddof=1)) if defined.size > 1 else np.nan,
         n=int(defined.size),
-        excluded=int(values.size - defined.size),
+        excluded=int(numbers.size - defined.size),
         low=low,
         high=high,
     )
 
 
 def compare(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int | np.random.Generator = 0) -> Comparison:
-    """Compare two runs case by case; ``ours`` and ``theirs`` give one metric by case name."""
+    """Compare two runs case by case.
+
+    Args:
+        ours: The values of one metric by the name of the case; NaN where it is undefined.
+        theirs: Those of the other run.
+        seed: Seed or generator of the bootstrap.
+
+    Raises:
+        ValueError: If a value is infinite.
+    """
     shared = sorted(ours.keys() & theirs.keys())
     difference = _finite_or_nan(ours[key] for key in shared) - _finite_or_nan(theirs[key] for key in shared)
     defined = difference[~np.isnan(difference)]
     low, high = bootstrap_interval(defined, seed)
+    p = np.nan
+    if defined.size:
+        p = float(stats.wilcoxon(defined).pvalue) if np.any(defined) else 1.0
     return Comparison(
         mean_difference=float(defined.mean()) if defined.size else np.nan,
         low=low,
         high=high,
-        p=_wilcoxon(defined),
+        p=p,
         n=int(defined.size),
         excluded=tuple(key for key, value in zip(shared, difference, strict=True) if np.isnan(value)),
         only_ours=tuple(sorted(ours.keys() - theirs.keys())),
@@ -87,9 +113,17 @@ def compare(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int | 
 
 
 def bootstrap_interval(values: np.ndarray, seed: int | np.random.Generator) -> tuple[float, float]:
-    """The percentile bootstrap 95 % interval of the mean; (NaN, NaN) for fewer than two values.
+    """Compute the bootstrap 95 % interval of the mean by the percentile method.
 
-    Percentile, not BCa: BCa is undefined where all values are equal, which perfect or missed cases are.
+    The BCa method is not used because it is undefined if all values are equal, which happens with perfect or missed
+    cases.
+
+    Args:
+        values: Defined values, shape (n,).
+        seed: Seed or generator.
+
+    Returns:
+        Lower and upper bound; (NaN, NaN) for fewer than two values.
     """
     if values.size < 2:
         return np.nan, np.nan
@@ -104,14 +138,8 @@ def bootstrap_interval(values: np.ndarray, seed: int | np.random.Generator) -> t
     return float(interval.low), float(interval.high)
 
 
-def _wilcoxon(difference: np.ndarray) -> float:
-    if difference.size == 0:
-        return np.nan
-    return float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
-
-
 def _finite_or_nan(values: Iterable[float]) -> np.ndarray:
-    values = np.fromiter(values, dtype=float)
-    if np.isinf(values).any():
+    numbers = np.fromiter(values, dtype=float)
+    if np.isinf(numbers).any():
         raise ValueError("an infinite value cannot be summarised; give NaN where a metric is undefined")
-    return values
+    return numbers

@@ -1,10 +1,12 @@
-"""Does a model look at the lesion, or at the shape of the gland? Its lesions are brought to the gland's HU, and below.
+"""Does a model look at the lesion, or only at the shape of the pancreas?
 
-    python benchmarks/lesion_erased.py --store STORE --path STUDY/VARIANT/seed_N --data CENTRE
+    python experiments/lesion_erased.py --store STORE --path STUDY/VARIANT/seed_N --data CENTRE
 
-For the held-out cases whose lesion stands out by 10 HU: Dice of the model and its mean probability in the lesion, of
-the scan as it is and of the two made from it. A model that reads HU finds nothing where the lesion was brought to the
-gland; one that only knows where lesions lie outlines the same as before.
+Every held-out case whose lesion is at least 10 HU darker than the pancreas is segmented three times by the tumour
+coarse model: as it is, with the lesion brought to the mean HU of the pancreas ("erased"), and with the lesion 40 HU
+below it ("deepened"). For each, the mean Dice over these cases is printed, and the mean probability in the lesion. A
+model that reads HU finds nothing where the lesion was erased; one that only knows where lesions tend to lie outlines
+the same region as before.
 """
 
 import argparse
@@ -16,57 +18,51 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.cases.labels import PANCREAS, TUMOUR
-from data.cases.store import Case, read_store
-from data.common.errors import InputError, command
+from data.cases.store import Case
+from data.common.errors import command
 from data.samples import reference_box
-from engine.device import choose_device
+from data.splits.split import held_out_cases
 from engine.infer.box import box_probability
-from engine.infer.cascade import StageModel, load_model
-from engine.options import add_gpu, add_path, add_store
+from engine.infer.cascade import StageModel
+from experiments.common import add_run_options, open_run
 
-LEAST_CONTRAST_HU = 10.0  # of less, there is nothing to erase
+LEAST_CONTRAST_HU = 10.0  # below this there is too little to erase
 DEEPER_HU = 40.0
 
 
-def changed_scans(image: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray] | None:
-    """int16 HU boxes (D, H, W): as it is, lesion at the gland's mean, lesion below it; None for a faint lesion."""
+def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | None:
+    """Segment a case as it is, erased and deepened.
+
+    Returns:
+        Dice and mean probability in the lesion for each of the three scans by name; None for a faint lesion.
+    """
+    box = reference_box(case, model.stage.sampling, None)
+    image, label = np.array(case.image()[box.slices]), np.array(case.label()[box.slices])
     lesion = label == TUMOUR
     contrast = image[label == PANCREAS].mean() - image[lesion].mean()
-    if not contrast >= LEAST_CONTRAST_HU:
+    if not contrast >= LEAST_CONTRAST_HU:  # also where there is no pancreas beside the lesion, and the contrast is NaN
         return None
-    shifts = {"as it is": 0.0, "erased": contrast, "deepened": contrast - DEEPER_HU}
-    return {name: np.where(lesion, np.rint(image + shift), image).astype(np.int16) for name, shift in shifts.items()}
-
-
-def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | None:
-    """(Dice, mean probability in the lesion) by scan; None for a faint lesion."""
-    box = reference_box(case, model.stage.sampling, None)
-    label = np.array(case.label()[box.slices])
-    scans = changed_scans(np.array(case.image()[box.slices]), label)
-    if scans is None:
-        return None
-    lesion, found = label == TUMOUR, {}
-    for name, image in scans.items():
-        p = box_probability(model.net, image, case.spacing, model.stage, model.device, model.readout)
+    measured = {}
+    for name, shift in {"as it is": 0.0, "erased": contrast, "deepened": contrast - DEEPER_HU}.items():
+        scan = np.where(lesion, np.rint(image + shift), image).astype(np.int16)
+        p = box_probability(
+            model.net, scan, case.spacing, stage=model.stage, device=model.device, readout=model.readout
+        )
         mask = p > model.threshold
-        found[name] = (2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()), float(p[lesion].mean()))
-    return found
+        measured[name] = (2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()), float(p[lesion].mean()))
+    return measured
 
 
 @command
 def main() -> int:
+    """Measure all held-out cases with a tumour and print the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="CENTRE", required=True, help="the centre that was held out")
-    add_store(parser)
-    add_path(parser)
-    add_gpu(parser)
+    add_run_options(parser)
     args = parser.parse_args()
-    store = read_store(args.store)
-    if args.data not in store:
-        raise InputError(f"{args.store}: holds no centre {args.data}; it has {', '.join(store)}")
-    model = load_model(args.path, "tumor_coarse", args.data, choose_device(args.gpu))
-    rows = [found for case in store[args.data] if case.tumour_box and (found := measure(model, case))]
-    print(f"{model.run}: {len(rows)} of {len(store[args.data])} cases")
+    model, centres, split = open_run("tumor_coarse", args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
+    cases = held_out_cases(split, centres, "tumour")
+    rows = [row for case in cases if case.tumour_box and (row := measure(model, case))]
+    print(f"{model.run}: {len(rows)} of {len(cases)} cases")
     for name in rows[0] if rows else ():
         dice, probability = np.mean([row[name] for row in rows], axis=0)
         print(f"  {name:<10} Dice {dice:.3f}   probability in the lesion {probability:.3f}")

@@ -1,11 +1,15 @@
-"""What does each loss term teach? The gradients of a trained model's terms on the layers that all heads share.
+"""What does each loss term teach the layers that all heads share?
 
-    python benchmarks/term_gradients.py --store STORE --path STUDY/VARIANT/seed_N --data CENTRE [--stage tumor_coarse]
+    python experiments/term_gradients.py --store STORE --path STUDY/VARIANT/seed_N --data CENTRE [--stage STAGE]
 
-Over training cases, augmented and with views as in the training: the norm of each term's gradient, weighted as at the
-training's end, and its cosine with that of dice + bce. A term of a norm far below theirs trains next to nothing; one
-of cosine 1 teaches the same again. Of the contrast, also how many anchors a step has and how alike all cells are: where
-the cosine of two cells is 1, they are told apart by nothing. Of the distance head, the Dice of its own mask, d < 0.
+Takes a trained model and training cases, augmented and with views as during training, and prints means over the cases:
+
+- for every term, the norm of its gradient on the shared layers, weighted as at the end of the training, and its cosine
+  similarity with the gradient of dice + bce. A term whose norm is far below theirs teaches next to nothing; one with a
+  cosine of 1 teaches the same a second time;
+- the Dice of the masks of both heads, s > 0 and d < 0, on the first view;
+- for the contrast, the number of anchors per step and the mean cosine similarity of two cells. Where that is 1, the
+  contrast cannot tell the cells apart.
 """
 
 import argparse
@@ -19,98 +23,107 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.augment import Batch, make_batch
-from data.cases.store import read_store
+from data.augment import Augmentation, Batch, make_batch
 from data.common.errors import command
 from data.samples import BoxDataset
-from data.splits.leave_one_out import choose_splits, frozen_splits, select
-from engine.device import choose_device
-from engine.infer.cascade import StageModel, load_model
-from engine.options import add_gpu, add_path, add_store
+from data.splits.split import select_cases
+from engine.infer.cascade import StageModel
 from engine.stages import STAGES
 from engine.train.loop import derive_seed
+from experiments.common import add_run_options, open_run
 from models.contrast import draw_anchors
 from models.dual_task_net import DualTaskOutput
 from models.losses import DualTaskLoss, LossWeights, dice_loss
 from models.views import random_views
 
-HEADS = ("seg.", "sdf.", "embedding.", "slice.")
+HEAD_PARAMETERS = ("seg.", "sdf.", "embedding.", "slice.")  # starts of their names
 SEGMENTATION = ("dice", "bce")
+SEED = 2022
 
 
 def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, float]:
-    """One training case, by name of the figure."""
-    method = model.stage.method
-    generator = torch.Generator().manual_seed(derive_seed(2022, index))
-    batch = make_batch([dataset[1, index]], model.device, generator)
-    torch.manual_seed(index)  # of the dropout
+    """Measure one training case.
+
+    Returns:
+        By name: "norm TERM" and "cosine TERM" for every active term; "dice seg" and, with a distance head, "dice sdf";
+        with the contrast, the numbers of anchors "positive" and "negative" and the mean "cell cosine".
+    """
+    method, min_cells = model.stage.method, model.stage.method.min_anchor_cells
+    generator = torch.Generator().manual_seed(derive_seed(SEED, index))
+    batch = make_batch(
+        [dataset[1, index]],
+        model.device,
+        hu_window=model.stage.sampling.hu_window,
+        augmentation=Augmentation(),
+        generator=generator,
+    )
+    torch.manual_seed(index)  # the dropout's
     output = model.net(random_views(batch.image, method.views, generator))
-    found = gradients(model, output, batch, index) | masks(output, batch.mask)
-    return found | (anchors(output, batch.mask, model.stage.min_cells, generator) if method.weights.contrast else {})
+    measured = term_gradients(model, output, batch, index)
+
+    masks = {"seg": output.seg > 0} | ({} if output.sdf is None else {"sdf": output.sdf < 0})
+    for head, mask in masks.items():
+        measured[f"dice {head}"] = 1 - float(dice_loss(mask[: len(batch.mask)].float(), batch.mask))
+    if method.weights.contrast:
+        views = len(output.seg) // len(batch.mask)
+        drawn = draw_anchors(output.embedding, batch.mask.repeat(views, 1, 1, 1, 1), min_cells, generator)
+        cells = F.normalize(output.embedding[0].flatten(1).detach(), dim=0)
+        measured |= {"positive": len(drawn.positive), "negative": len(drawn.negative)}
+        measured["cell cosine"] = float((cells.T @ cells).mean())
+    return measured
 
 
-def gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
-    """ "norm TERM" and "cosine TERM" of every active term; both 0 without a gradient."""
+def term_gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
+    """Measure the gradient of every active term; norm and cosine are 0 for a term without gradient."""
     method = model.stage.method
     phi = method.distance_target(batch.mask, batch.spacing)
-    shared = [p for name, p in model.net.named_parameters() if not name.startswith(HEADS)]
+    shared = [p for name, p in model.net.named_parameters() if not name.startswith(HEAD_PARAMETERS)]
 
     def gradient(*terms: str) -> Tensor:
         only = {name: weight if name in terms else 0.0 for name, weight in vars(method.weights).items()}
-        criterion = DualTaskLoss(LossWeights(**only), min_cells=model.stage.min_cells, steepness=method.steepness)
+        criterion = DualTaskLoss(LossWeights(**only), min_cells=method.min_anchor_cells, steepness=method.steepness)
         loss, _ = criterion(output, batch.mask, phi, batch.spacing, torch.Generator().manual_seed(seed))
-        if not loss.requires_grad:  # T cut off is a constant
+        if not loss.requires_grad:  # an infinitely steep T is a constant
             return torch.zeros(sum(p.numel() for p in shared), device=model.device)
         parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
-    plain, found = gradient(*SEGMENTATION), {}
+    of_segmentation, measured = gradient(*SEGMENTATION), {}
     for term in method.weights.active:
         of_term = gradient(term)
-        found[f"norm {term}"] = float(of_term.norm())
-        found[f"cosine {term}"] = float(F.cosine_similarity(of_term, plain, dim=0))
-    return found
-
-
-def masks(output: DualTaskOutput, mask: Tensor) -> dict[str, float]:
-    """ "dice seg" and, with a distance head, "dice sdf", of the first view."""
-    inside = {"seg": output.seg > 0} | ({} if output.sdf is None else {"sdf": output.sdf < 0})
-    return {f"dice {head}": 1 - float(dice_loss(found[: len(mask)].float(), mask)) for head, found in inside.items()}
-
-
-def anchors(output: DualTaskOutput, mask: Tensor, min_cells: int, generator: torch.Generator) -> dict[str, float]:
-    """Anchors "in" and "out" of the target, and how "alike" the first view's cells are: their mean cosine."""
-    drawn = draw_anchors(output.embedding, mask.repeat(len(output.seg) // len(mask), 1, 1, 1, 1), min_cells, generator)
-    cells = F.normalize(output.embedding[0].flatten(1).detach(), dim=0)
-    return {"in": len(drawn.positive), "out": len(drawn.negative), "alike": float((cells.T @ cells).mean())}
+        measured[f"norm {term}"] = float(of_term.norm())
+        measured[f"cosine {term}"] = float(F.cosine_similarity(of_term, of_segmentation, dim=0))
+    return measured
 
 
 @command
 def main() -> int:
+    """Measure evenly spaced training cases and print the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="CENTRE", required=True, help="the centre that was held out")
-    parser.add_argument("--stage", choices=tuple(STAGES), default="tumor_coarse")
-    parser.add_argument("--cases", type=int, default=32, help="training cases that are looked at (default: 32)")
-    add_store(parser)
-    add_path(parser)
-    add_gpu(parser)
+    parser.add_argument(
+        "--stage", choices=tuple(STAGES), default="tumor_coarse", help="stage of the run (default: tumor_coarse)"
+    )
+    parser.add_argument(
+        "--cases", type=int, metavar="INT", default=32, help="number of training cases to measure (default: 32)"
+    )
+    add_run_options(parser)
     args = parser.parse_args()
-    store = read_store(args.store)
-    model = load_model(args.path, args.stage, args.data, choose_device(args.gpu))
+    model, centres, split = open_run(args.stage, args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
     model.net.train()
-    [split] = choose_splits(frozen_splits(args.store, store, save=False), args.data)
-    cases = select(store, split.train)
-    chosen = cases[:: max(1, len(cases) // args.cases)]
-    dataset = BoxDataset(chosen, model.stage.sampling, 2022)
-    rows = [measure(model, dataset, index) for index in range(len(chosen))]
+    cases = select_cases(centres, split.train)
+    dataset = BoxDataset(cases[:: max(1, len(cases) // args.cases)], model.stage.sampling, SEED)
+    rows = [measure(model, dataset, index) for index in range(len(dataset))]
     mean = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
     print(f"{model.run}: {len(rows)} training cases\n  term                 norm   cosine with dice + bce")
     for term in model.stage.method.weights.active:
         print(f"  {term:<16} {mean[f'norm {term}']:>8.3f}   {mean[f'cosine {term}']:>6.2f}")
-    distance = f", distance head {mean['dice sdf']:.3f}" if "dice sdf" in mean else ""
-    print(f"  Dice of the first view: segmentation head {mean['dice seg']:.3f}{distance}")
-    if "alike" in mean:
-        print(f"  anchors a step: {mean['in']:.1f} in, {mean['out']:.1f} out; cosine of two cells {mean['alike']:.4f}")
+    distance_head = f", distance head {mean['dice sdf']:.3f}" if "dice sdf" in mean else ""
+    print(f"  Dice of the first view: segmentation head {mean['dice seg']:.3f}{distance_head}")
+    if "cell cosine" in mean:
+        print(
+            f"  anchors a step: {mean['positive']:.1f} in, {mean['negative']:.1f} out; "
+            f"cosine of two cells {mean['cell cosine']:.4f}"
+        )
     return 0
 
 

@@ -1,4 +1,12 @@
-"""What views leave of a tumour: its contrast to the gland after and before. python benchmarks/views.py --store DIR"""
+"""How much of a tumour's contrast do the views preserve?
+
+    python experiments/views.py --store STORE
+
+For every case whose tumour is at least 10 HU darker than the pancreas, views of each family are drawn in its tumour
+coarse box. The contrast-to-noise ratio between pancreas and tumour is compared with that of the image: for each family
+the share of views that invert it, percentiles of the ratio "view / image", and the mean absolute change of a voxel are
+printed.
+"""
 
 import argparse
 import sys
@@ -7,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.augment import window
-from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.labels import HU_WINDOW, PANCREAS, TUMOUR
 from data.cases.store import Case, read_store
 from data.common.errors import command
 from data.samples import reference_box
@@ -19,36 +28,40 @@ from engine.options import add_store
 from engine.stages import STAGES
 from models.views import FAMILIES
 
-LEAST_CONTRAST_HU = 10.0  # of the image itself: of less, a ratio says nothing
-WINDOW_HU = 340.0
+LEAST_CONTRAST_HU = 10.0  # of the image; a ratio to less than this means little
 
 
-def boxes(cases: Sequence[Case]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Image in [0, 1] and label, each (1, 1, D, H, W), of every case whose tumour stands out."""
+def boxes(cases: Sequence[Case]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield image in [0, 1] and label, each (1, 1, D, H, W), of every case whose tumour stands out."""
     for case in cases:
         box = reference_box(case, STAGES["tumor_coarse"].sampling, None)
-        image = window(torch.from_numpy(np.array(case.image()[box.slices])))[None, None]
+        image = window(torch.from_numpy(np.array(case.image()[box.slices])), HU_WINDOW)[None, None]
         label = torch.from_numpy(np.array(case.label()[box.slices]))[None, None]
-        if contrast(image, label)[0] * WINDOW_HU >= LEAST_CONTRAST_HU:
+        if contrast(image, label)[0] * (HU_WINDOW[1] - HU_WINDOW[0]) >= LEAST_CONTRAST_HU:
             yield image, label
 
 
-def contrast(image: torch.Tensor, label: torch.Tensor) -> tuple[float, float]:
-    """Mean of the gland less that of the tumour; the same in units of their standard deviation."""
-    gland, tumour = image[label == PANCREAS], image[label == TUMOUR]
-    difference = gland.mean() - tumour.mean()
-    return float(difference), float(difference / ((gland.var() + tumour.var()) / 2).sqrt().clamp_min(1e-6))
+def contrast(image: Tensor, label: Tensor) -> tuple[float, float]:
+    """Return the mean of the pancreas minus that of the tumour, and the same divided by their standard deviation."""
+    pancreas, tumour = image[label == PANCREAS], image[label == TUMOUR]
+    difference = pancreas.mean() - tumour.mean()
+    return float(difference), float(difference / ((pancreas.var() + tumour.var()) / 2).sqrt().clamp_min(1e-6))
 
 
 @command
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--views", type=int, default=4, help="of each family and case")
+    """Draw the views and print one line for each family."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--views", type=int, metavar="INT", default=4, help="views to draw of each case and family (default: 4)"
+    )
     add_store(parser)
     args = parser.parse_args()
     cases = [case for centre in read_store(args.store).values() for case in centre if case.tumour_box]
     samples = list(boxes(cases))
-    print(f"{len(samples)} of {len(cases)} cases, {args.views} views each; contrast-to-noise after / before")
+    print(f"{len(samples)} of {len(cases)} cases, {args.views} views each; contrast-to-noise ratio, view / image")
+    if not samples:
+        return 0
     print(f"{'family':<14}{'inverted':>9}{'5 %':>8}{'25 %':>8}{'median':>8}{'75 %':>8}{'change':>8}")
     for name, family in FAMILIES.items():
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,5 @@
-"""What is computed: network, signed distance and its transform, views, contrast, losses.
+"""The method itself: network, signed distance and its transform, views, contrast and losses.
 
-Needs torch alone; numpy and scipy for the release's distance per case, which is there to compare with.
+These modules need torch. The one exception is the signed distance of the published release, kept for comparison, which
+imports numpy and scipy when it is called.
 """

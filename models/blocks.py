@@ -1,52 +1,76 @@
-"""The two bricks of the network: a weight-standardised convolution and a pre-activation residual block."""
-
-import math
+"""Building blocks of the network: a weight-standardised convolution and a pre-activation residual block."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 8  # of every GroupNorm
-ONEDNN_ABOVE = 20480  # channels x slices x rows: for one sample of fewer torch leaves oneDNN for a slow path on a CPU
+GROUPS = 8  # channel groups of every GroupNorm
 
 
 class StandardisedConv3d(nn.Conv3d):
-    """A 3-D convolution without bias whose filters are standardised (Qiao et al., 2019).
+    """A 3-D convolution without bias whose filters are standardised before use.
 
-    From each output filter its mean is subtracted and the result divided by ``sqrt(unbiased variance + 1e-12)``:
-    with batches of one this steadies training where batch normalisation cannot.
+    Each output filter is centred on its mean and divided by ``sqrt(unbiased variance + 1e-12)``. Together with group
+    normalisation this stabilises training with a batch size of one, where batch normalisation fails.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Side of the kernel in voxels; odd, so that padding keeps the size of the input.
+        stride: Step of the kernel in voxels.
+        dilation: Distance between the kernel's taps in voxels.
+
+    References:
+        Qiao et al., Micro-batch training with batch-channel normalization and weight standardization, 2019.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1
+    ) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, in_channels, D, H, W) with the standardised filters."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
         weight = (self.weight - mean) * torch.rsqrt(variance + 1e-12)
-        count = len(x)
-        if count == 1 and not x.is_cuda and math.prod(x.shape[1:4]) <= ONEDNN_ABOVE:
-            x = x.expand(2, -1, -1, -1, -1)  # two take less than half the time of one there
-        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)[:count]
+        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)
 
 
 def norm_relu_conv(
     in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dropout: float = 0.0
 ) -> nn.Sequential:
-    """GroupNorm - ReLU - (dropout of whole channels) - convolution: every step between two widths of the network."""
-    layers = [nn.GroupNorm(GROUPS, in_channels), nn.ReLU()]
+    """Build GroupNorm - ReLU - convolution, the step that changes the number of channels or the resolution.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Side of the kernel in voxels.
+        stride: Step of the kernel in voxels.
+        dropout: Probability of zeroing a whole channel before the convolution; 0 builds no dropout layer.
+    """
+    layers: list[nn.Module] = [nn.GroupNorm(GROUPS, in_channels), nn.ReLU()]
     if dropout:
         layers.append(nn.Dropout3d(dropout))
     return nn.Sequential(*layers, StandardisedConv3d(in_channels, out_channels, kernel_size, stride))
 
 
 class ResidualBlock(nn.Module):
-    """Twice GroupNorm - ReLU - 3x3x3 convolution, plus the input (He et al., 2016, pre-activation).
+    """Pre-activation residual block: twice GroupNorm - ReLU - 3x3x3 convolution, added to the input.
 
-    Where the width changes, the shortcut is GroupNorm - ReLU - 1x1x1 convolution.
+    Where the number of channels changes, the shortcut is GroupNorm - ReLU - 1x1x1 convolution; otherwise it is the
+    identity.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        dilation: Distance between the taps of both 3x3x3 kernels in voxels.
+
+    References:
+        He et al., Identity mappings in deep residual networks, ECCV 2016.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(GROUPS, in_channels)
         self.conv1 = StandardisedConv3d(in_channels, out_channels, dilation=dilation)
@@ -56,6 +80,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same_width else norm_relu_conv(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, D, H, W) to (B, out_channels, D, H, W)."""
         y = self.conv1(F.relu(self.norm1(x)))
         y = self.conv2(F.relu(self.norm2(y)))
         return y + self.shortcut(x)

@@ -1,4 +1,4 @@
-"""Feature-space contrast: anchors inside and just outside the target, pulled together and apart by NT-Xent."""
+"""Feature-space contrast: anchors inside the target and in the ring around it, separated by the NT-Xent loss."""
 
 from typing import NamedTuple
 
@@ -9,88 +9,104 @@ from torch import Generator, Tensor
 from models.dual_task_net import REDUCTION
 
 TEMPERATURE = 0.05
-RING_BOX = (10, 20)  # voxels in-plane of the box that dilates the target, drawn per sample; 3 fewer along z
+RING_BOX = (10, 20)  # range of the dilating box's side in-plane, in voxels; along z it is RING_Z_DIFFERENCE smaller
+RING_Z_DIFFERENCE = 3
 
 
 class Anchors(NamedTuple):
-    """Embeddings of the anchors, (P, C) inside the target and (N, C) in the ring around it; either may be empty."""
+    """Embeddings of the anchors inside the target, shape (P, C), and in its ring, (N, C); P or N may be 0."""
 
     positive: Tensor
     negative: Tensor
 
 
 def draw_anchors(embedding: Tensor, mask: Tensor, min_cells: int, generator: Generator) -> Anchors:
-    """At most one positive and one negative anchor per slice of the bottom grid, over all samples.
+    """Draw at most one positive and one negative anchor per slice of the bottom grid, over all samples.
 
-    A slice counts when at least ``min_cells`` of its cells belong to the target (or to the ring for negatives);
-    when no slice of a sample does, the minimum drops step by step to 1. The anchor is a random cell of the slice's
-    ridge: the cells at least as deep in the region as all their neighbours. Every filled slice has such cells,
-    which a skeleton of a region two cells across has not.
+    Positive anchors lie in the target, negative ones in the ring between the target and its dilation by a box of random
+    size. A slice takes part if at least ``min_cells`` of its cells belong to the region; if no slice of a sample has as
+    many, the slices with the most cells do. The anchor is a random cell of the slice's ridge (see ``ridge``).
 
     Args:
-        embedding: (B, C, D/8, H/8, W/8). mask: (B, 1, D, H, W), binary.
-        generator: on the CPU.
+        embedding: Bottom features, shape (B, C, D/8, H/8, W/8).
+        mask: Binary mask, shape (B, 1, D, H, W).
+        min_cells: Cells of the region that a slice needs.
+        generator: Source of the random draws, on the CPU.
     """
-    positive, negative = [], []
+    positive: list[Tensor] = []
+    negative: list[Tensor] = []
     for features, target in zip(embedding, mask, strict=True):
         ring = _dilate(target, int(torch.randint(RING_BOX[0], RING_BOX[1] + 1, (), generator=generator))) - target
         for region, anchors in ((target, positive), (ring, negative)):
-            anchors.append(_pick(features, _ridge(_cells(region), min_cells), generator))
+            # A cell is occupied if at least half of it is; in a region smaller than that, the fullest cells are.
+            share = F.avg_pool3d(region.float(), REDUCTION)[0]  # (D/8, H/8, W/8)
+            cells = (share >= share.amax().clamp(max=0.5)) & (share > 0)
+            per_slice = cells.sum(dim=(1, 2), keepdim=True)
+            candidates = ridge(cells) & (per_slice >= per_slice.amax().clamp(1, min_cells))
+            # The candidate with the highest random score of each slice is its anchor.
+            score = torch.rand(candidates.shape, generator=generator).to(candidates.device)
+            best, cell = score.masked_fill(~candidates, -1).flatten(1).max(dim=1)
+            slices = torch.nonzero(best >= 0).squeeze(1)
+            anchors.append(features.flatten(2)[:, slices, cell[slices]].T)
     return Anchors(torch.cat(positive), torch.cat(negative))
 
 
+def ridge(region: Tensor) -> Tensor:
+    """Find the ridge of every slice: the cells at least as deep in the region as their eight neighbours.
+
+    The depth of a cell is its chessboard distance to the outside, where the border of the slice counts as outside. The
+    squares of these half-widths centred on the ridge cells cover exactly the region, so the ridge is its medial axis in
+    the chessboard metric. Every slice that holds a part of the region has a ridge cell, whereas a skeleton of a region
+    of a few cells is often empty in most of its slices.
+
+    Args:
+        region: Boolean region, shape (D, H, W).
+
+    Returns:
+        Boolean mask of the ridge cells, shape (D, H, W).
+    """
+    shell = region.float()[None]
+    depth = shell.clone()
+    for _ in range(max(region.shape[1:]) // 2):  # erode by one cell at a time
+        shell = 1 - F.max_pool2d(F.pad(1 - shell, (1, 1, 1, 1), value=1.0), 3, stride=1)
+        depth += shell
+    deepest_around = F.max_pool2d(depth, 3, stride=1, padding=1)
+    return region & (depth >= deepest_around)[0]
+
+
 def nt_xent(positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """NT-Xent (Chen et al., ICML 2020) of two groups: the members of a group attract, the groups repel.
+    """Compute the NT-Xent loss of two groups: members of one group attract each other, the groups repel.
 
-    For every ordered pair (i, j) of one group: ``-log(e_ij / (e_ij + sum of e_ik over the other group))`` with
-    ``e = exp(cosine / temperature)``; the mean over all such pairs.
+    The loss is the mean over all ordered pairs (i, j) within a group of ``-log(e_ij / (e_ij + sum over the other group
+    of e_ik))`` with ``e = exp(cosine similarity / temperature)``.
 
-    Args: (P, C) and (N, C), with P + N such that at least one group has two members, else 0 is returned.
+    Args:
+        positive: Embeddings of the first group, shape (P, C).
+        negative: Embeddings of the second group, shape (N, C).
+        temperature: Divisor of the cosine similarities.
+
+    Returns:
+        The loss, a scalar in float32; 0 if neither group has two members.
+
+    References:
+        Chen et al., A simple framework for contrastive learning of visual representations, ICML 2020.
     """
     rows = F.normalize(torch.cat([positive, negative]).float(), dim=1)
     group = torch.arange(len(rows), device=rows.device) >= len(positive)
     similarity = rows @ rows.T / temperature
     same = group[:, None] == group[None, :]
     other_group = torch.logsumexp(similarity.masked_fill(same, -torch.inf), dim=1, keepdim=True)
-    pair_loss = F.softplus(other_group - similarity)  # -log(e_ij / (e_ij + sum)), stable
+    pair_loss = F.softplus(other_group - similarity)  # -log(e_ij / (e_ij + sum)), numerically stable
     pairs = same & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     return pair_loss[pairs].mean() if pairs.any() else rows.sum() * 0
 
 
-def _cells(region: Tensor) -> Tensor:
-    """(1, D, H, W) voxels -> (D/8, H/8, W/8) bool: cells at least half full, or the fullest where none is."""
-    share = F.avg_pool3d(region.float(), REDUCTION)[0]
-    return (share >= share.amax().clamp(max=0.5)) & (share > 0)
-
-
-def _ridge(cells: Tensor, min_cells: int) -> Tensor:
-    """The ridge of every slice that counts, (D/8, H/8, W/8) bool."""
-    per_slice = cells.sum(dim=(1, 2), keepdim=True)
-    minimum = per_slice.amax().clamp(1, min_cells)
-    shell = cells.float()[None]
-    depth = shell.clone()
-    for _ in range(max(cells.shape[1:]) // 2):  # depth in cells, 8-connected, the border being outside
-        shell = 1 - F.max_pool2d(F.pad(1 - shell, (1, 1, 1, 1), value=1.0), 3, stride=1)
-        depth += shell
-    deepest_around = F.max_pool2d(depth, 3, stride=1, padding=1)
-    return cells & (depth >= deepest_around)[0] & (per_slice >= minimum)
-
-
-def _pick(features: Tensor, candidates: Tensor, generator: Generator) -> Tensor:
-    """One random candidate cell per slice: (slices with candidates, C)."""
-    score = torch.rand(candidates.shape, generator=generator).to(candidates.device)
-    score = score.masked_fill(~candidates, -1).flatten(1)  # (D/8, cells)
-    best, cell = score.max(dim=1)
-    slices = torch.nonzero(best >= 0).squeeze(1)
-    return features.flatten(2)[:, slices, cell[slices]].T
-
-
 def _dilate(mask: Tensor, box: int) -> Tensor:
-    """Dilation of (1, D, H, W) by a box of ``box`` voxels in-plane and 3 fewer along z."""
-    size = (box - 3, box, box)
+    """Dilate a mask (1, D, H, W) by a box of ``box`` voxels in-plane and RING_Z_DIFFERENCE fewer along z."""
+    size = (box - RING_Z_DIFFERENCE, box, box)
     before = [(n - 1) // 2 for n in size]
     pad = [side for n, b in zip(reversed(size), reversed(before), strict=True) for side in (b, n - 1 - b)]
-    # A box dilation separates; one axis at a time costs 3 n comparisons a voxel in place of n^3.
+    # Dilation by a box is separable: one axis at a time costs 3 n comparisons per voxel instead of n^3.
     dilated = F.pad(mask.float(), pad)
     for axis, n in enumerate(size):
         kernel = [1, 1, 1]

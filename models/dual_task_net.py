@@ -1,4 +1,4 @@
-"""The network: one residual 3-D U-Net with a head for the mask, one for the signed distance and two small ones."""
+"""The dual-task network: a residual 3-D U-Net that predicts a mask and its signed distance from shared features."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,19 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import GROUPS, ResidualBlock, StandardisedConv3d, norm_relu_conv
-from models.signed_distance import distance_to_mask, steepness_on
+from models.signed_distance import distance_to_mask, scale_steepness
 
-REDUCTION = 8  # the bottom grid is 1/8 of the input along each axis
+REDUCTION = 8  # voxels of the input per cell of the bottom grid, along each axis
 HEADS = ("seg", "sdf", "embedding", "slice")
 
 
 class DualTaskOutput(NamedTuple):
-    """What the network returns; None for a head that it was built without.
+    """Output of the network. A head that the network was built without gives None.
 
-    seg: logits of the mask, (B, 1, D, H, W).
-    sdf: raw regression output r, (B, 1, D, H, W); the signed distance is tanh(r), negative inside.
-    embedding: features for the contrast, (B, 32, D/8, H/8, W/8), non-negative.
-    slice: one logit per slice, (B, D): does the slice hold the target?
+    Attributes:
+        seg: Logits of the mask, shape (B, 1, D, H, W).
+        sdf: Raw regression output r, shape (B, 1, D, H, W). The signed distance is tanh(r), negative inside.
+        embedding: Non-negative features for the contrast, shape (B, 32, D/8, H/8, W/8).
+        slice: One logit per slice for "this slice holds the target", shape (B, D).
     """
 
     seg: Tensor
@@ -30,35 +31,41 @@ class DualTaskOutput(NamedTuple):
 
 
 class SliceHead(nn.Module):
-    """Pools each bottom slice over its plane and classifies it; every 8 input slices share one bottom slice.
+    """Classify every slice as holding the target or not, from the bottom features averaged over the plane.
 
-    The logit is computed once a bottom slice and then repeated, which equals repeating the features first.
+    Eight input slices share one bottom slice, so their logits are equal: the logit is computed once per bottom slice
+    and then repeated.
+
+    Args:
+        channels: Channels of the bottom features.
+        hidden: Units of the hidden layer.
     """
 
-    def __init__(self, channels: int, hidden: int):
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.hidden = nn.Linear(channels, hidden)
         self.logit = nn.Linear(hidden, 1)
 
     def forward(self, bottom: Tensor) -> Tensor:
+        """Map bottom features (B, channels, D/8, H/8, W/8) to slice logits (B, D)."""
         pooled = F.relu(self.norm(bottom)).mean(dim=(3, 4)).transpose(1, 2)  # (B, D/8, C)
         logits = self.logit(F.relu(self.hidden(pooled))).squeeze(-1)  # (B, D/8)
         return logits.repeat_interleave(REDUCTION, dim=1)  # (B, D)
 
 
 class DualTaskNet(nn.Module):
-    """Residual 3-D U-Net whose skips are added, with the heads that a stage asks for.
+    """Residual 3-D U-Net with additive skip connections and the heads that a stage needs.
 
     Args:
-        width: channels at full resolution, a multiple of 8; 32 is the published network (18.97 M parameters).
-        heads: any of "seg" (required), "sdf", "embedding", "slice".
+        width: Channels at full resolution, a multiple of 8. The published network has 32 (18.97 M parameters).
+        heads: Heads to build, from "seg" (required), "sdf", "embedding" and "slice".
 
-    Input (B, 1, D, H, W) with sides that are multiples of 8, values in [0, 1]. Returns a DualTaskOutput.
-    Raises ValueError for other widths, heads or sides.
+    Raises:
+        ValueError: If the width is not a positive multiple of 8, "seg" is missing or a head is unknown.
     """
 
-    def __init__(self, *, width: int = 32, heads: Sequence[str] = HEADS):
+    def __init__(self, *, width: int = 32, heads: Sequence[str] = HEADS) -> None:
         super().__init__()
         if width < GROUPS or width % GROUPS:
             raise ValueError(f"width {width} is not a positive multiple of {GROUPS}")
@@ -85,15 +92,26 @@ class DualTaskNet(nn.Module):
         self.slice = SliceHead(w8, w4) if "slice" in heads else None
 
     def forward(self, x: Tensor) -> DualTaskOutput:
+        """Run the network.
+
+        Args:
+            x: Images with values in [0, 1], shape (B, 1, D, H, W); each side is a multiple of 8.
+
+        Returns:
+            The outputs of all heads, with None for those that were not built.
+
+        Raises:
+            ValueError: If a side is not a multiple of 8.
+        """
         if any(side % REDUCTION for side in x.shape[2:]):
             raise ValueError(f"sides {tuple(x.shape[2:])} are not all multiples of {REDUCTION}; pad the input")
         skip1 = self.encoder1(self.stem(x))  # (B, w, D, H, W)
         skip2 = self.encoder2(self.down2(skip1))  # (B, 2w, D/2, H/2, W/2)
         skip4 = self.encoder4(self.down4(skip2))  # (B, 4w, D/4, H/4, W/4)
         bottom = self.bottom(self.encoder8(self.down8(skip4)))  # (B, 8w, D/8, H/8, W/8)
-        y = self.decoder4(upsample(self.fusion(bottom)) + skip4)  # (B, 2w, D/4, H/4, W/4)
-        y = self.decoder2(upsample(y) + skip2)  # (B, w, D/2, H/2, W/2)
-        y = self.decoder1(upsample(y) + skip1)  # (B, w, D, H, W)
+        y = self.decoder4(_upsample(self.fusion(bottom)) + skip4)  # (B, 2w, D/4, H/4, W/4)
+        y = self.decoder2(_upsample(y) + skip2)  # (B, w, D/2, H/2, W/2)
+        y = self.decoder1(_upsample(y) + skip1)  # (B, w, D, H, W)
         return DualTaskOutput(
             seg=self.seg(y),
             sdf=self.sdf(y) if self.sdf is not None else None,
@@ -102,21 +120,32 @@ class DualTaskNet(nn.Module):
         )
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Nearest, x2 along each axis."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
 def segmentation_probability(output: DualTaskOutput) -> Tensor:
-    """P = sigmoid(s) in float32, (B, 1, D, H, W)."""
+    """Return p = sigmoid(s) in float32, shape (B, 1, D, H, W)."""
     return torch.sigmoid(output.seg.float())
 
 
 def averaged_probability(output: DualTaskOutput, spacing: Tensor, steepness: float) -> Tensor:
-    """The mean of p and T(d), what both tasks make of the image, (B, 1, D, H, W). Needs the head "sdf".
+    """Average the probabilities of both tasks, p of the segmentation and T(d) of the regression.
 
-    ``spacing`` (B, 3) mm and ``steepness``, the k that the network was trained with, say how steep T is; of a T that
-    was cut off (k = inf) the mean is that of p and the mask d < 0.
+    Args:
+        output: Output of a network with the head "sdf".
+        spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
+        steepness: The k of T that the network was trained with, at voxels of 0.9 mm. With ``math.inf`` T(d) is the
+            mask d < 0.
+
+    Returns:
+        The mean of p and T(d) in float32, shape (B, 1, D, H, W).
+
+    Raises:
+        ValueError: If the network has no head "sdf".
     """
-    transformed = distance_to_mask(torch.tanh(output.sdf.float()), steepness_on(spacing, steepness))
+    if output.sdf is None:
+        raise ValueError("the network has no head 'sdf' to average with")
+    transformed = distance_to_mask(torch.tanh(output.sdf.float()), scale_steepness(spacing, steepness))
     return (segmentation_probability(output) + transformed) / 2
+
+
+def _upsample(x: Tensor) -> Tensor:
+    """Double the sides of (B, C, D, H, W) by nearest-neighbour interpolation."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")

@@ -1,4 +1,4 @@
-"""Each term of the loss as a pure function, and DualTaskLoss, which weighs them and names each."""
+"""The loss terms as pure functions, and DualTaskLoss, their weighted sum."""
 
 import math
 from dataclasses import dataclass, fields
@@ -9,22 +9,37 @@ from torch import Generator, Tensor
 
 from models.contrast import draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
-from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, steepness_on
+from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
 
-SLICE_MIN_VOXELS = 10  # a slice is positive when it holds more target voxels than this
-# Terms that do harm at full weight from the first step. Views that agree on nothing agree. T of a distance that is not
-# learned yet is saturated: its slope is nil nearly everywhere and steep where it happens to cross zero.
+SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
+# Terms whose weight rises during training because they are harmful at full weight from the first step. Views agree
+# most easily on an empty prediction; and the transform of a distance that has not been learned yet is saturated, so
+# that its gradient vanishes nearly everywhere and is large wherever the distance happens to cross zero.
 RAMPED = ("transform", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weight of each term; a term of weight 0 is not computed.
+    """Weights of the loss terms. A term of weight 0 is not computed.
 
-    dice, bce: p against y. contrast: NT-Xent of the embeddings. sdf: |d - phi|. transform: Dice of T(d) against y.
-    reciprocal: |R(p) - phi|. agreement: (T(d) - p)^2. consistency: MSE of p between two views.
-    consistency_cosine: 1 - cosine of p between two views. sdf_consistency: MSE of d between two views.
-    slice: BCE of the slice logits.
+    Here y is the mask, phi its signed distance, p the predicted probability, d the predicted signed distance, T the
+    transform of a distance to a mask and R that of a mask to a distance (see ``models.signed_distance``).
+
+    ``reciprocal`` and ``agreement`` are the reciprocal direction between the two tasks, which lets each head be
+    supervised in the other's space. They are off by default in every stage; their effect has not been measured yet.
+
+    Attributes:
+        dice: Dice loss of p and y.
+        bce: Binary cross-entropy of p and y.
+        contrast: NT-Xent loss of the embeddings inside the target and around it.
+        sdf: Mean of |d - phi|.
+        transform: Dice loss of T(d) and y.
+        reciprocal: Mean of |R(p) - phi|.
+        agreement: Mean of (T(d) - p)^2.
+        consistency: Mean squared difference of p between two views.
+        consistency_cosine: 1 - cosine similarity of p between two views.
+        sdf_consistency: Mean squared difference of d between two views.
+        slice: Binary cross-entropy of the slice logits.
     """
 
     dice: float = 1.0
@@ -41,42 +56,53 @@ class LossWeights:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Names of the terms that are computed."""
+        """Names of the terms whose weight is not 0."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name))
 
 
 def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
-    """1 - mean over the batch of (2 sum(p y) + 1e-6) / (sum p + sum y + 1e-6); both (B, 1, D, H, W)."""
+    """Compute the soft Dice loss, 1 - mean over the batch of (2 sum(p y) + 1e-6) / (sum p + sum y + 1e-6).
+
+    Args:
+        probability: p in [0, 1], shape (B, 1, D, H, W).
+        mask: y, 0 or 1, same shape.
+    """
     p, y = probability.flatten(1), mask.flatten(1)
     return 1 - ((2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)).mean()
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
-    """1 - cosine similarity of the flattened samples, mean over the batch."""
+    """Compute 1 - cosine similarity of the flattened samples, averaged over the batch."""
     return 1 - F.cosine_similarity(first.flatten(1), second.flatten(1), dim=1).mean()
 
 
 def slice_labels(mask: Tensor) -> Tensor:
-    """(B, 1, D, H, W) -> (B, D): 1 where a slice holds more than 10 target voxels."""
+    """Label every slice of a mask (B, 1, D, H, W) with 1 if it holds more than 10 target voxels, else 0: (B, D)."""
     return (mask.sum(dim=(1, 3, 4)) > SLICE_MIN_VOXELS).float()
 
 
 def ramp_up(progress: float, length: float) -> float:
-    """exp(-5 (1 - t)^2) with t = progress / length, 1 from ``length`` on (Laine and Aila, ICLR 2017)."""
+    """Compute the factor of a ramped weight, exp(-5 (1 - progress / length)^2), and 1 from ``length`` on.
+
+    Args:
+        progress: Completed share of the training, in [0, 1].
+        length: Share of the training over which the weight rises; 0 for no ramp.
+
+    References:
+        Laine and Aila, Temporal ensembling for semi-supervised learning, ICLR 2017.
+    """
     return math.exp(-5 * (1 - progress / length) ** 2) if progress < length else 1.0
 
 
 class DualTaskLoss:
-    """The weighed sum of the terms of a stage.
-
-    The weight of the terms in RAMPED rises over the training.
+    """Weighted sum of the loss terms of a stage.
 
     Args:
-        weights: which terms, how much.
-        min_cells: cells a bottom slice needs to give an anchor.
-        tau: mm, unit of the signed distance.
-        ramp: share of the training over which the weight of the RAMPED terms rises; 0 for none.
-        steepness: k of the transform T for voxels of 0.9 mm.
+        weights: Weight of each term.
+        min_cells: Cells of the bottom grid that a slice needs to give an anchor of the contrast.
+        tau: Truncation distance in mm, the unit of the signed distance.
+        ramp: Share of the training over which the weights of the terms in RAMPED rise; 0 for no ramp.
+        steepness: k of the transform T at voxels of 0.9 mm.
     """
 
     def __init__(
@@ -87,7 +113,7 @@ class DualTaskLoss:
         tau: float = TAU_MM,
         ramp: float = 1.0,
         steepness: float = STEEPNESS,
-    ):
+    ) -> None:
         self.weights, self.min_cells, self.tau, self.ramp, self.steepness = weights, min_cells, tau, ramp, steepness
 
     def __call__(
@@ -99,65 +125,88 @@ class DualTaskLoss:
         generator: Generator,
         progress: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and each unweighted term by name.
+        """Compute the loss of a batch.
 
         Args:
-            output: of V views of B samples, view after view, V * B in all.
-            mask: (B, 1, D, H, W) binary. phi: its signed distance, same shape; None where no term needs it.
-            spacing: (B, 3) mm of the tensors.
-            generator: on the CPU, draws the anchors.
-            progress: share of the training that is done, in [0, 1].
+            output: Output of the network for V views of B samples, ordered view after view (V * B rows).
+            mask: Binary mask, shape (B, 1, D, H, W).
+            phi: Signed distance of the mask, same shape; None if neither ``sdf`` nor ``reciprocal`` is active.
+            spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
+            generator: Source of the random draws of the anchors, on the CPU.
+            progress: Completed share of the training, in [0, 1].
 
-        The terms hold ``contrast_skipped`` (0 or 1) beside ``contrast``.
+        Returns:
+            The loss, a scalar, and every active term by name, unweighted and without gradient. ``contrast`` is
+            accompanied by ``contrast_skipped``, which is 1 if one of the two groups had no anchor, else 0.
+
+        Raises:
+            ValueError: If an active term needs a head, a distance or a second view that is missing.
         """
         views = len(output.seg) // len(mask)
         mask = mask.float().repeat(views, 1, 1, 1, 1)
         phi = None if phi is None else phi.repeat(views, 1, 1, 1, 1)
-        terms: dict[str, Tensor] = {}
-        terms |= self._segmentation_terms(output.seg.float(), mask, views)
+        terms = self._segmentation_terms(output.seg.float(), mask, views)
         if output.sdf is not None:
-            terms |= self._distance_terms(output, mask, phi, spacing.repeat(views, 1), views)
+            terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing.repeat(views, 1), views)
         if self.weights.contrast:
-            terms |= self._contrast_terms(output.embedding, mask, generator)
+            embedding = _required(output.embedding, "contrast", "the head 'embedding'")
+            anchors = draw_anchors(embedding, mask, self.min_cells, generator)
+            skipped = len(anchors.positive) == 0 or len(anchors.negative) == 0
+            terms["contrast"] = embedding.sum() * 0 if skipped else nt_xent(*anchors)
+            terms["contrast_skipped"] = torch.tensor(float(skipped))
         if self.weights.slice:
-            terms["slice"] = F.binary_cross_entropy_with_logits(output.slice.float(), slice_labels(mask))
-        total = sum(self._weight(name, progress) * terms[name] for name in self.weights.active if name in terms)
+            logits = _required(output.slice, "slice", "the head 'slice'")
+            terms["slice"] = F.binary_cross_entropy_with_logits(logits.float(), slice_labels(mask))
+        total = torch.zeros((), device=mask.device)
+        for name in self.weights.active:
+            rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
+            total = total + getattr(self.weights, name) * rise * _required(terms.get(name), name, "the head 'sdf'")
         return total, {name: term.detach() for name, term in terms.items()}
 
-    def _weight(self, name: str, progress: float) -> float:
-        rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
-        return getattr(self.weights, name) * rise
-
     def _segmentation_terms(self, logits: Tensor, mask: Tensor, views: int) -> dict[str, Tensor]:
+        weights = self.weights
         p = torch.sigmoid(logits)
-        compute = {
-            "dice": lambda: dice_loss(p, mask),
-            "bce": lambda: F.binary_cross_entropy_with_logits(logits, mask),
-            "consistency": lambda: F.mse_loss(*p.chunk(views)),
-            "consistency_cosine": lambda: cosine_distance(*p.chunk(views)),
-        }
-        return self._compute(compute)
+        terms: dict[str, Tensor] = {}
+        if weights.dice:
+            terms["dice"] = dice_loss(p, mask)
+        if weights.bce:
+            terms["bce"] = F.binary_cross_entropy_with_logits(logits, mask)
+        if weights.consistency:
+            terms["consistency"] = F.mse_loss(*_two_views(p, views))
+        if weights.consistency_cosine:
+            terms["consistency_cosine"] = cosine_distance(*_two_views(p, views))
+        return terms
 
     def _distance_terms(
-        self, output: DualTaskOutput, mask: Tensor, phi: Tensor, spacing: Tensor, views: int
+        self, seg: Tensor, sdf: Tensor, mask: Tensor, phi: Tensor | None, spacing: Tensor, views: int
     ) -> dict[str, Tensor]:
-        d = torch.tanh(output.sdf.float())
-        p = torch.sigmoid(output.seg.float())
-        k = steepness_on(spacing, self.steepness)
-        compute = {
-            "sdf": lambda: F.l1_loss(d, phi),
-            "transform": lambda: dice_loss(distance_to_mask(d, k), mask),
-            "reciprocal": lambda: F.l1_loss(mask_to_distance(p, spacing, self.tau), phi),
-            "agreement": lambda: F.mse_loss(distance_to_mask(d, k), p),
-            "sdf_consistency": lambda: F.mse_loss(*d.chunk(views)),
-        }
-        return self._compute(compute)
+        weights = self.weights
+        d, p = torch.tanh(sdf.float()), torch.sigmoid(seg.float())
+        k = scale_steepness(spacing, self.steepness)
+        terms: dict[str, Tensor] = {}
+        if weights.sdf:
+            terms["sdf"] = F.l1_loss(d, _required(phi, "sdf", "the signed distance phi"))
+        if weights.transform:
+            terms["transform"] = dice_loss(distance_to_mask(d, k), mask)
+        if weights.reciprocal:
+            target = _required(phi, "reciprocal", "the signed distance phi")
+            terms["reciprocal"] = F.l1_loss(mask_to_distance(p, spacing, self.tau), target)
+        if weights.agreement:
+            terms["agreement"] = F.mse_loss(distance_to_mask(d, k), p)
+        if weights.sdf_consistency:
+            terms["sdf_consistency"] = F.mse_loss(*_two_views(d, views))
+        return terms
 
-    def _contrast_terms(self, embedding: Tensor, mask: Tensor, generator: Generator) -> dict[str, Tensor]:
-        anchors = draw_anchors(embedding, mask, self.min_cells, generator)
-        skipped = len(anchors.positive) == 0 or len(anchors.negative) == 0
-        loss = embedding.sum() * 0 if skipped else nt_xent(*anchors)
-        return {"contrast": loss, "contrast_skipped": torch.tensor(float(skipped))}
 
-    def _compute(self, terms: dict) -> dict[str, Tensor]:
-        return {name: term() for name, term in terms.items() if getattr(self.weights, name)}
+def _two_views(x: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """Split (2 B, ...) into its two views of B samples each."""
+    if views != 2:
+        raise ValueError(f"the consistency terms compare two views; the output holds {views}")
+    first, second = x.chunk(2)
+    return first, second
+
+
+def _required(value: Tensor | None, term: str, needed: str) -> Tensor:
+    if value is None:
+        raise ValueError(f"the loss term {term!r} needs {needed}")
+    return value

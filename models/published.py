@@ -1,14 +1,14 @@
-"""Reads checkpoints of the published release, so that its users' weights mean the same here."""
+"""Loading of checkpoints of the published release, so that its users' weights keep their meaning in this project."""
 
 import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.dual_task_net import DualTaskNet
+from models.dual_task_net import HEADS, DualTaskNet
 
-# Pattern over the release's parameter names -> the name here. The first that matches the start is applied.
-_NAMES = (
+# Start of a parameter's name in the release (a regular expression) -> start of its name here.
+_MODULES = (
     (r"conv_4_32\.0", "stem"),
     (r"conv_32_64\.0", "down2.0"),
     (r"conv_32_64\.2", "down2.2"),
@@ -32,22 +32,30 @@ _NAMES = (
     (r"fc1", "slice.hidden"),
     (r"fc2", "slice.logit"),
 )
-_INSIDE_BLOCKS = ((".gn1.", ".norm1."), (".gn2.", ".norm2."), (".downsample.", ".shortcut."))
+# Parts of a residual block, anywhere in the rest of the name.
+_BLOCK_PARTS = ((".gn1.", ".norm1."), (".gn2.", ".norm2."), (".downsample.", ".shortcut."))
 
 
 def load_published(state_dict: Mapping[str, Tensor]) -> DualTaskNet:
-    """The network of a published checkpoint, in evaluation mode.
+    """Build the network of a published checkpoint.
+
+    The width and the heads are inferred from the parameters. The network gives the outputs of the release's own
+    network with the same weights, to rounding.
 
     Args:
-        state_dict: parameters by the release's names, of any of its three variants (pancreas; tumour coarse;
-            tumour fine), with or without the ``module.`` prefix of a multi-GPU run.
+        state_dict: Parameters under the release's names, of any of its three variants (pancreas, tumour coarse, tumour
+            fine). A ``module.`` prefix, which multi-GPU training adds, is ignored.
 
-    Raises ValueError naming the parameters where it is not such a checkpoint.
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: If a parameter is unknown, missing or of the wrong shape; the message names it.
     """
-    renamed = {_rename(name.removeprefix("module.")): value for name, value in state_dict.items()}
+    renamed = {_our_name(name.removeprefix("module.")): value for name, value in state_dict.items()}
     if not {"stem.weight", "seg.weight"} <= set(renamed):
         raise ValueError("not a checkpoint of the published release: conv_4_32.0.weight or seg_cls.0.weight is missing")
-    heads = [head for head in DualTaskNet().heads if any(name.startswith(f"{head}.") for name in renamed)]
+    heads = [head for head in HEADS if any(name.startswith(f"{head}.") for name in renamed)]
     net = DualTaskNet(width=renamed["stem.weight"].shape[0], heads=heads)
     try:
         net.load_state_dict(renamed)
@@ -56,11 +64,11 @@ def load_published(state_dict: Mapping[str, Tensor]) -> DualTaskNet:
     return net.eval()
 
 
-def _rename(name: str) -> str:
-    for pattern, ours in _NAMES:
-        renamed, found = re.subn(rf"^{pattern}(?=\.)", ours, name)
+def _our_name(name: str) -> str:
+    for theirs, ours in _MODULES:
+        renamed, found = re.subn(rf"^{theirs}(?=\.)", ours, name)
         if found:
-            for theirs, mine in _INSIDE_BLOCKS:
-                renamed = renamed.replace(theirs, mine)
+            for part, our_part in _BLOCK_PARTS:
+                renamed = renamed.replace(part, our_part)
             return renamed
     raise ValueError(f"not a checkpoint of the published release: unknown parameter {name}")

@@ -1,11 +1,11 @@
-"""The signed distance of a mask and the differentiable transforms between the two tasks.
+"""Signed distance of a mask and the differentiable transforms between the two tasks.
 
-Signed distances are negative inside, positive outside and, unless said otherwise, Euclidean in mm, clipped at tau
-and divided by tau: values in [-1, 1] that mean the same in every patient and centre.
+Signed distances are negative inside and positive outside. Unless stated otherwise they are Euclidean distances in mm,
+clipped at tau and divided by tau, so that a value in [-1, 1] means the same for every patient and centre.
 
-    mask --- signed_distance ---> phi       the target of the regression head
-    p    --- mask_to_distance --> R(p)      the segmentation seen by the other task; equals phi for a binary p
-    d    --- distance_to_mask --> T(d)      the regression seen by the other task
+    mask --- signed_distance ---> phi       target of the regression head
+    p    --- mask_to_distance --> R(p)      segmentation expressed as a distance; equals phi for a binary p
+    d    --- distance_to_mask --> T(d)      regression expressed as a probability
 """
 
 import math
@@ -15,71 +15,115 @@ from types import EllipsisType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 TAU_MM = 10.0
-STEEPNESS = 50.0  # T rises from 0.1 to 0.9 over 0.09 tau: about one voxel of 0.9 mm at tau = 10 mm
-VOXEL_MM = 0.9
+# k of T(d) = sigmoid(-k d) at voxels of REFERENCE_VOXEL_MM. T then falls from 0.9 to 0.1 over 0.09 tau, which is one
+# such voxel at tau = 10 mm.
+STEEPNESS = 50.0
+REFERENCE_VOXEL_MM = 0.9
 
-CACHED_VOXELS = 1 << 17
-_STEEPEST = 0.1  # in units of tau, where the gradient of a distance stops growing: about a voxel
+BLOCK_VOXELS = 1 << 17  # voxels per block of a pass on the CPU, few enough to stay in its cache
+_MIN_TRUE_SLOPE_TAU = 0.1  # about a voxel; at smaller distances the gradient of mask_to_distance stops growing
 
 
 def signed_distance(mask: Tensor, spacing: Tensor | Sequence[float], tau: float = TAU_MM) -> Tensor:
-    """The exact truncated signed distance phi of a binary mask.
+    """Compute the exact truncated signed distance phi of a binary mask.
 
-    A voxel's distance is that to the nearest voxel centre of the other class. Defined for an empty mask (+1
-    everywhere) and a full one (-1).
+    The distance of a voxel is measured from its centre to the nearest centre of a voxel of the other class. An empty
+    mask gives +1 everywhere, a full mask -1.
 
     Args:
-        mask: (B, 1, D, H, W), foreground where > 0.5.
-        spacing: mm (z, y, x), one triple for all samples or a tensor (B, 3).
-        tau: mm at which distances are clipped, and their unit.
+        mask: Mask, shape (B, 1, D, H, W); values above 0.5 are foreground.
+        spacing: Voxel spacing (z, y, x) in mm, one triple for all samples or a tensor of shape (B, 3).
+        tau: Truncation distance in mm.
 
-    Returns float32 (or float64 for a float64 mask) of the mask's shape, without gradient.
+    Returns:
+        Signed distance in units of tau, shape (B, 1, D, H, W), without gradient; float64 for a float64 mask, float32
+        otherwise.
+
+    Raises:
+        ValueError: If a spacing or tau is not positive.
     """
     foreground = mask > 0.5
     phi = mask.new_ones(mask.shape, dtype=torch.float64 if mask.dtype == torch.float64 else torch.float32)
     steps = (torch.as_tensor(spacing, dtype=torch.float64) / tau).expand(len(mask), 3).tolist()
+    if not all(step > 0 for sample_steps in steps for step in sample_steps):
+        raise ValueError(f"spacing {spacing} mm and tau {tau} mm must be positive")
     for sample, sample_phi, step in zip(foreground[:, 0], phi[:, 0], steps, strict=True):
-        if sample.any():
-            near = _box_within_tau(sample, step)
-            distance = _distance_to_other_class(sample[near], step, phi.dtype)
-            sample_phi[near] = torch.where(sample[near], -distance, distance)
+        if not sample.any():
+            continue
+        # Voxels further than tau from the bounding box of the foreground keep +1.
+        first, last = (corner.tolist() for corner in sample.nonzero().aminmax(dim=0))
+        reach = [_search_radius(size, s) for size, s in zip(sample.shape, step, strict=True)]
+        near = tuple(slice(max(0, a - r), b + r + 1) for a, b, r in zip(first, last, reach, strict=True))
+        distance = _distance_to_other_class(sample[near], step, phi.dtype)
+        sample_phi[near] = torch.where(sample[near], -distance, distance)
     return phi
 
 
 def mask_to_distance(probability: Tensor, spacing: Tensor | Sequence[float], tau: float = TAU_MM) -> Tensor:
-    """R(p): a differentiable signed distance of a soft mask, exact where p is binary.
+    """Compute R(p), a differentiable signed distance of a soft mask that is exact where p is binary.
 
-    The squared distance outside is ``min over z of |x - z|^2 + tau^2 (1 - p(z))`` and inside the same with p in
-    place of 1 - p: a voxel that is foreground costs nothing, one that is not costs the truncation. The minimum over
-    z separates into one pass of parabolas per axis (Felzenszwalb and Huttenlocher, 2012), each needing only a
-    search radius of tau. The gradient flows to the voxel that attains the minimum.
-
-    Args and shapes as in ``signed_distance``, ``probability`` in [0, 1].
-    """
-    outside = _truncated_distance(1 - probability, spacing, tau)
-    inside = _truncated_distance(probability, spacing, tau)
-    return outside - inside
-
-
-def steepness_on(spacing: Tensor, steepness: float = STEEPNESS) -> float | Tensor:
-    """K for voxels of another size, (B, 1, 1, 1, 1): T is to rise over one voxel, or trains none of its neighbours.
+    The squared distance to the foreground is ``min over z of |x - z|^2 + tau^2 (1 - p(z))``, that to the background the
+    same with p in place of 1 - p: a voxel z that certainly belongs to the class costs nothing, one that certainly does
+    not costs the truncation distance. R(p) is the difference of the two distances. The minimum separates into one pass
+    of parabolas per axis, each with a search radius of tau. The gradient flows to the voxel that attains the minimum.
 
     Args:
-        spacing: (B, 3) mm. steepness: k at voxels of ``VOXEL_MM``; inf, a cut without slope, stays what it is.
+        probability: Soft mask in [0, 1], shape (B, 1, D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm, one triple for all samples or a tensor of shape (B, 3).
+        tau: Truncation distance in mm.
+
+    Returns:
+        Signed distance in units of tau, shape (B, 1, D, H, W), with gradient.
+
+    Raises:
+        ValueError: If a spacing or tau is not positive.
+
+    References:
+        Felzenszwalb and Huttenlocher, Distance transforms of sampled functions, Theory of Computing 8, 2012.
+    """
+    steps = torch.as_tensor(spacing, dtype=probability.dtype, device=probability.device) / tau
+    if not bool((steps > 0).all()):
+        raise ValueError(f"spacing {spacing} mm and tau {tau} mm must be positive")
+    to_foreground = _soft_distance(1 - probability, steps)
+    to_background = _soft_distance(probability, steps)
+    return to_foreground - to_background
+
+
+def scale_steepness(spacing: Tensor, steepness: float = STEEPNESS) -> float | Tensor:
+    """Adapt the k of T to the voxel size, so that T falls over about one voxel on any grid.
+
+    A steeper T is saturated at the voxels next to the boundary and does not train them.
+
+    Args:
+        spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
+        steepness: k at voxels of 0.9 mm.
+
+    Returns:
+        k for each sample, shape (B, 1, 1, 1, 1); ``math.inf`` is returned unchanged.
     """
     if math.isinf(steepness):
         return steepness
-    voxel = spacing.prod(dim=1) ** (1 / 3)
-    return (steepness * VOXEL_MM / voxel).reshape(-1, 1, 1, 1, 1)
+    voxel_mm = spacing.prod(dim=1) ** (1 / 3)
+    return (steepness * REFERENCE_VOXEL_MM / voxel_mm).reshape(-1, 1, 1, 1, 1)
 
 
 def distance_to_mask(distance: Tensor, k: float | Tensor = STEEPNESS) -> Tensor:
-    """T(d) = sigmoid(-k d), at least in float32 also under autocast; same shape as ``distance``, in units of tau.
+    """Compute T(d) = sigmoid(-k d), the soft mask of a signed distance.
 
-    k = 1500 is the value of Luo et al. (AAAI 2021), which saturates within a fraction of a voxel. k = inf is the
-    threshold of the published release: a constant, it trains nothing; kept for the ablation.
+    Args:
+        distance: Signed distance in units of tau, any shape.
+        k: Steepness, one number or a tensor that broadcasts to ``distance``. 1500 is the value of Luo et al., which
+            saturates within a fraction of a voxel. ``math.inf`` gives the mask d < 0, the threshold of the published
+            release: a constant without gradient, kept for the ablation.
+
+    Returns:
+        Probability in [0, 1] of the shape of ``distance``, computed at least in float32, also under autocast.
+
+    References:
+        Luo et al., Semi-supervised medical image segmentation through dual-task consistency, AAAI 2021.
     """
     distance = distance.to(torch.promote_types(distance.dtype, torch.float32))
     if not isinstance(k, Tensor) and math.isinf(k):
@@ -89,12 +133,18 @@ def distance_to_mask(distance: Tensor, k: float | Tensor = STEEPNESS) -> Tensor:
 
 
 def per_case_distance(mask: Tensor) -> Tensor:
-    """The published target: distances in voxels, inside and outside each divided by its own maximum in the crop.
+    """Compute the signed distance of the published release, for comparison.
 
-    Voxels on the inner boundary are 0. For comparison only: its scale differs from crop to crop and ignores the
-    spacing. Same shape and device as ``mask`` (B, 1, D, H, W); an empty or full mask gives 0 everywhere.
+    Distances are in voxels; those inside and those outside are each divided by their maximum in the crop, and voxels on
+    the inner boundary are set to 0. The scale therefore differs from crop to crop and ignores the spacing.
+
+    Args:
+        mask: Mask, shape (B, 1, D, H, W); values above 0.5 are foreground.
+
+    Returns:
+        Signed distance in [-1, 1], float32, same shape and device as ``mask``; 0 everywhere for an empty or full mask.
     """
-    # For this comparison alone: everything else in models/ needs torch only.
+    # The only function of models/ that needs more than torch.
     import numpy as np
     from scipy import ndimage
 
@@ -112,20 +162,21 @@ def per_case_distance(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(targets))[:, None].to(mask.device)
 
 
-def _box_within_tau(foreground: Tensor, steps: Sequence[float]) -> tuple[slice, ...]:
-    """The box of the foreground (D, H, W), not empty, grown by tau: beyond it every voxel is background and +1."""
-    first, last = (corner.tolist() for corner in foreground.nonzero().aminmax(dim=0))
-    reach = [_search_radius(size, step) for size, step in zip(foreground.shape, steps, strict=True)]
-    return tuple(slice(max(0, a - r), b + r + 1) for a, b, r in zip(first, last, reach, strict=True))
-
-
 def _distance_to_other_class(foreground: Tensor, steps: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Distance from each voxel of ``foreground`` (D, H, W) to the nearest of the other class, at most 1.
+    """Compute the distance from every voxel to the nearest voxel of the other class, clipped at 1.
 
-    ``steps`` are the spacings (z, y, x); they and the distance are in units of tau. One volume serves both classes.
-    In the pass along an axis a neighbour k voxels away offers ``k^2 step^2`` if it is of the other class, else that
-    plus its own squared distance so far. Adding its distance to the former too changes no minimum, as the nearest
-    of them on the line, found by ``_steps_to_other_class``, offers no more than any of their true values.
+    One volume holds the distances of both classes. In the pass along an axis, a neighbour k voxels away that has the
+    voxel's own class offers ``(k step)^2`` plus its own squared distance so far, one of the other class ``(k step)^2``.
+    Treating every neighbour like the former gives the same minimum: it only overestimates neighbours of the other
+    class, and the nearest of these along the line, which ``_steps_to_other_class`` finds, is considered exactly.
+
+    Args:
+        foreground: Boolean mask, shape (D, H, W).
+        steps: Voxel spacing (z, y, x) in units of tau.
+        dtype: Type of the result.
+
+    Returns:
+        Distance in units of tau, shape (D, H, W).
     """
     squared = torch.ones(foreground.shape, dtype=dtype, device=foreground.device)
     for axis in (-1, -2, -3):
@@ -133,7 +184,7 @@ def _distance_to_other_class(foreground: Tensor, steps: Sequence[float], dtype: 
         radius = _search_radius(foreground.shape[axis], step)
         for block in _blocks(squared, axis):
             best = squared[block]
-            if axis != -1:  # in the first pass nothing is nearer than tau yet
+            if axis != -1:  # before the first pass no voxel is nearer than tau
                 _lower_by_parabolas(best, step, radius, axis)
             on_line = _steps_to_other_class(foreground[block], radius, axis, dtype).mul_(step).square_()
             torch.minimum(best, on_line, out=best)
@@ -141,9 +192,10 @@ def _distance_to_other_class(foreground: Tensor, steps: Sequence[float], dtype: 
 
 
 def _steps_to_other_class(foreground: Tensor, radius: int, axis: int, dtype: torch.dtype) -> Tensor:
-    """Voxels along ``axis`` to the nearest one of the other class, exact up to ``radius``; same shape.
+    """Count the voxels along ``axis`` to the nearest voxel of the other class, exactly up to ``radius``.
 
-    Voxels at an edge are 1 away; each shift, twice as long as the one before, doubles how far this is known.
+    Voxels at an edge between the classes are 1 away from the other class. Each shift is twice as long as the one before
+    and doubles the range over which the counts are exact.
     """
     size = foreground.shape[axis]
     steps = torch.full(foreground.shape, math.inf, dtype=dtype, device=foreground.device)
@@ -161,9 +213,12 @@ def _steps_to_other_class(foreground: Tensor, radius: int, axis: int, dtype: tor
 
 
 def _lower_by_parabolas(best: Tensor, step: float, radius: int, axis: int) -> None:
-    """In place ``best[i] = min over |k| <= radius of best[i + k] + (k step)^2`` along ``axis``, for values up to 1."""
+    """Set ``best[i]`` to the minimum over |k| <= radius of ``best[i + k] + (k step)^2`` along ``axis``, in place.
+
+    The values of ``best`` must not exceed 1, the squared truncation distance.
+    """
     size = best.shape[axis]
-    # What lies beyond the border is no nearer than tau. F.pad counts from the last axis.
+    # Nothing beyond the border is nearer than tau. F.pad counts axes from the last.
     cost = F.pad(best, [0, 0] * (-1 - axis) + [radius, radius], value=1.0)
     candidate = torch.empty_like(best)
     for k in range(1, radius + 1):
@@ -171,59 +226,61 @@ def _lower_by_parabolas(best: Tensor, step: float, radius: int, axis: int) -> No
         torch.minimum(best, candidate.add_((k * step) ** 2), out=best)
 
 
-def _search_radius(size: int, step: float) -> int:
-    """Voxels, on an axis of ``size``, to the farthest neighbour nearer than tau; ``step`` in units of tau."""
-    return min(size, math.ceil(1 / step)) - 1
+def _soft_distance(share: Tensor, steps: Tensor) -> Tensor:
+    """Compute the distance to where ``share`` (B, 1, D, H, W) is 0; a share of 1 counts as the truncation distance.
 
-
-def _truncated_distance(share: Tensor, spacing: Tensor | Sequence[float], tau: float) -> Tensor:
-    """Distance in units of tau to where ``share`` (B, 1, D, H, W) is 0; a share of 1 is as far as tau."""
-    spacing = torch.as_tensor(spacing, dtype=share.dtype, device=share.device) / tau
+    ``steps`` is the spacing (z, y, x) of each sample or of all, shape (B, 3) or (3,); it and the result are in units of
+    tau.
+    """
     squared = share
     for axis in range(3):
-        step = spacing[..., axis].reshape(-1, 1, 1, 1, 1)  # per sample or shared, in units of tau
+        step = steps[..., axis].reshape(-1, 1, 1, 1, 1)
         squared = _ParabolaPass.apply(squared, step, axis - 3)
-    return _sqrt_of_bounded_slope(squared)
+    # The gradient of a square root is infinite at 0. At a voxel of the class itself the distance is 0 and can only
+    # grow; holding the slope below _MIN_TRUE_SLOPE_TAU keeps its gradient finite and not zero.
+    least = _MIN_TRUE_SLOPE_TAU**2
+    slope = 0.5 / _MIN_TRUE_SLOPE_TAU
+    near_zero = slope * squared + (squared.sqrt() - slope * squared).detach()
+    return torch.where(squared > least, squared.clamp_min(least).sqrt(), near_zero)
 
 
-def _sqrt_of_bounded_slope(x: Tensor) -> Tensor:
-    """sqrt(x), whose gradient, infinite at 0, grows no further below the square of ``_STEEPEST``.
+class _PassContext(FunctionCtx):
+    """What the forward pass of _ParabolaPass leaves for its backward pass."""
 
-    At a voxel of the mask the distance is 0 and can only grow: a finite slope keeps every voxel trained.
-    """
-    least = _STEEPEST**2
-    slope = 0.5 / _STEEPEST
-    near_zero = slope * x + (x.sqrt() - slope * x).detach()
-    return torch.where(x > least, x.clamp_min(least).sqrt(), near_zero)
+    needs_input_grad: tuple[bool, ...]
+    axis: int
+    winner: Tensor
 
 
 class _ParabolaPass(torch.autograd.Function):
     """``out[i] = min over k of cost[i + k] + (k step)^2`` along one axis, for costs in [0, 1].
 
-    Written as its own function because the tape of its minima would hold dozens of copies of the volume; here
-    two bytes a voxel remember which k won.
+    A composition of torch's minima would keep dozens of copies of the volume for the backward pass. This function
+    stores the k that attains each minimum, two bytes per voxel.
     """
 
     @staticmethod
-    def forward(ctx, cost: Tensor, step: Tensor, axis: int) -> Tensor:
+    def forward(ctx: _PassContext, cost: Tensor, step: Tensor, axis: int) -> Tensor:
         size = cost.shape[axis]
         radius = _search_radius(size, float(step.min()))
         best = cost.clone()
         winner = torch.zeros(cost.shape, dtype=torch.int16, device=cost.device) if ctx.needs_input_grad[0] else None
         for block in _blocks(cost, axis):
             for k in [k for distance in range(1, radius + 1) for k in (-distance, distance)]:
-                # What lies beyond the border is no nearer than tau: only the overlap with the shifted volume counts.
+                # Nothing beyond the border is nearer than tau, so only the overlap with the shifted volume counts.
                 start, length = max(0, -k), size - abs(k)
                 candidate = cost[block].narrow(axis, start + k, length) + (k * step).square()
                 target = best[block].narrow(axis, start, length)
                 if winner is not None:
                     winner[block].narrow(axis, start, length).masked_fill_(candidate < target, k)
                 torch.minimum(target, candidate, out=target)
-        ctx.axis, ctx.winner = axis, winner
+        ctx.axis = axis
+        if winner is not None:
+            ctx.winner = winner
         return best
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _PassContext, gradient: Tensor) -> tuple[Tensor, None, None]:
         shape = [1] * gradient.ndim
         shape[ctx.axis] = -1
         here = torch.arange(gradient.shape[ctx.axis], device=gradient.device).reshape(shape)
@@ -231,10 +288,15 @@ class _ParabolaPass(torch.autograd.Function):
         return torch.zeros_like(gradient).scatter_add_(ctx.axis, source, gradient), None, None
 
 
+def _search_radius(size: int, step: float) -> int:
+    """Count the voxels to the farthest neighbour nearer than tau on an axis of ``size``; ``step`` in units of tau."""
+    return min(size, math.ceil(1 / step)) - 1
+
+
 def _blocks(volume: Tensor, axis: int) -> list[tuple[slice | EllipsisType, ...]]:
-    """Slabs across ``axis`` (-3 to -1) that a CPU's cache holds during a pass along it; all of it on a GPU."""
+    """Divide a volume into slabs across ``axis`` (-3 to -1) that fit the CPU's cache; a GPU takes it whole."""
     across = -2 if axis == -3 else -3
     count = volume.shape[across]
-    thick = count if volume.is_cuda else max(1, CACHED_VOXELS * count // volume.numel())
+    thick = count if volume.is_cuda else max(1, BLOCK_VOXELS * count // volume.numel())
     after = (slice(None),) * (-across - 1)
     return [(..., slice(first, first + thick), *after) for first in range(0, count, thick)]

@@ -1,4 +1,7 @@
-"""The families of views that the consistency terms compare: random convolutions and random intensity networks."""
+"""Views of an image for the consistency terms: random convolutions and random intensity networks.
+
+A view changes the intensities of an image but not its anatomy, so a prediction should be the same on all views.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,78 +10,74 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+# Random convolution.
 KERNEL_SIZES = (3, 5, 7)
-SOFT_TISSUE = (0.3, 0.8)  # of the window: 2 to 172 HU, where gland, lesion and vessels lie
-LEAST_CORRELATION = 0.8
+SOFT_TISSUE = (0.3, 0.8)  # of the HU window [-100, 240]: 2 to 172 HU, where pancreas, lesion and vessels lie
+LEAST_CORRELATION = 0.8  # of a view with its image in soft tissue
 MAX_DRAWS = 8
+
+# Random intensity network.
 GIN_LAYERS = 4
 GIN_CHANNELS = 2  # between the layers
 GIN_KERNEL_SIZES = (1, 3)
 
 
-class Family(NamedTuple):
-    """``make`` draws a view of one sample, (1, 1, D, H, W). ``plain``: the first of the two views is the image."""
-
-    make: Callable[[Tensor, Generator], Tensor]
-    plain: bool
-
-
 def random_convolution(image: Tensor, generator: Generator) -> Tensor:
-    """One view: ``alpha * conv(x) + (1 - alpha) * x``, clamped to [0, 1], rescaled to span [0, 1].
+    """Make a view by a random convolution that keeps the order of soft-tissue intensities.
 
-    Kernel size from {3, 5, 7}, weights from N(0, 2 / fan_in), bias from U(-1, 1) / sqrt(fan_in), alpha from U(0, 1).
-    A view whose soft tissue no longer orders as the image's does is drawn again with half the mixing; after eight
-    draws the image is its own view. Nothing less keeps the lesion: fat and air carry the correlation of the whole
-    image, while 12 % of the views inverted the contrast of lesion to gland, and clamping erased it in others.
+    The view is ``alpha * conv(x) + (1 - alpha) * x``, clamped to [0, 1] and rescaled to span [0, 1]. The kernel size is
+    drawn from {3, 5, 7}, the weights from N(0, 2 / fan_in), the bias from U(-1, 1) / sqrt(fan_in) and alpha from
+    U(0, 1).
 
-    Args and returns: (1, 1, D, H, W) in [0, 1]; ``generator`` on the CPU.
+    A view whose soft tissue correlates with the image's by less than LEAST_CORRELATION is drawn again with half the
+    range of alpha; after MAX_DRAWS draws the image is its own view. The correlation of the whole image would not
+    protect the lesion, because fat and air dominate it: without this rule 12 % of the views inverted the contrast
+    between lesion and pancreas, and clamping erased it in others.
+
+    Args:
+        image: One image with values in [0, 1], shape (1, 1, D, H, W).
+        generator: Source of the random draws, on the CPU.
+
+    Returns:
+        The view, with values in [0, 1] and the shape of the image.
+
+    References:
+        Xu et al., Robust and generalizable visual representation learning via random convolutions, ICLR 2021.
     """
     for draw in range(MAX_DRAWS):
-        view = _mix(image, generator, strongest=0.5**draw).clamp(0, 1)
+        view = _mix_with_convolution(image, generator, max_alpha=0.5**draw).clamp(0, 1)
         if _keeps_soft_tissue(view, image):
-            return _span(view)
+            return _stretch(view)
     return image
 
 
 def unchecked_random_convolution(image: Tensor, generator: Generator) -> Tensor:
-    """One view as published, whatever it looks like; where it is constant, which has no span, the image itself."""
-    view = _mix(image, generator, strongest=1.0).clamp(0, 1)
-    return _span(view) if bool(view.amax() > view.amin()) else image
+    """Make a view by a random convolution as published, whatever becomes of the soft tissue.
+
+    A constant view cannot be rescaled; the image is returned in its place. Arguments and result are those of
+    ``random_convolution``.
+    """
+    view = _mix_with_convolution(image, generator, max_alpha=1.0).clamp(0, 1)
+    return _stretch(view) if bool(view.amax() > view.amin()) else image
 
 
-def _mix(image: Tensor, generator: Generator, strongest: float) -> Tensor:
-    size = KERNEL_SIZES[int(torch.randint(len(KERNEL_SIZES), (), generator=generator))]
-    fan_in = size**3
-    weight = torch.randn(1, 1, size, size, size, generator=generator) * (2 / fan_in) ** 0.5
-    bias = (2 * torch.rand(1, generator=generator) - 1) * fan_in**-0.5
-    alpha = float(torch.rand((), generator=generator)) * strongest
-    convolved = F.conv3d(image, weight.to(image), bias.to(image), padding=size // 2)
-    return torch.lerp(image, convolved, alpha)
+def random_intensity_network(image: Tensor, generator: Generator) -> Tensor:
+    """Make a view by a random intensity network (GIN).
 
+    The view is ``alpha * net(x) + (1 - alpha) * x``, rescaled to the Frobenius norm of x, with alpha from U(0, 1). The
+    network has four convolutions with kernel sizes of 1 or 3 and leaky ReLUs in between; its weights and biases are
+    drawn from N(0, 1).
 
-def _keeps_soft_tissue(view: Tensor, image: Tensor) -> bool:
-    """Whether the means of 3x3x3 voxels of soft tissue correlate, free of most of the noise, by LEAST_CORRELATION."""
-    before, after = (F.avg_pool3d(x, 3, 1, 1, count_include_pad=False) for x in (image, view))
-    tissue = (before > SOFT_TISSUE[0]) & (before < SOFT_TISSUE[1])
-    a, b = before[tissue], after[tissue]
-    if a.numel() == 0:
-        return False
-    a, b = a - a.mean(), b - b.mean()
-    return bool((a * b).sum() > LEAST_CORRELATION * (a.norm() * b.norm()).clamp_min(1e-6))
+    Args:
+        image: One image with values in [0, 1], shape (1, 1, D, H, W).
+        generator: Source of the random draws, on the CPU.
 
+    Returns:
+        The view, of the shape of the image; its values may leave [0, 1].
 
-def _span(view: Tensor) -> Tensor:
-    low, high = view.amin(), view.amax()
-    return (view - low) / (high - low)
-
-
-def random_intensity(image: Tensor, generator: Generator) -> Tensor:
-    """One view: ``alpha * net(x) + (1 - alpha) * x``, rescaled to the Frobenius norm of x; alpha from U(0, 1).
-
-    The network has four convolutions with weights and biases from N(0, 1), kernel sizes of 1 or 3 and leaky ReLUs in
-    between. Its values may leave [0, 1].
-
-    Args and returns: (1, 1, D, H, W); ``generator`` on the CPU.
+    References:
+        Ouyang et al., Causality-inspired single-source domain generalization for medical image segmentation, IEEE
+        TMI 42, 2023.
     """
     y = image
     for layer in range(GIN_LAYERS):
@@ -93,24 +92,72 @@ def random_intensity(image: Tensor, generator: Generator) -> Tensor:
     return mixed * (image.norm() / mixed.norm().clamp_min(1e-5))
 
 
-# What is segmented later is a plain image: one of the two views is what the network will meet. The published release
-# never shows it one.
+class Family(NamedTuple):
+    """A family of views.
+
+    Attributes:
+        make: Draws a view of one image, shape (1, 1, D, H, W), from a generator on the CPU.
+        plain: Whether the first of the two views is the image itself. At inference the network segments plain images,
+            so training shows it plain images too; the published release never does.
+    """
+
+    make: Callable[[Tensor, Generator], Tensor]
+    plain: bool
+
+
 FAMILIES: dict[str, Family] = {
     "randconv": Family(random_convolution, plain=True),
-    "gin": Family(random_intensity, plain=True),
+    "gin": Family(random_intensity_network, plain=True),
     "raw-randconv": Family(unchecked_random_convolution, plain=False),
 }
 
 
 def random_views(image: Tensor, family: str, generator: Generator) -> Tensor:
-    """Two views of every sample, view after view: (2 B, 1, D, H, W).
+    """Make two views of every image of a batch.
 
     Args:
-        image: (B, 1, D, H, W) in [0, 1]. family: of FAMILIES, or "none", which gives back the images alone (B, ...).
-        generator: on the CPU, so that the same seed draws the same views on every device.
+        image: Images with values in [0, 1], shape (B, 1, D, H, W).
+        family: A name in FAMILIES, or "none" for no views.
+        generator: Source of the random draws, on the CPU, so that a seed gives the same views on every device.
+
+    Returns:
+        The first view of all images, then the second, shape (2 B, 1, D, H, W); for "none" the images, (B, 1, D, H, W).
+
+    Raises:
+        KeyError: If the family is unknown.
     """
     if family == "none":
         return image
     make, plain = FAMILIES[family]
     first = [image] if plain else [make(sample[None], generator) for sample in image]
     return torch.cat([*first, *(make(sample[None], generator) for sample in image)])
+
+
+def _mix_with_convolution(image: Tensor, generator: Generator, *, max_alpha: float) -> Tensor:
+    size = KERNEL_SIZES[int(torch.randint(len(KERNEL_SIZES), (), generator=generator))]
+    fan_in = size**3
+    weight = torch.randn(1, 1, size, size, size, generator=generator) * (2 / fan_in) ** 0.5
+    bias = (2 * torch.rand(1, generator=generator) - 1) * fan_in**-0.5
+    alpha = float(torch.rand((), generator=generator)) * max_alpha
+    convolved = F.conv3d(image, weight.to(image), bias.to(image), padding=size // 2)
+    return torch.lerp(image, convolved, alpha)
+
+
+def _keeps_soft_tissue(view: Tensor, image: Tensor) -> bool:
+    """Return True if view and image correlate by LEAST_CORRELATION in soft tissue.
+
+    Means of 3x3x3 voxels are compared, because the noise of single voxels would hide the order of the tissues.
+    """
+    before, after = (F.avg_pool3d(x, 3, 1, 1, count_include_pad=False) for x in (image, view))
+    tissue = (before > SOFT_TISSUE[0]) & (before < SOFT_TISSUE[1])
+    a, b = before[tissue], after[tissue]
+    if a.numel() == 0:
+        return False
+    a, b = a - a.mean(), b - b.mean()
+    return bool((a * b).sum() > LEAST_CORRELATION * (a.norm() * b.norm()).clamp_min(1e-6))
+
+
+def _stretch(view: Tensor) -> Tensor:
+    """Rescale a view that is not constant to span [0, 1]."""
+    low, high = view.amin(), view.amax()
+    return (view - low) / (high - low)

@@ -192,6 +192,6 @@ def fake_scripts(monkeypatch, tmp_path_factory):
             fails = "yes" if run.variant == failing else ""
             return [[sys.executable, "-c", FAKE, str(run), str(made), str(study.folder), fails]]
 
-        monkeypatch.setattr(study_jobs, "commands", commands)
+        monkeypatch.setattr(study_jobs, "build_commands", commands)
 
     return install

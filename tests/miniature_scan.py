@@ -1,4 +1,4 @@
-"""Small made-up scans for the miniatures of data sets, written in any orientation, and what is known of them."""
+"""Small synthetic scans for the miniatures of data sets, written in any orientation, and what must be found in them."""
 
 import csv
 from dataclasses import dataclass
@@ -13,14 +13,21 @@ from data.cases.store import Case, read_store
 from data.prepare import command as prepare
 
 SPACING = (2.5, 1.6, 1.6)  # (z, y, x) mm
-BLOBS = ((0.2, 0.35, 0.4, -600), (0.3, 0.4, 0.65, 60), (0.7, 0.66, 0.72, 180), (0.2, 0.6, 0.3, 180))  # z, y, x, HU
+# Centre (z, y, x) as a share of the scan, and HU: gas, bowel and two kidneys.
+BLOBS = ((0.2, 0.35, 0.4, -600), (0.3, 0.4, 0.65, 60), (0.7, 0.66, 0.72, 180), (0.2, 0.6, 0.3, 180))
 ORIGIN = (-38.4, -32.0, 100.0)  # (x, y, z) mm, LPS
-JUNK = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
+MACOS_FILE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
 
 
 @dataclass(frozen=True)
 class Known:
-    """A case as it must come out: (point in LPS mm, label, HU) and how many voxels are labelled 1 and 2."""
+    """What must be found in a prepared case.
+
+    Attributes:
+        points: Points in the patient (LPS, mm), each with its label and HU.
+        voxels: Number of voxels with label 1 and with label 2.
+        patient: Identifier of the patient.
+    """
 
     points: tuple[tuple[tuple[float, float, float], int, int], ...]
     voxels: tuple[int, int]
@@ -29,14 +36,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Scan:
-    """An LPS scan (D, H, W) with its label 0/1/2."""
+    """A scan in HU and its label 0/1/2, both (D, H, W) in LPS, with the spacing (z, y, x) in mm."""
 
     hu: np.ndarray
     label: np.ndarray
     spacing: tuple[float, float, float] = SPACING
 
     def known(self, patient: str, tumour: bool = True) -> Known:
-        """Points in gland, tumour and spine, at corners of the gland's box, and in the air at one corner."""
+        """Choose points in the pancreas (first, last, middle voxel), the tumour, the spine and the air in a corner."""
         label = self.label if tumour else np.minimum(self.label, 1)
         gland = np.argwhere(label > 0)
         chosen = [gland[0], gland[-1], gland[len(gland) // 2], np.argwhere(self.hu > 300)[0], np.array([0, 1, 2])]
@@ -48,7 +55,7 @@ class Scan:
 
 
 def scan(seed: int, tumour: bool = True, finer: int = 1) -> Scan:
-    """A body of fat with a spine, kidneys, gas and a gland off every centre, so that no flip of it looks right."""
+    """A body of fat with spine, kidneys, gas and a pancreas, none of them symmetric, so that no flip goes unnoticed."""
     shape = (22, 40 * finer, 48 * finer)
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
@@ -72,7 +79,7 @@ def scan(seed: int, tumour: bool = True, finer: int = 1) -> Scan:
 
 
 def save(path: Path, array: np.ndarray, orientation: str = "LPS", spacing=SPACING, origin=ORIGIN) -> Path:
-    """Write an LPS array as NIfTI with its axes in this order and direction, in the same place in the patient."""
+    """Write an LPS array as NIfTI with its axes in another orientation, at the same place in the patient."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
     affine[:3, 3] = (-origin[0], -origin[1], origin[2])
@@ -98,7 +105,7 @@ def table(path: Path, rows: list[dict], delimiter: str = ",") -> Path:
 
 
 def dicom(folder: Path, made: Scan, series: str) -> None:
-    """One series as the archive names it; InstanceNumber runs from head to feet."""
+    """Write one series with the file names of the archive; InstanceNumber runs from head to feet."""
     folder.mkdir(parents=True)
     writer, count = sitk.ImageFileWriter(), len(made.hu)
     writer.KeepOriginalImageUIDOn()
@@ -116,16 +123,15 @@ def dicom(folder: Path, made: Scan, series: str) -> None:
 
 
 def check(case: Case, known: Known) -> None:
-    """Label and HU at the known points in the patient, as many labelled voxels as drawn, and whose scan it is."""
+    """Check label and HU at the known points in the patient, the number of labelled voxels, and the patient."""
     grid = case.grid
     spacing, origin, direction = grid.lps_frame()
-    part = getattr(grid, "part", None)
-    start = np.array(part.start if part else (0, 0, 0))
+    start = np.array(grid.part.start if grid.part else (0, 0, 0))
     image, label = case.image(), case.label()
     for point, code, hu in known.points:
         along = np.linalg.inv(np.array(direction).reshape(3, 3)) @ (np.array(point) - origin)
         index = tuple(np.rint(along / spacing[::-1]).astype(int)[::-1] - start)
-        if min(index) >= 0 and np.all(np.less(index, image.shape)):  # a corner's air may have been cropped away
+        if min(index) >= 0 and np.all(np.less(index, image.shape)):  # the air in the corner may have been cropped away
             assert (label[index], image[index]) == (code, hu), f"{case.name}: {point}"
         else:
             assert hu < -900
@@ -133,7 +139,7 @@ def check(case: Case, known: Known) -> None:
 
 
 def prepared(source: str, root: Path, store: Path, *more: str) -> tuple[int, dict[str, Case]]:
-    """Prepare a data set in this process, as a centre of its own name; exit code and the prepared cases by name."""
+    """Prepare a data set as a centre of the same name; return the exit code and the prepared cases by name."""
     code = prepare.main([source, str(root), "--centre", source, "--store", str(store), "--workers", "1", *more])
     there = (store / source).is_dir() and any((store / source).glob("[!.]*"))
     return code, {case.name: case for case in read_store(store)[source]} if there else {}

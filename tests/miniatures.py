@@ -1,6 +1,6 @@
-"""The public data sets in miniature: real layout, names, types, orientations and known defects, small made-up scans.
+"""The public data sets in miniature: their layout, file names, types, orientations and known defects, with tiny scans.
 
-Each builder fills a folder and returns what must come out of it: for every case known points in the patient.
+Each builder fills a folder and returns, for every case, what must be found in it once it is prepared.
 """
 
 import json
@@ -9,17 +9,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from tests.miniature_scan import JUNK, Known, Scan, dicom, save, scan, table, write
+from tests.miniature_scan import MACOS_FILE, Known, Scan, dicom, save, scan, table, write
 
 
 def msd(root: Path) -> dict[str, Known]:
-    """Gaps in the numbers, ``./`` before the paths, junk of macOS, a case without tumour, images without labels."""
+    """Numbers with gaps, paths that start with ``./``, files of macOS, a case without tumour, images without labels."""
     known = {}
     for number in (1, 4, 10):
         name, made = f"pancreas_{number:03d}", scan(number, tumour=number != 4)
         save(root / "imagesTr" / f"{name}.nii.gz", made.hu.astype(np.float32 if number == 1 else np.int16), "RAS")
         save(root / "labelsTr" / f"{name}.nii.gz", made.label, "RAS")
-        write(root / "imagesTr" / f"._{name}.nii.gz", JUNK)
+        write(root / "imagesTr" / f"._{name}.nii.gz", MACOS_FILE)
         known[name] = made.known(name)
     save(root / "imagesTs" / "pancreas_002.nii.gz", scan(2).hu, "RAS")
     training = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in sorted(known)]
@@ -30,7 +30,7 @@ def msd(root: Path) -> dict[str, Known]:
 
 
 def nih(root: Path, flips: tuple[bool, bool] = (True, False)) -> dict[str, Known]:
-    """DICOM scans; labels by index with these flips (z, y), their header astray; 0025 and 0070 are labels alone."""
+    """DICOM scans; labels that match by index with these flips (z, y) and a wrong header; 0025 and 0070 lack scans."""
     known = {}
     for number in ("0001", "0002", "0024", "0069"):
         name, made = f"PANCREAS_{number}", scan(int(number), tumour=False)
@@ -44,6 +44,7 @@ def nih(root: Path, flips: tuple[bool, bool] = (True, False)) -> dict[str, Known
 
 
 def nih_label(root: Path, number: str, label: np.ndarray, flips: tuple[bool, bool]) -> Path:
+    """Write a label as the archive stores it: with these flips, and a header that does not place it on the scan."""
     stored = label[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
     path = root / "TCIA_pancreas_labels-02-05-2017" / f"label{number}.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def nih_label(root: Path, number: str, label: np.ndarray, flips: tuple[bool, boo
     return path
 
 
-PANORAMA_ROWS = (  # study, label, level, annotation, orientation, type of the label
+PANORAMA_ROWS = (  # study, diagnosis, level, folder of the label, orientation, data type of the label
     ("100000_00001", "non-PDAC", "radiology", "automatic", "LPS", np.float64),
     ("100002_00001", "PDAC", "histopathology", "manual", "RAS", np.float64),
     ("100003_00001", "PDAC", "cytology", "automatic", "LAI", np.uint16),
@@ -63,7 +64,7 @@ PANORAMA_ROWS = (  # study, label, level, annotation, orientation, type of the l
 
 
 def panorama(root: Path) -> dict[str, Known]:
-    """Batches with and without a subfolder, both label folders, several studies a patient, a scan of 1024 x 1024."""
+    """Batches with and without a subfolder, both label folders, a patient with two studies, a scan of finer pixels."""
     known, rows = {}, []
     labels = root / "panorama_labels"
     for number, (study, label, level, annotation, orientation, dtype) in enumerate(PANORAMA_ROWS):
@@ -76,7 +77,7 @@ def panorama(root: Path) -> dict[str, Known]:
         row = {"PANORAMA_patient_id": patient, "PANORAMA_study_id": study, "patient_age": "63", "patient_sex": "F"}
         rows.append(row | {"scanner": "Siemens" if number % 2 else "Toshiba", "label": label, "level": level})
         known[study] = made.known(patient)
-    # the network's version of a label that was later drawn by hand, without its lesion
+    # A study with a manual label has an automatic one too, here one without the lesion.
     without = np.where(panorama_codes(scan(1)) == 1, 4, panorama_codes(scan(1)))
     save(labels / "automatic_labels" / "100002_00001.nii.gz", without.astype(np.float64), "RAS")
     table(labels / "clinical_information.csv", rows)
@@ -84,7 +85,7 @@ def panorama(root: Path) -> dict[str, Known]:
 
 
 def panorama_codes(made: Scan) -> np.ndarray:
-    """Parenchyma 4 with a duct 5 in it, PDAC 1, and vessels and the bile duct around: 2, 3, 6."""
+    """Parenchyma (4) with a duct (5), PDAC (1), and around them veins (2), arteries (3) and the bile duct (6)."""
     codes = np.select([made.label == 2, made.label == 1], [1, 4], 0).astype(np.uint8)
     gland = np.argwhere(made.label == 1)
     codes[tuple(gland[len(gland) // 2])] = 5
@@ -92,11 +93,16 @@ def panorama_codes(made: Scan) -> np.ndarray:
     return codes
 
 
+# Number, whether the label shows a tumour, and the column ``tumor?``.
 PANTS_CASES = ((1, True, 1), (2, False, 0), (3, False, 1), (4, True, 2), (5, True, 1), (9001, True, 1))
 
 
 def pants(root: Path) -> dict[str, Known]:
-    """One mask a class: lesion inside or outside the pancreas' mask, 1.00000006, flagged but empty, scan missing."""
+    """One mask per class.
+
+    The lesion is in the mask of the pancreas (case 1) or not; masks hold 1.00000006 (4); a tumour is flagged but its
+    mask is empty (3); a scan is missing (5).
+    """
     known, rows = {}, []
     for number, tumour, flag in PANTS_CASES:
         name, made, part = f"PanTS_{number:08d}", scan(number, tumour), "Te" if number > 9000 else "Tr"
@@ -115,14 +121,14 @@ def pants(root: Path) -> dict[str, Known]:
 
 
 def organ_codes(made: Scan, pancreas: int, others: tuple[int, ...]) -> np.ndarray:
-    """The gland, tumour and all, under the set's code; other organs elsewhere."""
+    """The pancreas with its tumour under the data set's code, and a voxel of each of the other organs."""
     codes = np.where(made.label > 0, pancreas, 0).astype(np.uint8)
     codes[1, 10 : 10 + len(others), 20] = others
     return codes
 
 
 def amos(root: Path) -> dict[str, Known]:
-    """Training and validation, MRI among them (from 0500), test images without labels, a table beside."""
+    """Training and validation parts with an MRI scan (0507), test images without labels, a table one level up."""
     known, rows = {}, []
     for number, part in ((1, "Tr"), (4, "Tr"), (13, "Va"), (507, "Tr")):
         name, made = f"amos_{number:04d}", scan(number)
@@ -136,6 +142,7 @@ def amos(root: Path) -> dict[str, Known]:
 
 
 def btcv(root: Path) -> dict[str, Known]:
+    """Two scans; image and label share only their number."""
     known = {}
     for number in (1, 22):
         made = scan(number)
@@ -146,6 +153,7 @@ def btcv(root: Path) -> dict[str, Known]:
 
 
 def word(root: Path) -> dict[str, Known]:
+    """One scan in each of the three parts."""
     known = {}
     for number, part in ((2, "Tr"), (1, "Val"), (14, "Ts")):
         name, made = f"word_{number:04d}", scan(number)
@@ -156,7 +164,7 @@ def word(root: Path) -> dict[str, Known]:
 
 
 def totalsegmentator(root: Path) -> dict[str, Known]:
-    """A folder a case, among them one whose scan does not show the pancreas; meta.csv with semicolons."""
+    """One folder per case, and a table that is separated by semicolons."""
     known, rows = {}, []
     for number in (0, 11, 1429):
         name, made = f"s{number:04d}", scan(number)

@@ -1,8 +1,11 @@
-"""What the tests of the study share: made-up cases, and runs that left them behind."""
+"""Parts shared by the tests of the study: invented cases, and the files that a finished run leaves behind."""
 
 from pathlib import Path
 
+import yaml
+
 from engine.report.tables import write_case_table, write_summary
+from engine.stages import STAGES, with_variant
 from engine.study.runs import Run
 
 CENTRES = ("east", "north", "west")
@@ -15,22 +18,38 @@ def case(name: str, dice: float, hd95: float = 5.0, reference_ml: float = 2.0, f
 
 
 def fake_run(folder: Path, run: Run, rows: list[dict], evaluation: str = "evaluation_reference") -> Path:
-    """What a training and its evaluation leave behind."""
-    place = folder / run.variant / f"seed_{run.seed}" / "tumor_coarse" / run.centre / "2026_01_01_00_00_00"
-    (place / evaluation).mkdir(parents=True)
-    (place / "best.pt").touch()
-    write_case_table(place / evaluation / "cases.csv", rows)
-    write_summary(place / evaluation / "summary.json", rows)
-    return place
+    """Write the files that a training and its evaluation leave behind, without the weights. Returns the run folder."""
+    made = folder / run.variant / f"seed_{run.seed}" / "tumor_coarse" / run.centre / "2026_01_01_00_00_00"
+    (made / evaluation).mkdir(parents=True)
+    (made / "best.pt").touch()
+    settings = {
+        "stage": "tumor_coarse",
+        "split": run.centre,
+        "device": "cpu",
+        "network": {"width": 8},
+        "method": with_variant(STAGES["tumor_coarse"], run.variant).method.to_record(),
+        "sampling": {"hu_window": [-100.0, 240.0]},
+        "training": {"epochs": 2, "seed": run.seed},
+    }
+    (made / "settings.yaml").write_text(yaml.safe_dump(settings))
+    (made / "losses.csv").write_text(
+        "epoch,lr,loss,validation_dice,seconds\n1,0.01,0.9,0.25,1.5\n2,0.005,0.8,0.125,1.5\n"
+    )
+    made_with = {"run": made.name, "epoch": 1, "threshold": 0.45, "roi": "reference", "before": {}}
+    (made / evaluation / "settings.yaml").write_text(yaml.safe_dump(made_with))
+    write_case_table(made / evaluation / "cases.csv", rows)
+    write_summary(made / evaluation / "summary.json", rows)
+    return made
 
 
 def options(store: Path, folder: Path, *more: str) -> list[str]:
+    """Return the command line of ``run`` on a store of tests."""
     common = ["--store", str(store), "--gpu", "cpu", "--epochs", "2", "--width", "8", "--workers", "0"]
     return ["run", str(folder), *common, *more]
 
 
 def parse_tables(text: str) -> list[list[list[str]]]:
-    """The Markdown tables of a text, as rows of cells."""
+    """Return the Markdown tables of a text as rows of cells."""
     tables, rows = [], []
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):

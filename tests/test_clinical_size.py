@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from data.augment import Augmentation
 from data.cases.store import read_case, write_case
 from data.phantom.scanner import SCANNERS, render_case
 from data.samples import scan_box
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
-from engine.train.loop import TrainSettings, fit, prepare_training
+from engine.train.loop import prepare_training, train
 
 pytestmark = pytest.mark.slow
 
@@ -28,12 +30,21 @@ def case(tmp_path_factory):
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_a_clinical_scan_trains_every_stage(case, name, tmp_path: Path):
     stage = STAGES[name]
-    settings = TrainSettings(epochs=1, width=8, workers=0)
-    split = Split("none", (case.key,), (), ())
-    training = prepare_training(stage, split, [case], [], settings, torch.device("cpu"), tmp_path)
-    fit(training)
+    settings = TrainSettings(epochs=1, workers=0)
+    training = prepare_training(
+        stage=stage,
+        split=Split("none", (case.key,), (), ()),
+        recipe=Recipe(
+            NetworkSettings(width=8), stage.method, stage.sampling, Augmentation(), settings, case.preparation
+        ),
+        train_cases=[case],
+        validation_cases=[],
+        device=torch.device("cpu"),
+        folder=tmp_path,
+    )
+    train(training)
     assert (tmp_path / "best.pt").exists()
-    sample = training.train_loader.dataset[1, 0]
+    sample = training.boxes[1, 0]
     assert np.prod(sample.grid.shape) <= 1.15 * stage.sampling.max_voxels  # 15 % for rounding up to multiples of 8
 
 

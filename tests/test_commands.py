@@ -213,7 +213,7 @@ def test_a_scan_without_a_pancreas_gives_an_empty_mask_and_a_note(world, tmp_pat
 @pytest.mark.parametrize("action", ["train", "evaluate"])
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_every_script_is_short_and_has_a_help_text(action, stage):
-    script = REPOSITORY / STAGES[stage].script(action).split()[1]
+    script = REPOSITORY / STAGES[stage].script_path(action)
     assert len(script.read_text().splitlines()) <= 40
     result = run_command([sys.executable, script.name, "--help"], script.parent)
     assert result.returncode == 0 and "(default: " in result.stdout and "--data" in result.stdout

@@ -1,17 +1,25 @@
-"""The labels of a prepared case: 0 background, 1 pancreas, 2 tumour."""
+"""The labels of a prepared case, and the window of Hounsfield units in which networks and pictures see its image."""
 
 import numpy as np
 
-PANCREAS, TUMOUR = 1, 2
-HU_WINDOW = (-100.0, 240.0)  # what the network sees of a case, and what pictures show
+PANCREAS, TUMOUR = 1, 2  # 0 is background
+HU_WINDOW = (-100.0, 240.0)  # lower and upper end, HU
 
 
 def target_mask(label: np.ndarray, target: str) -> np.ndarray:
-    """Labels 0/1/2 -> uint8 mask of "pancreas" (1 or 2) or "tumour" (2)."""
+    """Extract the binary mask of a target.
+
+    Args:
+        label: Labels 0/1/2, any shape.
+        target: "pancreas", which includes the tumour, or "tumour".
+
+    Returns:
+        uint8 mask (0 or 1) of the same shape.
+    """
     return (label == TUMOUR if target == "tumour" else label > 0).astype(np.uint8)
 
 
 def codes_in(array: np.ndarray) -> np.ndarray:
-    """The codes, in rising order, that a label (uint8, (D, H, W)) holds."""
-    # Plane by plane: counting widens what it reads to eight bytes a voxel.
+    """List the codes that a label (uint8, shape (D, H, W)) holds, in ascending order."""
+    # Plane by plane, because np.bincount converts its input to eight bytes per voxel.
     return np.flatnonzero(sum(np.bincount(plane.ravel(), minlength=256) for plane in array))

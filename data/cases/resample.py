@@ -1,4 +1,4 @@
-"""A scan cropped and resampled as a ``Preparation`` says, and where the result lies in the scan."""
+"""Crop and resample a scan as a ``Preparation`` says, and record which part of the scan the result covers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,8 +14,14 @@ from data.scans.grid import Part
 Spacing = tuple[float, float, float]
 
 
-class Fitted(NamedTuple):
-    """image: int16 HU (D, H, W). spacing: (z, y, x) mm. part: where it lies in the scan, None for the whole scan."""
+class PreparedImage(NamedTuple):
+    """The image of a prepared case.
+
+    Attributes:
+        image: int16 HU, shape (D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm.
+        part: The part of the scan that the image covers, or None for the whole scan as it was.
+    """
 
     image: np.ndarray
     spacing: Spacing
@@ -24,33 +30,53 @@ class Fitted(NamedTuple):
 
 def apply_preparation(
     image: np.ndarray, spacing: Spacing, preparation: Preparation, must_hold: Box | None = None
-) -> Fitted:
-    """Crop and resample a scan (int16 HU, (D, H, W)); labels follow with ``Grid.take``.
+) -> PreparedImage:
+    """Crop and resample a scan; ``Grid.to_prepared`` does the same to its label.
 
-    The outer faces of the crop stay where they are, so the spacing of the result is that of the preparation up to
-    the rounding of the shape.
+    The outer faces of the crop stay where they are. The resulting spacing is therefore that of the preparation only up
+    to the rounding of the shape.
 
     Args:
-        must_hold: a box that the crop holds too, such as that of the label.
+        image: int16 HU, shape (D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm.
+        preparation: How to crop and resample.
+        must_hold: A box that the crop has to contain, such as the bounding box of the label.
+
+    Returns:
+        The prepared image; the very array ``image`` if nothing changes.
     """
     box = body_box(image, spacing, must_hold) if preparation.crop == "body" else whole_box(image.shape)
-    shape = fitted_shape(box.shape, spacing, preparation)
+    shape = resampled_shape(box.shape, spacing, preparation)
     if box.shape == shape == image.shape:
-        return Fitted(image, tuple(spacing), None)
-    reached = tuple(s * old / new for s, old, new in zip(spacing, box.shape, shape, strict=True))
-    return Fitted(linear(image[box.slices], shape), reached, Part(*box, shape))
+        return PreparedImage(image, spacing, None)
+    z, y, x = (s * old / new for s, old, new in zip(spacing, box.shape, shape, strict=True))
+    return PreparedImage(resample_linear(image[box.slices], shape), (z, y, x), Part(*box, shape))
 
 
-def fitted_shape(shape: Sequence[int], spacing: Spacing, preparation: Preparation) -> tuple[int, int, int]:
-    """The shape (D, H, W) that voxels of the ``spacing`` (z, y, x) mm have once resampled."""
+def resampled_shape(shape: Sequence[int], spacing: Sequence[float], preparation: Preparation) -> tuple[int, int, int]:
+    """Compute the shape (D, H, W) that an array has after resampling.
+
+    Args:
+        shape: Shape (D, H, W) before.
+        spacing: Voxel spacing (z, y, x) in mm before.
+        preparation: Gives the spacing after.
+    """
     wanted = preparation.spacing or spacing
-    return tuple(max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
+    depth, height, width = (max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
+    return depth, height, width
 
 
-def linear(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The image (D, H, W) resampled to ``shape`` with its outer faces kept: trilinear, rounded to its own type.
+def resample_linear(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample an image to another shape by trilinear interpolation, with its outer faces kept in place.
 
-    Nothing is smoothed first: like any linear resampling to much larger voxels it keeps the noise.
+    The image is not smoothed first, so its noise stays even if the new voxels are much larger.
+
+    Args:
+        image: Shape (D, H, W).
+        shape: Shape of the result.
+
+    Returns:
+        The resampled image, rounded to the type of ``image``; the very array ``image`` if it has this shape.
     """
     if image.shape == tuple(shape):
         return image

@@ -1,10 +1,17 @@
-"""Prepared cases on disk: int16 HU and uint8 labels as .npy, opened by memory map, with a manifest per case.
+"""Prepared cases on disk: arrays that are opened by memory map, and a manifest per case.
 
-    <store>/<centre>/<case>/image.npy   int16 HU, (D, H, W), LPS
-                            label.npy   uint8, 0 background, 1 pancreas, 2 tumour
-                            case.json   the manifest: where it came from and how it was made
+    <store>/<centre>/<case>/image.npy        int16 HU, shape (D, H, W), LPS
+                            label.npy        uint8, same shape: 0 background, 1 pancreas, 2 tumour
+                            scan_label.npz   of resampled cases only: the label before resampling (key "label")
+                            case.json        the manifest: the files the case was made from, and how
+                            thumbnail.*.npy  a fingerprint for finding duplicates (data.duplicates.thumbnail)
 
-A case is written into a temporary folder and renamed when complete: a case that can be listed is whole.
+A case may be a crop of its scan, and it may be resampled. ``Case.grid`` records both, so that masks can be written
+back onto the voxels of the scan. Because resampling a label loses detail, a resampled case also keeps its label on
+the scan's own voxels, cropped like the case; scores are computed against it.
+
+A case is written into a temporary folder, which is renamed when it is complete: every case that can be listed is
+complete.
 """
 
 import errno
@@ -12,7 +19,10 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,50 +37,123 @@ from data.scans.boxes import Box, bounding_box
 from data.scans.grid import Grid
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
-PLACE = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it lay, not what it was
+LOCATION_KEYS = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it was, not what it was
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prepared scan. ``image()`` and ``label()`` are memory maps: slicing reads just that box from disk."""
+    """One prepared case.
+
+    Attributes:
+        folder: Folder of the case in the store.
+        centre: Name of the centre.
+        name: Name of the case, unique within the centre.
+        patient: Identifier of the patient within the data set.
+        shape: Shape (D, H, W) of image and label.
+        spacing: Voxel spacing (z, y, x) of image and label in mm.
+        pancreas_box: Bounding box of labels 1 and 2 together; None if there are none.
+        tumour_box: Bounding box of label 2; None if there is no tumour.
+        grid: The grid of the scan's file, with the part of it that the case covers.
+        source: The files that the case was made from, with their hashes.
+        preparation: How the case was prepared.
+    """
 
     folder: Path
     centre: str
     name: str
     patient: str
     shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]  # (z, y, x) mm
-    pancreas_box: Box | None  # of labels 1 and 2 together
+    spacing: tuple[float, float, float]
+    pancreas_box: Box | None
     tumour_box: Box | None
-    grid: Grid  # the scan's own grid
-    source: dict  # files and their hashes
+    grid: Grid
+    source: dict
     preparation: Preparation
 
     @property
     def key(self) -> str:
-        """``centre/case``: the name that splits, logs and tables use."""
+        """``centre/case``: the name in splits, logs and tables."""
         return f"{self.centre}/{self.name}"
 
     @property
     def file_name(self) -> str:
-        """``<centre>__<case>``, for files of several centres in one folder.
+        """``<centre>__<case>``: the name for files of several centres in one folder.
 
-        What is no plain character becomes -, with a hash behind so that no two names meet.
+        Characters other than ASCII letters, digits, "_", "-" and "." become "-"; a hash of the key is then appended
+        so that the name stays unique.
         """
         name = f"{self.centre}__{self.name}"
         plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
         return name if plain == name else f"{plain}-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
 
+    @property
+    def scan_spacing(self) -> tuple[float, float, float]:
+        """Spacing (z, y, x) of the scan's own voxels in mm, in LPS."""
+        (z, y, x), _, _ = self.grid.lps_frame()
+        return z, y, x
+
+    @property
+    def has_scan_label(self) -> bool:
+        """Whether ``scan_label`` is available; only a resampled case of an earlier version lacks it."""
+        return _resampled_box(self.grid) is None or (self.folder / "scan_label.npz").is_file()
+
     def image(self) -> np.ndarray:
-        """int16 HU (D, H, W). Raises InputError where the file is damaged."""
+        """Open the image as a memory map: slicing reads just that box from disk.
+
+        Returns:
+            int16 HU, shape (D, H, W).
+
+        Raises:
+            InputError: If the file is missing or damaged.
+        """
         return self._map("image.npy")
 
     def label(self) -> np.ndarray:
-        """uint8 0/1/2 (D, H, W). Raises InputError where the file is damaged."""
+        """Open the label as a memory map.
+
+        Returns:
+            uint8 labels 0/1/2, shape (D, H, W).
+
+        Raises:
+            InputError: If the file is missing or damaged.
+        """
         return self._map("label.npy")
 
+    def scan_label(self) -> np.ndarray:
+        """Read the label on the scan's own voxels, within the part of the scan that the case covers.
+
+        Returns:
+            uint8 labels 0/1/2 at ``scan_spacing``. The shape (D, H, W) is that of the box ``grid.part``, or of the
+            whole scan if there is none. For a case that was not resampled this is ``label()``.
+
+        Raises:
+            InputError: If the file is damaged, or missing because an earlier version did not store it.
+        """
+        box = _resampled_box(self.grid)
+        if box is None:
+            return self.label()
+        path = self.folder / "scan_label.npz"
+        try:
+            with np.load(path) as archive:
+                label = archive["label"]
+        except FileNotFoundError as error:
+            raise InputError(
+                path,
+                "no such file: an earlier version prepared this case and kept only the resampled label",
+                "run python -m data.prepare again for this centre, with the same options",
+            ) from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
+        if label.shape != box.shape:
+            problem = f"holds an array of shape {label.shape}, expected {box.shape}"
+            raise InputError(path, problem, _prepare_again(self.folder))
+        return label
+
     def content(self) -> str:
-        """The manifest, as JSON, without where the files lay: the same for a data set that was moved or copied."""
+        """Describe the case by its manifest, as JSON, without the places of its files.
+
+        The description stays the same if the data set is moved or copied.
+        """
         manifest = json.loads((self.folder / "case.json").read_text())
         return json.dumps(manifest | {"source": content_of(manifest["source"])}, indent=1)
 
@@ -78,8 +161,10 @@ class Case:
         path = self.folder / name
         try:
             return read_array(path, mmap_mode="r")
-        except (ValueError, EOFError, FileNotFoundError) as error:
-            raise InputError(f"{path}: damaged; delete {self.folder} and run python -m data.prepare again") from error
+        except FileNotFoundError as error:
+            raise InputError(path, "no such file, the case is damaged", _prepare_again(self.folder)) from error
+        except (ValueError, EOFError) as error:
+            raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
 
 
 def write_case(
@@ -94,21 +179,47 @@ def write_case(
     grid: Grid,
     source: dict,
     preparation: Preparation | None = None,
+    scan_label: np.ndarray | None = None,
 ) -> Path:
-    """Write one case atomically and return its folder; a case of the same name is replaced.
+    """Write one case atomically; a case of the same name is replaced.
 
     Args:
-        image: int16 HU (D, H, W), LPS. label: uint8 0/1/2 of the same shape.
-        grid: the scan's own grid, so that masks can be written back onto it; with its ``part`` where image and label
-            are not the whole scan as it was.
-        source: where it came from (files, hashes), kept verbatim in the manifest.
+        store: Folder of the prepared cases.
+        centre: Name of the centre.
+        name: Name of the case.
+        image: int16 HU, shape (D, H, W), LPS.
+        label: uint8 labels 0/1/2 of the same shape.
+        patient: Identifier of the patient within the data set.
+        spacing: Voxel spacing (z, y, x) of image and label in mm.
+        grid: The grid of the scan's file, so that masks can be written back onto it; with its ``part`` if image and
+            label are not the whole scan as it was.
+        source: The files that the case was made from and their hashes; kept verbatim in the manifest.
+        preparation: How image and label were prepared; None for a scan that was neither cropped nor resampled.
+        scan_label: uint8 labels 0/1/2 on the scan's own voxels, cropped to the box of ``grid.part``. It is stored only
+            if the case was resampled; otherwise it is the same as ``label``.
+
+    Returns:
+        Folder of the case.
+
+    Raises:
+        ValueError: If ``scan_label`` does not have the shape of the box.
     """
     preparation = preparation or Preparation()
     target = store / centre / name
     unfinished = store / centre / f".{name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    _save(unfinished, image, label)
+    try:
+        np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
+        np.save(unfinished / "label.npy", label.astype(np.uint8, copy=False))
+        if scan_label is not None and (box := _resampled_box(grid)):
+            if scan_label.shape != box.shape:
+                raise ValueError(f"scan_label of shape {scan_label.shape} for a part of {box.shape} voxels of the scan")
+            np.savez_compressed(unfinished / "scan_label.npz", label=scan_label.astype(np.uint8, copy=False))
+    except OSError as error:
+        if error.errno is None:  # numpy reports a short write without a number; it means that the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store)) from error
+        raise
     manifest = {
         "centre": centre,
         "name": name,
@@ -131,23 +242,13 @@ def write_case(
     return target
 
 
-def _save(folder: Path, image: np.ndarray, label: np.ndarray) -> None:
-    try:
-        np.save(folder / "image.npy", image.astype(np.int16, copy=False))
-        np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
-    except OSError as error:
-        if error.errno is None:  # numpy's "requested and written" carries no number: a short write is a full disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parents[1])) from error
-        raise
-
-
 def content_of(source: dict) -> dict:
-    """What of a source says what a case was made of, and not where it lay: equal for a set that was moved."""
-    return {key: value for key, value in source.items() if key not in PLACE}
+    """Reduce a case's source to what it was made of: the result stays the same if the data set is moved."""
+    return {key: value for key, value in source.items() if key not in LOCATION_KEYS}
 
 
 def renew_source(case: Case, source: dict) -> None:
-    """Write into a case's manifest, atomically, that it comes from ``source`` now; nothing else of it changes."""
+    """Replace the source in a case's manifest, atomically; nothing else in it changes."""
     path = case.folder / "case.json"
     manifest = json.loads(path.read_text()) | {"source": source}
     with replacing(path) as unfinished:
@@ -155,14 +256,18 @@ def renew_source(case: Case, source: dict) -> None:
 
 
 def read_case(folder: Path) -> Case:
-    """Read a case's manifest. Raises InputError where it is unreadable or was prepared in another way."""
+    """Read the manifest of a case.
+
+    Raises:
+        InputError: If the manifest is missing, damaged, or written by a version with another preparation.
+    """
     path = folder / "case.json"
-    renew = f"delete {folder} and run python -m data.prepare again"
     try:
         manifest = json.loads(path.read_text())
         preparation = Preparation.from_json(manifest["preparation"])
         if not preparation.readable or preparation.hash != manifest["preparation_hash"]:
-            raise InputError(f"{path}: prepared with other settings ({manifest['preparation']}); {renew}")
+            problem = f"the case was prepared with settings that this version cannot read ({manifest['preparation']})"
+            raise InputError(path, problem, _prepare_again(folder))
         boxes = {key: manifest[key] and Box(*map(tuple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
         return Case(
             folder=folder,
@@ -177,35 +282,51 @@ def read_case(folder: Path) -> Case:
             **boxes,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a readable manifest ({error}); {renew}") from error
+        raise InputError(path, f"not a readable manifest ({error})", _prepare_again(folder)) from error
+
+
+def read_store(store: Path) -> dict[str, list[Case]]:
+    """Read the manifests of all prepared cases.
+
+    Returns:
+        The cases by centre; centres and cases are sorted by name.
+
+    Raises:
+        InputError: If the store holds no case, a manifest cannot be read, or cases were prepared in different ways.
+    """
+    folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
+    if not folders:
+        option = "" if store == DEFAULT_STORE else f" --store {shlex.quote(str(store))}"
+        remedy = f"run python -m data.prepare SOURCE ROOT --centre NAME{option}"
+        raise InputError(store, "no centre is prepared here", remedy)
+    cases = [read_case(folder) for folder in folders]
+    first = cases[0]
+    centres: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.preparation != first.preparation:
+            ways = f"{first.key} with {first.preparation}, {case.key} with {case.preparation}"
+            problem = f"the cases were prepared in different ways ({ways})"
+            raise InputError(store, problem, "prepare all centres with the same options")
+        centres.setdefault(case.centre, []).append(case)
+    return centres
 
 
 def digest(cases: Iterable[Case]) -> str:
-    """A hash of what these cases are: it changes when one is prepared anew from another file or in another way."""
+    """Hash the content of cases.
+
+    The hash changes if any of them is prepared from another file or in another way, not if a data set is moved.
+    """
     manifests = sorted((case.key, case.content()) for case in cases)
     return hashlib.sha256(json.dumps(manifests).encode()).hexdigest()[:16]
 
 
-def read_store(store: Path) -> dict[str, list[Case]]:
-    """All prepared cases by centre, both sorted by name.
-
-    Raises InputError where nothing is prepared, or where cases were prepared in different ways (crop, spacing).
-    """
-    folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
-    if not folders:
-        raise InputError(f"{store}: no centre is prepared; run python -m data.prepare SOURCE ROOT --centre NAME")
-    centres: dict[str, list[Case]] = {}
-    for folder in folders:
-        case = read_case(folder)
-        centres.setdefault(case.centre, []).append(case)
-    _check_not_mixed([case for cases in centres.values() for case in cases])
-    return centres
+def _resampled_box(grid: Grid) -> Box | None:
+    """Return the box of the scan's voxels that was resampled, or None if the prepared voxels are the scan's own."""
+    if grid.part is None:
+        return None
+    box = Box(grid.part.start, grid.part.stop)
+    return None if box.shape == grid.part.shape else box
 
 
-def _check_not_mixed(cases: list[Case]) -> None:
-    first = cases[0]
-    for case in cases:
-        if case.preparation != first.preparation:
-            ways = f"{first.key} with {first.preparation}, {case.key} with {case.preparation}"
-            store = case.folder.parents[1]
-            raise InputError(f"{store}: mixes cases prepared in two ways ({ways}); prepare all centres in one way")
+def _prepare_again(folder: Path) -> str:
+    return f"delete {folder} and run python -m data.prepare again"

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import platform
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,8 +81,9 @@ def remove_unfinished(folders: Iterable[Path]) -> None:
 def exclusive_lock(folder: Path, remedy: str) -> Iterator[int]:
     """Keep other runs out of a folder while the block runs.
 
-    The lock is a lock on the file ``.lock`` in the folder. The operating system releases it when the process ends,
-    even if the process is killed. A child process that inherits the file descriptor holds the lock as well.
+    The lock is a lock on the file ``.lock`` in the folder. The operating system releases it when the process ends, even
+    if the process is killed. A child process that inherits the file descriptor holds the lock as well. The file names
+    its holder; this is for people and decides nothing.
 
     Args:
         folder: Folder to lock; it is created if it does not exist.
@@ -94,11 +96,15 @@ def exclusive_lock(folder: Path, remedy: str) -> Iterator[int]:
         InputError: If another process holds the lock, or the file system does not support locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(folder, "cannot be locked, because another process is using it", remedy) from error
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(folder, f"cannot be locked, because {holder} is using it", remedy) from error
         except OSError as error:
             raise InputError(folder, f"cannot be locked ({error.strerror})", remedy) from error
+        file.truncate(0)
+        print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)  # for the message above
         yield file.fileno()

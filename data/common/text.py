@@ -1,9 +1,18 @@
 """Names that users choose, and tables of text."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from textwrap import wrap
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show the default of every option that has one; None, False and empty lists say nothing and are left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False or action.default == []
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 def is_valid_name(text: str) -> bool:

@@ -1,33 +1,65 @@
-"""The anatomy around the pancreas: the wall of the body with its bones, the organs and the gut.
+"""The anatomy around the pancreas: body wall, bones, organs and bowel.
 
-The frame of the body is (z, y, x) in mm, LPS: z towards the head, y towards the back, x towards the patient's
-left; the pancreas lies near its origin and the spine behind it. An anatomy is a list of layers, painted in order.
+Positions are in mm in the frame of the body, in the order (z, y, x), LPS: z points to the head, y to the back and x to
+the left of the patient. The pancreas lies near the origin, in front of the spine. An anatomy is a list of layers, which
+are painted in order.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
-from data.phantom.fields import Axes, Field, curve, ellipsoid, roughen, tubes
+from data.phantom.fields import Axes, Field, Point, Points, curve, ellipsoid, roughen, tubes
 
-SPINE = (42.0, 0.0)  # (y, x) of the middle of the vertebral bodies
-AORTA = (13.0, 10.0)  # (y, x)
+SPINE = (42.0, 0.0)  # (y, x) of the centre of the vertebral bodies
+AORTA = (13.0, 10.0)  # (y, x) of its centre
 HEAD = (-24.0, 6.0, -40.0)  # (z, y, x) of the head of the pancreas
+CAVITY_MM = (88, 135)  # depth in front of the pancreas and half width of the cavity for which the organs are drawn
+
 Range = tuple[float, float]
 
 
 class Tissue(IntEnum):
-    """What is painted: VISCERAL is the cavity's fat, CORTEX and MEDULLA the kidney's, WALL to GAS the gut's."""
+    """The tissues that are painted."""
 
-    AIR, SKIN, FAT, VISCERAL, MUSCLE, BONE, MARROW, CORD, LUNG, HEART, LIVER, GALL, SPLEEN, CORTEX, MEDULLA = range(15)
-    WALL, CONTENT, GAS, ARTERY, VEIN, CAVA, PARENCHYMA, LESION, DUCT, BILE = range(15, 25)
+    AIR = 0
+    SKIN = 1
+    FAT = 2  # of the body wall
+    VISCERAL = 3  # fat of the abdominal cavity
+    MUSCLE = 4
+    BONE = 5  # cortical
+    MARROW = 6
+    CORD = 7  # spinal cord and its canal
+    LUNG = 8
+    HEART = 9
+    LIVER = 10
+    GALL = 11  # gallbladder
+    SPLEEN = 12
+    CORTEX = 13  # of the kidneys
+    MEDULLA = 14
+    WALL = 15  # of stomach and bowel
+    CONTENT = 16
+    GAS = 17
+    ARTERY = 18
+    VEIN = 19
+    CAVA = 20  # inferior vena cava
+    PARENCHYMA = 21  # of the pancreas
+    LESION = 22
+    DUCT = 23  # of the pancreas
+    BILE = 24  # common bile duct
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Where ``field`` < ``level``, ``tissue`` is painted, on the tissues ``over`` (none: on all inside the skin)."""
+    """A shape to paint.
+
+    Attributes:
+        tissue: The tissue that is painted.
+        field: A signed distance in mm or a similar field.
+        level: The shape is where the field is below this level.
+        over: The tissues that it replaces; an empty tuple stands for everything inside the skin.
+    """
 
     tissue: Tissue
     field: Field
@@ -37,17 +69,32 @@ class Layer:
 
 @dataclass(frozen=True)
 class Body:
-    """The wall of the body: an ellipse of half axes (y, x) mm whose layers vary with the angle."""
+    """The body wall: a superellipse whose layers vary in thickness around it.
+
+    Attributes:
+        half: Half axes (y, x) in mm.
+        middle: Position in y of the centre. A large belly extends forwards, while the back stays at the spine.
+        fat: Mean thickness of the fat in mm.
+        muscle: Mean thickness of the muscle in mm.
+        phases: Phases of the waves of the outline.
+        dome: Height of the diaphragm in mm.
+    """
 
     half: tuple[float, float]
-    middle: float  # y of the ellipse's centre: a large belly grows forwards, the back stays at the spine
+    middle: float
     fat: float
     muscle: float
     phases: tuple[float, float, float]
-    dome: float  # height of the diaphragm, mm
+    dome: float
+
+    @property
+    def cavity_scale(self) -> tuple[float, float]:
+        """Depth in front of the pancreas and width of the cavity, relative to those for which organs are drawn."""
+        wall = self.fat + self.muscle
+        return (self.half[0] - self.middle - wall - 4) / CAVITY_MM[0], (self.half[1] - wall) / CAVITY_MM[1]
 
     def paint(self, axes: Axes) -> np.ndarray:
-        """Tissues uint8 (D, H, W) of wall, bones, lungs and visceral fat."""
+        """Paint wall, bones, lungs, heart and visceral fat on a grid: tissues uint8 (D, H, W)."""
         z, y, x = axes[0][:, None, None], axes[1][:, None], axes[2]
         y = y - self.middle
         angle = np.arctan2(y / self.half[0], x / self.half[1])
@@ -58,82 +105,93 @@ class Body:
         fat = self.fat * (1 + 0.35 * np.cos(2 * angle) + 0.12 * wave)
         muscle = self.muscle * (1 - 0.45 * np.exp(-((x / 25) ** 2)) * (y < 0))  # thin at the linea alba
         flat = np.full(depth.shape, Tissue.AIR, np.uint8)
-        for level, tissue in ((0, Tissue.SKIN), (2, Tissue.FAT)):
-            flat[depth > level] = tissue
+        flat[depth > 0] = Tissue.SKIN
+        flat[depth > 2] = Tissue.FAT
         flat[depth > fat] = Tissue.MUSCLE
         flat[depth > fat + muscle] = Tissue.VISCERAL
         tissues = np.repeat(flat[None], len(axes[0]), axis=0)
-        self._chest(tissues, z, y, x, depth - fat)
-        _back(tissues, z, y + self.middle, x)
+        self._paint_chest(tissues, z, y, x, depth - fat)
+        _paint_back(tissues, z, y + self.middle, x)
         return tissues
 
-    @property
-    def scale(self) -> tuple[float, float]:
-        """The cavity's depth in front of the pancreas and its width, relative to those the organs are drawn for."""
-        wall = self.fat + self.muscle
-        return (self.half[0] - self.middle - wall - 4) / 88, (self.half[1] - wall) / 135
-
-    def _chest(self, tissues: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray, under: np.ndarray) -> None:
+    def _paint_chest(
+        self, tissues: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray, muscle_depth: np.ndarray
+    ) -> None:
+        """Paint lungs, heart and ribs; y is relative to the centre of the body, ``muscle_depth`` is below the fat."""
         inside = tissues == Tissue.VISCERAL
-        top = self.dome - 55 * ((y / self.half[0]) ** 2 + (x / self.half[1]) ** 2)
-        tissues[inside & (z > top)] = Tissue.LUNG
+        diaphragm = self.dome - 55 * ((y / self.half[0]) ** 2 + (x / self.half[1]) ** 2)
+        tissues[inside & (z > diaphragm)] = Tissue.LUNG
         heart = ((y + 25) / 45) ** 2 + ((x - 25) / 55) ** 2 + ((z - self.dome - 30) / 48) ** 2 < 1
-        tissues[inside & heart & (z > top)] = Tissue.HEART
+        tissues[inside & heart & (z > diaphragm)] = Tissue.HEART
         slope = z + 0.35 * np.abs(x) - 0.55 * y  # ribs run forwards and down
-        band = (under > 2) & (under < 9) & (np.abs(x) > 35) & ((y > -70) | (z > self.dome - 20))
+        band = (muscle_depth > 2) & (muscle_depth < 9) & (np.abs(x) > 35) & ((y > -70) | (z > self.dome - 20))
         rib = band & (np.mod(slope, 27) < 11) & (z > -25 + 0.35 * (self.half[0] - y))
         tissues[rib] = Tissue.MARROW
-        shell = rib & ((under < 4) | (under > 7) | (np.abs(np.mod(slope, 27) - 5.5) > 3.5))
+        shell = rib & ((muscle_depth < 4) | (muscle_depth > 7) | (np.abs(np.mod(slope, 27) - 5.5) > 3.5))
         tissues[shell] = Tissue.BONE
 
 
-def _back(tissues: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
-    """Spine with discs, and the muscles beside it."""
-    body = tissues != Tissue.AIR
+def _paint_back(tissues: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
+    """Paint the spine with its discs, and the muscles beside it."""
+    inside = tissues != Tissue.AIR
     behind, side = y - SPINE[0], x - SPINE[1]
     erector = ((behind - 36) / 22) ** 2 + ((np.abs(side) - 30) / 27) ** 2 < 1
     width = np.clip(16 - z / 12, 4, 26)
     psoas = ((behind - 2) / (width * 1.1)) ** 2 + ((np.abs(side) - 24 - width * 0.6) / width) ** 2 < 1
-    within = (tissues == Tissue.VISCERAL) | (tissues == Tissue.FAT)
-    tissues[(erector & within) | (psoas & (z < 60) & (tissues == Tissue.VISCERAL))] = Tissue.MUSCLE
+    in_fat = (tissues == Tissue.VISCERAL) | (tissues == Tissue.FAT)
+    tissues[(erector & in_fat) | (psoas & (z < 60) & (tissues == Tissue.VISCERAL))] = Tissue.MUSCLE
     disc = np.abs(np.mod(z, 36) - 18) < 4
     vertebra = (behind / 17) ** 2 + (side / 22) ** 2
     arch = (behind > 14) & (((behind - 26) / 15) ** 2 + (side / 17) ** 2 < 1)
-    wings = (np.abs(behind - 20) < 4) & (np.abs(side) < 34) & (np.abs(np.mod(z, 36) - 30) < 5)
-    spike = (np.abs(side) < 4) & (behind > 30) & (behind < 58) & ~disc
-    tissues[body & (arch | wings | spike | (vertebra < 1))] = Tissue.BONE
-    tissues[body & (vertebra < 0.78)] = Tissue.MARROW
-    tissues[body & disc & (vertebra < 0.9)] = Tissue.MUSCLE
-    tissues[body & (((behind - 25) / 8) ** 2 + (side / 9.5) ** 2 < 1)] = Tissue.CORD
+    transverse = (np.abs(behind - 20) < 4) & (np.abs(side) < 34) & (np.abs(np.mod(z, 36) - 30) < 5)
+    spinous = (np.abs(side) < 4) & (behind > 30) & (behind < 58) & ~disc
+    tissues[inside & (arch | transverse | spinous | (vertebra < 1))] = Tissue.BONE
+    tissues[inside & (vertebra < 0.78)] = Tissue.MARROW
+    tissues[inside & disc & (vertebra < 0.9)] = Tissue.MUSCLE
+    tissues[inside & (((behind - 25) / 8) ** 2 + (side / 9.5) ** 2 < 1)] = Tissue.CORD
 
 
 def random_body(rng: np.random.Generator, width: float | None = None) -> Body:
-    """A body 300 to 340 mm wide, or of the given ``width`` in mm; the wider, the more fat."""
+    """Draw a body of the given width in mm, by default from 300 to 340 mm; wide bodies have more fat."""
     width = rng.uniform(300, 340) if width is None else width
     half = (width / 2 * rng.uniform(0.67, 0.74), width / 2)
     fat = rng.uniform(8, 16) + max(0.0, width - 320) * rng.uniform(0.1, 0.25)
-    waves = tuple(rng.uniform(0, 2 * np.pi, 3))
-    return Body(half, 110 - half[0], fat, rng.uniform(9, 13), waves, rng.uniform(78, 98))
+    first, second, third = rng.uniform(0, 2 * np.pi, 3)
+    return Body(
+        half=half,
+        middle=110 - half[0],
+        fat=fat,
+        muscle=rng.uniform(9, 13),
+        phases=(first, second, third),
+        dome=rng.uniform(78, 98),
+    )
 
 
-def organs(rng: np.random.Generator, body: Body, low: float, high: float, head: Sequence[float] = HEAD) -> list[Layer]:
-    """Bowel, stomach, liver, gallbladder, spleen, kidneys and the caval vein, over heights ``low`` to ``high``.
+def random_organs(rng: np.random.Generator, body: Body, low: float, high: float, head: Point = HEAD) -> list[Layer]:
+    """Draw stomach, bowel, liver, gallbladder, spleen, kidneys and inferior vena cava.
 
     Args:
-        head: (z, y, x) of the head of the pancreas; the duodenum goes round it.
+        rng: Source of randomness.
+        body: The body to fit the organs into.
+        low: Lowest height of the scan in mm.
+        high: Greatest height of the scan in mm.
+        head: Position (z, y, x) of the head of the pancreas, around which the duodenum runs.
+
+    Returns:
+        The layers in the order in which they are painted.
     """
-    deep, wide = body.scale
+    deep, wide = body.cavity_scale
 
-    def blob(centre: Sequence[float], radii: Sequence[float], shift: float = 4.0, rough: float = 2.0) -> Field:
+    def blob(centre: Point, radii: Point, rough: float = 2.0) -> Field:
         scale = np.array([1.0, deep if centre[1] < 0 else 1.0, wide])
-        centre = np.asarray(centre) * scale + rng.normal(0, shift, 3)
-        return roughen(ellipsoid(centre, np.asarray(radii) * scale * rng.uniform(0.93, 1.07)), rng, 22, rough)
+        middle = np.asarray(centre) * scale + rng.normal(0, 4.0, 3)
+        return roughen(ellipsoid(middle, np.asarray(radii) * scale * rng.uniform(0.93, 1.07)), rng, 22, rough)
 
-    layers = gut(rng, (deep, wide), low, head)
+    layers = _random_gut(rng, (deep, wide), low, head)
     layers += [
         Layer(Tissue.LIVER, blob((30, -5, -85), (85, 80, 66)), over=(Tissue.VISCERAL, Tissue.WALL, Tissue.CONTENT)),
         Layer(Tissue.LIVER, blob((55, -48, -15), (36, 34, 75))),
-        Layer(Tissue.VEIN, _twigs(rng, (38, -8, -50), (25, 25, 34), 7, 2.2), 0, (Tissue.LIVER,)),
+        Layer(Tissue.VEIN, _random_twigs(rng, (38, -8, -50), (25, 25, 34), 7, 2.2), 0, (Tissue.LIVER,)),
         Layer(Tissue.GALL, blob((-8, -48, -58), (24, 17, 14)), 0, (Tissue.VISCERAL, Tissue.LIVER, Tissue.VEIN)),
         Layer(Tissue.SPLEEN, blob((42, 28, 118), (48, 42, 26))),
     ]
@@ -147,36 +205,34 @@ def organs(rng: np.random.Generator, body: Body, low: float, high: float, head: 
             Layer(Tissue.VISCERAL, pelvis, 0, (Tissue.CORTEX, Tissue.MEDULLA)),
         ]
     cava = [(-60, 20, -18, 11), (-20, 18, -21, 11), (20, 12, -24, 12), (90, -2, -26, 13)]
-    return [*layers, Layer(Tissue.CAVA, _upright(cava, low, high), over=())]
+    return [*layers, Layer(Tissue.CAVA, _upright_vessel(cava, low, high), over=())]
 
 
 def aorta(low: float, high: float) -> Layer:
-    """The aorta in front of the spine, over heights ``low`` to ``high``."""
+    """Lay the aorta in front of the spine, from the height ``low`` to ``high`` in mm."""
     path = [(-80, *AORTA, 8.5), (0, *AORTA, 10), (100, AORTA[0] + 6, AORTA[1] - 2, 11.5)]
-    return Layer(Tissue.ARTERY, _upright(path, low, high), over=())
+    return Layer(Tissue.ARTERY, _upright_vessel(path, low, high), over=())
 
 
-def _upright(path: Sequence[Sequence[float]], low: float, high: float) -> Field:
-    """A vessel that runs up through the points ``path`` (z, y, x, radius), straight on beyond them."""
+def _upright_vessel(path: Points, low: float, high: float) -> Field:
+    """Lay a vessel upwards through the points ``path`` (z, y, x, radius), vertical beyond the first and the last."""
     knots = np.asarray(path, float)
     heights = np.arange(low, high, 2.0)
     return tubes(np.column_stack([heights, *(np.interp(heights, knots[:, 0], column) for column in knots.T[1:])]))
 
 
-def _twigs(
-    rng: np.random.Generator, root: Sequence[float], spread: Sequence[float], count: int, radius: float
-) -> Field:
-    """``count`` small vessels that leave ``root`` and thin out."""
-    trees = []
+def _random_twigs(rng: np.random.Generator, root: Point, spread: Point, count: int, radius: float) -> Field:
+    """Draw ``count`` small vessels that start at ``root`` with this radius in mm and taper off."""
+    twigs = []
     for _ in range(count):
         way = np.asarray(root) + np.cumsum(rng.normal(0, spread, 3) * rng.uniform(0.3, 1, (3, 1)), axis=0)
         points = np.vstack([root, way])
-        trees.append(curve(np.column_stack([points, radius * np.array([1, 0.8, 0.6, 0.4])]))[0])
-    return tubes(np.concatenate(trees))
+        twigs.append(curve(np.column_stack([points, radius * np.array([1, 0.8, 0.6, 0.4])]))[0])
+    return tubes(np.concatenate(twigs))
 
 
-def gut(rng: np.random.Generator, scale: tuple[float, float], low: float, head: Sequence[float]) -> list[Layer]:
-    """Stomach, duodenum, colon and loops of small bowel: wall, content and the gas that floats in front."""
+def _random_gut(rng: np.random.Generator, scale: tuple[float, float], low: float, head: Point) -> list[Layer]:
+    """Draw stomach, duodenum, colon and loops of small bowel, each with its wall, content and gas."""
     deep, wide = scale
     z, y, x = head
     stomach = [(78, 8, 70, 30), (50, -22, 72, 30), (20, -50, 50, 24), (4, -56, 10, 18), (6, -42, -28, 13)]
@@ -186,21 +242,21 @@ def gut(rng: np.random.Generator, scale: tuple[float, float], low: float, head: 
     ascending = [(low - 20, 10, -100, 22), (-60, 12, -102, 22), (-30, -20, -92, 20), (-42, -62, -50, 18)]
     transverse = [(-42, -62, -50, 18), (-55, -70, 0, 17), (-35, -62, 60, 17), (15, -10, 108, 16)]
     descending = [(15, -10, 108, 16), (-30, 22, 106, 15), (low - 20, 26, 104, 14)]
-    colon = np.concatenate([_wander(rng, path, deep, wide) for path in (ascending, transverse, descending)])
+    colon = np.concatenate([_fitted_curve(rng, path, deep, wide) for path in (ascending, transverse, descending)])
     below, count = min(low, -25), int(12 + max(0, -80 - low) / 12)
-    loops = [_loop(rng, (below, -25), (-55, 0), (-75, 80), scale) for _ in range(count)]
-    loops += [_loop(rng, (-30, 5), (-35, 5), (30, 85), scale) for _ in range(3)]  # jejunum below the tail
+    loops = [_random_loop(rng, (below, -25), (-55, 0), (-75, 80), scale) for _ in range(count)]
+    loops += [_random_loop(rng, (-30, 5), (-35, 5), (30, 85), scale) for _ in range(3)]  # jejunum below the tail
     pylorus = curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]
-    upper = np.concatenate([_wander(rng, stomach, deep, wide), pylorus])
-    layers = [Layer(Tissue.VEIN, _twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
-    layers += _hollow(rng, np.concatenate(loops), 2.0, 0.25)
-    layers += _hollow(rng, colon, 2.5, 0.6)
-    layers += _hollow(rng, curve(duodenum, 3.0)[0], 2.5, 0.15)
-    return layers + _hollow(rng, upper, 4.0, 0.5)
+    upper = np.concatenate([_fitted_curve(rng, stomach, deep, wide), pylorus])
+    layers = [Layer(Tissue.VEIN, _random_twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
+    layers += _hollow_organ(rng, np.concatenate(loops), 2.0, 0.25)
+    layers += _hollow_organ(rng, colon, 2.5, 0.6)
+    layers += _hollow_organ(rng, curve(duodenum, 3.0)[0], 2.5, 0.15)
+    return layers + _hollow_organ(rng, upper, 4.0, 0.5)
 
 
-def _wander(rng: np.random.Generator, path: Sequence[Sequence[float]], deep: float, wide: float) -> np.ndarray:
-    """Samples (n, 4) along ``path`` (z, y, x, radius), fitted to the cavity and shifted at random."""
+def _fitted_curve(rng: np.random.Generator, path: Points, deep: float, wide: float) -> np.ndarray:
+    """Sample a ``path`` (z, y, x, radius) that is scaled to the cavity and shifted at random: (n, 4)."""
     points = np.array(path, float)
     points[:, 1] *= np.where(points[:, 1] < 0, deep, 1)
     points[:, 2] *= wide
@@ -209,20 +265,26 @@ def _wander(rng: np.random.Generator, path: Sequence[Sequence[float]], deep: flo
     return curve(points, 3.0)[0]
 
 
-def _loop(rng: np.random.Generator, height: Range, depth: Range, side: Range, scale: Range) -> np.ndarray:
-    """Samples (n, 4) of a bowel loop about a random centre in the given ranges."""
+def _random_loop(
+    rng: np.random.Generator, height: Range, depth: Range, side: Range, scale: tuple[float, float]
+) -> np.ndarray:
+    """Sample a loop of bowel about a random centre in these ranges of z, y and x: (n, 4)."""
     centre = np.array([rng.uniform(*height), rng.uniform(*depth) * scale[0], rng.uniform(*side) * scale[1]])
     turns = centre + rng.normal(0, (14, 14, 26), (5, 3))
     return curve(np.column_stack([turns, rng.uniform(8, 12, 5)]), 3.0)[0]
 
 
-def _hollow(rng: np.random.Generator, samples: np.ndarray, wall: float, gassy: float) -> list[Layer]:
-    """The layers of a hollow organ along ``samples`` (n, 4); gas fills about the share ``gassy`` of its length."""
+def _hollow_organ(rng: np.random.Generator, samples: np.ndarray, wall: float, gas_share: float) -> list[Layer]:
+    """Paint a hollow organ along ``samples`` (n, 4): a wall of this thickness in mm, content, and gas at its front.
+
+    Gas fills about the share ``gas_share`` of its length.
+    """
     field = roughen(tubes(samples, 3.0), rng, 14, 1.5)
     layers = [Layer(Tissue.WALL, field), Layer(Tissue.CONTENT, field, -wall, (Tissue.WALL,))]
     stretch = np.convolve(rng.standard_normal(len(samples) + 24), np.ones(25) / 5, "valid")
-    airy = samples[stretch > np.quantile(stretch, 1 - gassy)]
-    if len(airy):
-        rise = np.column_stack([airy[:, 0], airy[:, 1] - 0.45 * airy[:, 3], airy[:, 2], 0.62 * airy[:, 3]])
-        layers.append(Layer(Tissue.GAS, tubes(rise, 3.0), 0, (Tissue.CONTENT,)))
+    gassy = samples[stretch > np.quantile(stretch, 1 - gas_share)]
+    if len(gassy):
+        bubbles = gassy * (1, 1, 1, 0.62)
+        bubbles[:, 1] -= 0.45 * gassy[:, 3]
+        layers.append(Layer(Tissue.GAS, tubes(bubbles, 3.0), 0, (Tissue.CONTENT,)))
     return layers

@@ -1,10 +1,10 @@
-"""Synthetic centres: abdomens with a pancreas and its tumour, scanned by scanners that differ.
+"""Command: write synthetic centres, abdominal CT scans with a pancreas and its tumour from scanners that differ.
 
     python -m data.phantom OUT [--cases 8] [--seed 0] [--size small|full] [--anatomy DIR] [--centres NAME ...]
 
-writes ``OUT/<centre>/images/<case>.nii.gz`` (int16 HU) and ``OUT/<centre>/labels/<case>.nii.gz`` (0 background,
-1 pancreas, 2 tumour): the layout ``folder`` of ``data.prepare``. With ``--prepared`` OUT becomes a store of prepared
-cases instead, ready to train on, and SimpleITK is not needed. The same seed gives the same voxels.
+The files ``OUT/<centre>/images/<case>.nii.gz`` (int16 HU) and ``OUT/<centre>/labels/<case>.nii.gz`` (0 background,
+1 pancreas, 2 tumour) have the layout ``folder`` of ``data.prepare``. With ``--prepared`` OUT becomes a store of
+prepared cases instead, ready to train on, and SimpleITK is not needed. The same seed gives the same voxels.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from data.cases.store import read_case, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
-from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, render_case
+from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.scans.grid import Grid
 
 VERSION = 2  # to be raised when the same seed gives other voxels
@@ -29,45 +29,85 @@ DEFAULT_CENTRES = ("north", "south", "west")
 
 
 @dataclass(frozen=True)
+class PhantomOptions:
+    """The options of the command.
+
+    Attributes:
+        out: Folder to write.
+        cases: Number of cases per centre, or the greatest number if there are real label maps.
+        seed: Seed of all randomness.
+        size: Size of the voxels.
+        anatomy: Folder of the real label maps, or None for procedural patients.
+        centres: Names of the centres, or None for the default ones.
+        prepared: Whether to write prepared cases instead of scans and labels.
+        workers: Number of processes.
+    """
+
+    out: Path
+    cases: int
+    seed: int
+    size: Size
+    anatomy: Path | None
+    centres: tuple[str, ...] | None
+    prepared: bool
+    workers: int
+
+
+@dataclass(frozen=True)
 class Job:
-    """One case to write: everything a worker needs."""
+    """A case to write; sent to the process that does it.
+
+    Attributes:
+        scanner: The centre.
+        index: Number of the case within the centre.
+        seed: Seed of all randomness.
+        size: Size of the voxels.
+        anatomy: The real label map, or None for a procedural patient.
+        out: Folder of all centres.
+        prepared: Whether to write a prepared case instead of a scan and its label.
+    """
 
     scanner: Scanner
     index: int
     seed: int
-    size: str
+    size: Size
     anatomy: Path | None
-    folder: Path
-    prepared: bool = False  # write a prepared case, not a scan and its label
+    out: Path
+    prepared: bool
 
     @property
     def name(self) -> str:
+        """Name of the case."""
         return self.anatomy.stem if self.anatomy else f"{self.scanner.name}_{self.index:03d}"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What there is when the case is written."""
-        centre = self.folder / self.scanner.name
+        """The files that exist once the case is written: image and label, or the manifest of a prepared case."""
+        centre = self.out / self.scanner.name
         if self.prepared:
             return (centre / self.name / "case.json",)
         return tuple(centre / kind / f"{self.name}.nii.gz" for kind in ("images", "labels"))
 
     @property
     def written(self) -> bool:
+        """Whether the case has been written."""
         return all(path.exists() for path in self.files)
 
-    def run(self) -> str | None:
-        """Write the case where it is not there yet; returns what is wrong with its label map, if anything is."""
+    def run(self) -> InputError | None:
+        """Render and write the case, unless it has been written already.
+
+        Returns:
+            The error of a label map that cannot be used, so that it does not stop the other cases; otherwise None.
+        """
         if self.written:
             return None
         try:
             image, label, spacing = render_case(self.scanner, self.index, self.seed, self.size, self.anatomy)
         except InputError as error:
-            return str(error)
+            return error
         if self.prepared:
-            made = {"phantom": VERSION, "scanner": asdict(self.scanner), "index": self.index, "seed": self.seed}
             write_case(
-                self.folder,
+                self.out,
                 self.scanner.name,
                 self.name,
                 image,
@@ -75,17 +115,28 @@ class Job:
                 patient=f"{self.scanner.name}/{self.name}",
                 spacing=spacing,
                 grid=Grid.plain(image.shape, spacing),
-                source=made | {"size": self.size, "anatomy": self.anatomy and self.anatomy.name},
+                source={
+                    "phantom": VERSION,
+                    "scanner": asdict(self.scanner),
+                    "index": self.index,
+                    "seed": self.seed,
+                    "size": self.size,
+                    "anatomy": self.anatomy and self.anatomy.name,
+                },
             )
             return None
-        from data.scans.volume import write_lps  # SimpleITK, which a rented GPU box may lack, for files alone
+        from data.scans.volume import write_lps  # imports SimpleITK, which prepared cases do not need
 
         for path, array in zip(self.files, (image, label), strict=True):
             write_lps(path, array, spacing)
         return None
 
-    def look(self) -> tuple[bool, tuple[float, ...], tuple[int, ...]]:
-        """Of the written case: whether it has a tumour, its spacing and its shape, both (z, y, x)."""
+    def summarise(self) -> tuple[bool, tuple[float, ...], tuple[int, ...]]:
+        """Read the written case.
+
+        Returns:
+            Whether it has a tumour, its spacing (z, y, x) in mm and its shape (D, H, W).
+        """
         if self.prepared:
             case = read_case(self.files[0].parent)
             return case.tumour_box is not None, case.spacing, case.shape
@@ -95,61 +146,72 @@ class Job:
         return bool((label.array == TUMOUR).any()), label.spacing, label.array.shape
 
 
-def plan(args: argparse.Namespace) -> list[Job]:
-    """The cases that the command line asks for."""
-    if args.anatomy is None:
-        known = {scanner.name: scanner for scanner in SCANNERS}
-        names = list(dict.fromkeys(args.centres or DEFAULT_CENTRES))
-        if unknown := [name for name in names if name not in known]:
-            raise InputError(f"--centres {unknown[0]}: unknown; choose from {', '.join(known)}")
-        chosen = [(known[name], [None] * args.cases) for name in names]
-    else:
-        chosen = _real_centres(args.anatomy, args.centres, args.cases)
-    return [
-        Job(scanner, index, args.seed, args.size, path, args.out, args.prepared)
-        for scanner, paths in chosen
-        for index, path in enumerate(paths)
-    ]
+def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.phantom",
+        description="Write synthetic centres in the layout 'folder' (images/ and labels/), or as prepared cases.",
+    )
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder to write, with a sub-folder per centre")
+    add(
+        "--cases",
+        type=_positive_integer,
+        default=8,
+        metavar="N",
+        help="number of cases per centre, with --anatomy the greatest number (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="seed of all randomness; the same seed gives the same voxels (default: %(default)s)",
+    )
+    add(
+        "--size",
+        choices=("small", "full"),
+        default="small",
+        help="small for voxels of about 3 mm, full for clinical scans of 512 x 512 voxels (default: %(default)s)",
+    )
+    add(
+        "--anatomy",
+        type=Path,
+        metavar="DIR",
+        help="folder of real label maps <centre>/*.npz around which patients are built (default: procedural patients)",
+    )
+    add(
+        "--centres",
+        nargs="+",
+        metavar="NAME",
+        help=f"centres to write (default: {', '.join(DEFAULT_CENTRES)}; with --anatomy all sub-folders of DIR)",
+    )
+    add(
+        "--prepared",
+        action="store_true",
+        help="write OUT as a store of prepared cases, to be given as --store (default: write scans and labels)",
+    )
+    add(
+        "--workers",
+        type=_positive_integer,
+        default=2,
+        metavar="N",
+        help="number of processes that render cases at the same time (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    return PhantomOptions(
+        out=args.out,
+        cases=args.cases,
+        seed=args.seed,
+        size=args.size,
+        anatomy=args.anatomy,
+        centres=None if args.centres is None else tuple(args.centres),
+        prepared=args.prepared,
+        workers=args.workers,
+    )
 
 
-def _real_centres(folder: Path, names: Sequence[str] | None, cases: int) -> list[tuple[Scanner, list[Path]]]:
-    found = {path.name: sorted(path.glob("*.npz")) for path in sorted(folder.glob("*/"))}
-    found = {name: paths for name, paths in found.items() if paths}
-    if not found:
-        raise InputError(f"{folder}: no sub-folder with label maps (.npz); give the folder that holds the centres")
-    if unknown := [name for name in names or () if name not in found]:
-        raise InputError(f"--centres {unknown[0]}: no such folder in {folder}; choose from {', '.join(found)}")
-    scanners = {name: replace(REAL_SCANNERS[i % len(REAL_SCANNERS)], name=name) for i, name in enumerate(found)}
-    return [(scanners[name], found[name][:cases]) for name in dict.fromkeys(names or found)]
-
-
-def _claim(folder: Path, settings: dict) -> None:
-    """Make OUT ours: new, empty, or written earlier with the same settings."""
-    mark = folder / "phantom.json"
-    text = json.dumps(settings, indent=1)
-    if mark.exists():
-        if mark.read_text() != text:
-            raise InputError(f"{folder}: holds a phantom made with other settings; delete it or choose another folder")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already and is not a phantom; choose another folder")
-    else:
-        with replacing(mark) as unfinished:
-            unfinished.write_text(text)
-
-
-def _summary(jobs: list[Job]) -> str:
-    """One line per centre, read back from what was written."""
-    lines = [f"{'centre':<10} {'cases':>5} {'with tumour':>11}  spacing z y x (mm)  shape"]
-    written = [job for job in jobs if job.written]
-    for centre in dict.fromkeys(job.scanner.name for job in written):
-        tumours, spacings, shapes = zip(*(job.look() for job in written if job.scanner.name == centre), strict=True)
-        spacing = " ".join(f"{s:.2f}" for s in np.median(spacings, axis=0))
-        shape = " x ".join(str(int(n)) for n in np.median(shapes, axis=0))
-        lines.append(f"{centre:<10} {len(tumours):>5} {sum(tumours):>11}  {spacing:<18}  {shape}")
-    return "\n".join(lines)
-
-
-def _count(text: str) -> int:
+def _positive_integer(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
@@ -161,34 +223,81 @@ def _seed(text: str) -> int:
     return number
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.phantom",
-        description="Write synthetic centres in the layout 'folder' (images/ + labels/).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("out", metavar="OUT", type=Path, help="folder to write; a sub-folder per centre")
-    add("--cases", type=_count, default=8, help="cases per centre (with --anatomy: at most)")
-    add("--seed", type=_seed, default=0, help="the same seed gives the same voxels")
-    add("--size", choices=("small", "full"), default="small", help="small: voxels of about 3 mm; full: clinical")
-    add("--anatomy", type=Path, metavar="DIR", help="real label maps DIR/<centre>/*.npz; else all is procedural")
-    add("--centres", nargs="+", metavar="NAME", help=f"else {', '.join(DEFAULT_CENTRES)}, or all folders of DIR")
-    add("--prepared", action="store_true", help="write OUT as a store of prepared cases, to be given as --store")
-    add("--workers", type=_count, default=2, help="cases made at the same time")
-    return parser
+def plan_jobs(options: PhantomOptions) -> list[Job]:
+    """List the cases to write.
+
+    Raises:
+        InputError: If the folder of label maps has none, or if a centre is not known.
+    """
+    known: dict[str, tuple[Scanner, list[Path | None]]]
+    if options.anatomy is None:
+        known = {scanner.name: (scanner, [None] * options.cases) for scanner in SCANNERS}
+        names, problem = options.centres or DEFAULT_CENTRES, "no such synthetic centre"
+    else:
+        known = {}
+        for folder in sorted(options.anatomy.glob("*/")):
+            if paths := sorted(folder.glob("*.npz")):
+                scanner = REAL_SCANNERS[len(known) % len(REAL_SCANNERS)]
+                known[folder.name] = (replace(scanner, name=folder.name), [*paths[: options.cases]])
+        if not known:
+            remedy = "give the folder that holds a sub-folder for each centre"
+            raise InputError(options.anatomy, "no sub-folder with label maps (.npz)", remedy)
+        names, problem = options.centres or tuple(known), f"no folder with label maps in {options.anatomy}"
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"--centres {unknown[0]}", problem, f"choose from {', '.join(known)}")
+    return [
+        Job(scanner, index, options.seed, options.size, path, options.out, options.prepared)
+        for scanner, paths in (known[name] for name in dict.fromkeys(names))
+        for index, path in enumerate(paths)
+    ]
+
+
+def _claim_folder(options: PhantomOptions) -> None:
+    """Make sure that the output folder is new, empty, or from an earlier run with the same settings."""
+    folder, scanners = options.out, REAL_SCANNERS if options.anatomy else SCANNERS
+    settings = {
+        "version": VERSION,
+        "seed": options.seed,
+        "size": options.size,
+        "anatomy": str(options.anatomy.resolve()) if options.anatomy else None,
+        "scanners": [asdict(scanner) for scanner in scanners],
+        "prepared": options.prepared,
+    }
+    mark = folder / "phantom.json"
+    text = json.dumps(settings, indent=1)
+    if mark.exists():
+        if mark.read_text() != text:
+            raise InputError(
+                folder, "it holds a phantom made with other settings", "delete it or choose another folder"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(folder, "it exists already and is not a phantom", "choose another folder")
+    else:
+        with replacing(mark) as unfinished:
+            unfinished.write_text(text)
+
+
+def _format_summary(jobs: Sequence[Job]) -> str:
+    """Describe each centre in one line, as read back from the written files."""
+    lines = [f"{'centre':<10} {'cases':>5} {'with tumour':>11}  spacing z y x (mm)  shape"]
+    written = [job for job in jobs if job.written]
+    for centre in dict.fromkeys(job.scanner.name for job in written):
+        summaries = (job.summarise() for job in written if job.scanner.name == centre)
+        tumours, spacings, shapes = zip(*summaries, strict=True)
+        spacing = " ".join(f"{s:.2f}" for s in np.median(spacings, axis=0))
+        shape = " x ".join(str(int(n)) for n in np.median(shapes, axis=0))
+        lines.append(f"{centre:<10} {len(tumours):>5} {sum(tumours):>11}  {spacing:<18}  {shape}")
+    return "\n".join(lines)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    jobs = plan(args)
-    anatomy = str(args.anatomy.resolve()) if args.anatomy else None
-    scanners = [asdict(scanner) for scanner in (REAL_SCANNERS if args.anatomy else SCANNERS)]
-    settings = {"version": VERSION, "seed": args.seed, "size": args.size, "anatomy": anatomy, "scanners": scanners}
-    _claim(args.out, settings | {"prepared": args.prepared})
-    faults = sorted(filter(None, in_parallel(Job.run, jobs, args.workers, "phantom")))  # they finish in any order
-    print(_summary(jobs))
-    for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    return EXIT_BAD_INPUT if faults else 0
+    """Write the centres that the command line asks for and return the exit code."""
+    options = parse_options(argv)
+    jobs = plan_jobs(options)
+    _claim_folder(options)
+    errors = [error for error in in_parallel(Job.run, jobs, options.workers, "phantom") if error]
+    print(_format_summary(jobs))
+    for line in sorted(f"error: {error}" for error in errors):  # cases finish in any order
+        print(line, file=sys.stderr)
+    return EXIT_BAD_INPUT if errors else 0

@@ -1,9 +1,9 @@
-"""The scanners of the synthetic centres: grids, Hounsfield units, kernel and noise; a case rendered in memory."""
+"""The scanners of the synthetic centres, and the rendering of a case: grids, Hounsfield units, kernel and noise."""
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -11,57 +11,178 @@ from scipy.ndimage import gaussian_filter
 from data.phantom.anatomy import Tissue
 from data.phantom.scene import Scene, procedural_scene, real_scene
 
-FULL_HEIGHT = (235.0, 265.0)  # mm, least and most
-SMALL_HEIGHT = (150.0, 180.0)
-SLAB = 32  # slices rendered at once: bounds the memory of long scans
+Size = Literal["small", "full"]
+
+FULL_HEIGHT_MM = (235.0, 265.0)  # smallest and greatest height of a procedural scan
+SMALL_HEIGHT_MM = (150.0, 180.0)
+FULL_PLANE = (512, 512)  # voxels (y, x)
+SLAB = 32  # slices rendered at a time, which bounds the memory of long scans
+SLAB_MARGIN = 3  # slices beyond a slab that the blur across slices needs
+TUMOUR_FREE_ONE_IN = 6  # cases
+ISODENSE_HU = 5.0  # largest difference between the parenchyma and an isodense tumour
+REAL_NOISE_HU = (10, 30)  # limits of the noise around real label maps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scanner:
-    """One centre: its scanner, its protocol and its patients."""
+    """A synthetic centre: its scanner, its protocol and its patients.
+
+    Attributes:
+        name: Name of the centre.
+        small: Voxel spacing (z, y, x) in mm of small scans.
+        full: Voxel spacing (z, y, x) in mm of full scans, which have 512 x 512 voxels in the plane.
+        view: Field of view (y, x) in mm of small scans.
+        portal: Contrast phase, from 0 (late arterial) to 1 (portal venous).
+        noise: Standard deviation of the noise in HU in the centre of the body, at the slice thickness of small scans.
+        grain: Correlation length of the noise, a standard deviation in pixels.
+        blur: Softness of the reconstruction kernel, a standard deviation in mm.
+        edge: Edge enhancement of the kernel, the weight of an unsharp mask.
+        bias: Offset in HU.
+        contrast: Smallest and largest difference in HU by which a tumour is darker than the parenchyma.
+        tumour: Smallest and largest diameter in mm of a tumour; a real label map has its own tumour.
+        isodense: Share of the tumours that differ from the parenchyma by at most ISODENSE_HU.
+    """
 
     name: str
-    small: tuple[float, float, float]  # spacing (z, y, x) mm of --size small
-    full: tuple[float, float, float]  # spacing (z, y, x) mm of --size full
-    view: tuple[float, float]  # field of view (y, x) mm of --size small; full has 512 x 512 voxels
-    portal: float  # contrast phase: 0 late arterial ... 1 portal venous
-    noise: float  # sd in HU at the slice thickness of ``small``, centre of the body
-    grain: float  # correlation of the noise, sd in pixels
-    blur: float  # softness of the kernel, sd in mm
-    edge: float  # edge enhancement of the kernel: share of the unsharp mask
-    bias: float  # HU
-    contrast: tuple[float, float]  # tumour below parenchyma, HU, least and most
-    tumour: tuple[float, float]  # diameter in mm, least and most; a real label map has its own
-    isodense: float = 0.0  # share of the tumours that differ from the parenchyma by ISODENSE_HU at most
+    small: tuple[float, float, float]
+    full: tuple[float, float, float]
+    view: tuple[float, float]
+    portal: float
+    noise: float
+    grain: float
+    blur: float
+    edge: float
+    bias: float
+    contrast: tuple[float, float]
+    tumour: tuple[float, float]
+    isodense: float = 0.0
 
 
-# fmt: off
-SCANNERS = (  # a centre: its grids, then portal, noise, grain, blur, edge, bias, contrasts and sizes of the tumour
-    Scanner("north", (3.6, 2.8, 2.8), (2.5, 0.78, 0.78), (270, 345),
-            1.0, 9, 0.45, 0.6, 0.0, 0, (55, 68), (28, 42)),
-    Scanner("south", (4.0, 2.9, 2.9), (5.0, 0.88, 0.88), (290, 370),
-            0.35, 13, 0.7, 1.0, 0.0, -6, (57, 70), (30, 44)),
-    Scanner("west", (3.2, 2.7, 2.7), (1.5, 0.70, 0.70), (275, 350),
-            0.75, 11, 0.3, 0.4, 0.35, 8, (52, 66), (27, 41)),
-    Scanner("east", (3.4, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
-            0.9, 10, 0.55, 0.7, 0.1, 3, (50, 64), (26, 42)),
+SCANNERS = (
+    Scanner(
+        name="north",
+        small=(3.6, 2.8, 2.8),
+        full=(2.5, 0.78, 0.78),
+        view=(270, 345),
+        portal=1.0,
+        noise=9,
+        grain=0.45,
+        blur=0.6,
+        edge=0.0,
+        bias=0,
+        contrast=(55, 68),
+        tumour=(28, 42),
+    ),
+    Scanner(
+        name="south",
+        small=(4.0, 2.9, 2.9),
+        full=(5.0, 0.88, 0.88),
+        view=(290, 370),
+        portal=0.35,
+        noise=13,
+        grain=0.7,
+        blur=1.0,
+        edge=0.0,
+        bias=-6,
+        contrast=(57, 70),
+        tumour=(30, 44),
+    ),
+    Scanner(
+        name="west",
+        small=(3.2, 2.7, 2.7),
+        full=(1.5, 0.70, 0.70),
+        view=(275, 350),
+        portal=0.75,
+        noise=11,
+        grain=0.3,
+        blur=0.4,
+        edge=0.35,
+        bias=8,
+        contrast=(52, 66),
+        tumour=(27, 41),
+    ),
+    Scanner(
+        name="east",
+        small=(3.4, 2.8, 2.8),
+        full=(1.0, 0.82, 0.82),
+        view=(280, 360),
+        portal=0.9,
+        noise=10,
+        grain=0.55,
+        blur=0.7,
+        edge=0.1,
+        bias=3,
+        contrast=(50, 64),
+        tumour=(26, 42),
+    ),
 )
-# Around real label maps, one after the other: contrasts from the upper half of what real tumours have (5 to 40 HU),
-# and a tenth of them isodense; noise of 10 to 22 HU. They differ in phase, kernel and grain.
+# The scanners around real label maps are assigned to the centres one after the other. Three have tumour contrasts from
+# the upper half of the range of real tumours (5 to 40 HU); a tenth of their tumours are isodense. They differ in phase,
+# kernel, noise (10 to 22 HU) and grain.
 REAL_SCANNERS = (
-    Scanner("portal, soft kernel", (3.0, 2.8, 2.8), (2.5, 0.78, 0.78), (270, 345),
-            1.0, 10, 0.45, 0.9, 0.0, 0, (30, 40), (0, 0), 0.1),
-    Scanner("pancreatic phase, low dose", (3.0, 2.8, 2.8), (1.0, 0.82, 0.82), (280, 360),
-            0.4, 22, 0.55, 0.8, 0.0, 3, (15, 40), (0, 0), 0.1),
-    Scanner("late arterial, sharp kernel", (2.8, 2.6, 2.6), (1.5, 0.70, 0.70), (275, 350),
-            0.1, 14, 0.3, 0.4, 0.5, 8, (30, 40), (0, 0), 0.1),
-    Scanner("portal, coarse grain", (3.2, 3.0, 3.0), (5.0, 0.88, 0.88), (290, 370),
-            0.8, 16, 0.9, 1.1, 0.0, -10, (30, 40), (0, 0), 0.1),
+    Scanner(
+        name="portal, soft kernel",
+        small=(3.0, 2.8, 2.8),
+        full=(2.5, 0.78, 0.78),
+        view=(270, 345),
+        portal=1.0,
+        noise=10,
+        grain=0.45,
+        blur=0.9,
+        edge=0.0,
+        bias=0,
+        contrast=(30, 40),
+        tumour=(0, 0),
+        isodense=0.1,
+    ),
+    Scanner(
+        name="pancreatic phase, low dose",
+        small=(3.0, 2.8, 2.8),
+        full=(1.0, 0.82, 0.82),
+        view=(280, 360),
+        portal=0.4,
+        noise=22,
+        grain=0.55,
+        blur=0.8,
+        edge=0.0,
+        bias=3,
+        contrast=(15, 40),
+        tumour=(0, 0),
+        isodense=0.1,
+    ),
+    Scanner(
+        name="late arterial, sharp kernel",
+        small=(2.8, 2.6, 2.6),
+        full=(1.5, 0.70, 0.70),
+        view=(275, 350),
+        portal=0.1,
+        noise=14,
+        grain=0.3,
+        blur=0.4,
+        edge=0.5,
+        bias=8,
+        contrast=(30, 40),
+        tumour=(0, 0),
+        isodense=0.1,
+    ),
+    Scanner(
+        name="portal, coarse grain",
+        small=(3.2, 3.0, 3.0),
+        full=(5.0, 0.88, 0.88),
+        view=(290, 370),
+        portal=0.8,
+        noise=16,
+        grain=0.9,
+        blur=1.1,
+        edge=0.0,
+        bias=-10,
+        contrast=(30, 40),
+        tumour=(0, 0),
+        isodense=0.1,
+    ),
 )
-# fmt: on
-ISODENSE_HU = 5.0
 
-# HU in the late arterial and in the portal venous phase, and the sd of fine and coarse texture.
+# Mean in the late arterial and in the portal venous phase, and standard deviation of fine and of coarse texture, in HU.
 HOUNSFIELD = {
     Tissue.AIR: (-1000, -1000, 0, 0),
     Tissue.SKIN: (30, 30, 5, 5),
@@ -85,101 +206,109 @@ HOUNSFIELD = {
     Tissue.VEIN: (110, 154, 4, 4),
     Tissue.CAVA: (90, 125, 10, 12),
     Tissue.PARENCHYMA: (108, 92, 10, 5),
-    Tissue.LESION: (0, 0, 6, 6),  # its mean is the parenchyma's less the contrast
+    Tissue.LESION: (0, 0, 6, 6),  # the mean follows from the parenchyma and the contrast
     Tissue.DUCT: (30, 32, 2, 2),
     Tissue.BILE: (18, 22, 2, 2),
 }
-PANCREAS_TISSUES = (Tissue.PARENCHYMA, Tissue.DUCT)
 
 
 def render_case(
-    scanner: Scanner, index: int, seed: int, size: str = "small", anatomy: Path | None = None
+    scanner: Scanner, index: int, seed: int, size: Size = "small", anatomy: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     """Scan one synthetic patient.
 
     Args:
-        index: number of the case within the centre.
-        size: "small" (voxels of about 3 mm) or "full" (512 x 512; a label map's own grid).
-        anatomy: a label map (.npz) to take the place of the procedural pancreas and vessels.
+        scanner: The centre.
+        index: Number of the case within the centre.
+        seed: The same seed gives the same voxels.
+        size: "small" for voxels of about 3 mm; "full" for 512 x 512 voxels, or for the grid of the label map's scan.
+        anatomy: A real label map (.npz) to use instead of the procedural pancreas and vessels.
 
     Returns:
-        image int16 HU (D, H, W), LPS; label uint8 0/1/2 of the same shape; spacing (z, y, x) mm.
+        Image in HU, int16 (D, H, W), LPS; label 0/1/2, uint8, of the same shape; voxel spacing (z, y, x) in mm.
 
     Raises:
-        InputError: the label map cannot be used.
+        InputError: If the label map cannot be used.
     """
     entropy = [seed, zlib.crc32(scanner.name.encode()), index]
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     if anatomy is None:
-        scene = procedural_scene(rng, *_grid(scanner, size, rng), tumour=_tumour(scanner, seed, index, rng))
+        scene = _random_patient(scanner, index, seed, size, rng)
     else:
         scene = real_scene(rng, anatomy, scanner.small if size == "small" else None)
-    hounsfield, fine, coarse = _tissue_table(scanner, rng)
+    mean, fine, coarse = _tissue_values(scanner, rng)
+    noise_profile = scene.noise_profile()
+    # The thinner the slice, the fewer the photons.
+    noise_hu = scanner.noise * np.sqrt(scanner.small[0] / scene.spacing[0])
+    noise_hu = float(np.clip(noise_hu, *REAL_NOISE_HU)) if scene.real is not None else noise_hu
     image = np.empty(scene.shape, np.int16)
     label = np.empty(scene.shape, np.uint8)
     for first in range(0, scene.shape[0], SLAB):
         last = min(first + SLAB, scene.shape[0])
-        low, high = max(0, first - 3), min(scene.shape[0], last + 3)  # neighbours for the blur
+        low, high = max(0, first - SLAB_MARGIN), min(scene.shape[0], last + SLAB_MARGIN)
         tissues = scene.tissues(low, high)
-        inner = slice(first - low, last - low)
-        label[first:last] = np.isin(tissues[inner], PANCREAS_TISSUES) + 2 * (tissues[inner] == Tissue.LESION)
-        attenuation = hounsfield[tissues]
+        slab = slice(first - low, last - low)
+        gland = np.isin(tissues[slab], (Tissue.PARENCHYMA, Tissue.DUCT))
+        label[first:last] = gland + 2 * (tissues[slab] == Tissue.LESION)
+        attenuation = mean[tissues]
         for amount, texture in zip((fine, coarse), scene.texture(low, high), strict=True):
             attenuation += amount[tissues] * texture
-        sharp = _kernel(attenuation, scanner, scene.spacing)[inner]
-        sharp += _noise(scanner, scene, entropy, first, last) + scanner.bias
-        image[first:last] = np.clip(np.rint(sharp), -1024, 3071)
+        reconstructed = _reconstruct(attenuation, scanner, scene.spacing)[slab]
+        noise = _correlated_noise(scene.shape[1:], scanner.grain, entropy, range(first, last))
+        reconstructed += noise * np.float32(noise_hu) * noise_profile + scanner.bias
+        image[first:last] = np.clip(np.rint(reconstructed), -1024, 3071)
     return image, label, scene.spacing
 
 
-def _grid(scanner: Scanner, size: str, rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[float, ...]]:
-    """Shape and spacing (z, y, x) of a procedural scan."""
+def _random_patient(scanner: Scanner, index: int, seed: int, size: Size, rng: np.random.Generator) -> Scene:
+    """Draw a procedural patient and the extent of the scan. One case in six has no tumour; which, varies by centre."""
     if size == "full":
-        return (round(rng.uniform(*FULL_HEIGHT) / scanner.full[0]), 512, 512), scanner.full
-    extent = (rng.uniform(*SMALL_HEIGHT), *scanner.view)
-    return tuple(round(e / s) for e, s in zip(extent, scanner.small, strict=True)), scanner.small
-
-
-def _tumour(scanner: Scanner, seed: int, index: int, rng: np.random.Generator) -> float | None:
-    """Diameter in mm; None for one case in six, counted from a place that depends on the centre."""
-    spared = (seed + zlib.crc32(scanner.name.encode())) % 6
+        spacing = scanner.full
+        shape = (round(rng.uniform(*FULL_HEIGHT_MM) / spacing[0]), *FULL_PLANE)
+    else:
+        spacing = scanner.small
+        extent = (rng.uniform(*SMALL_HEIGHT_MM), *scanner.view)
+        depth, height, width = (round(e / s) for e, s in zip(extent, spacing, strict=True))
+        shape = (depth, height, width)
     diameter = rng.uniform(*scanner.tumour)
-    return None if index % 6 == spared else diameter
+    tumour_free = (seed + zlib.crc32(scanner.name.encode())) % TUMOUR_FREE_ONE_IN
+    return procedural_scene(rng, shape, spacing, None if index % TUMOUR_FREE_ONE_IN == tumour_free else diameter)
 
 
-def _tissue_table(scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
-    """Mean, fine and coarse texture of each tissue in this patient: float32 (3, tissues)."""
+def _tissue_values(scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
+    """Draw mean, fine and coarse texture of each tissue of a patient in HU: float32 (3, tissues)."""
     table = np.array([HOUNSFIELD[tissue] for tissue in Tissue], np.float32)
     portal = np.clip(scanner.portal + rng.normal(0, 0.08), 0, 1.1)
     mean = table[:, 0] + portal * (table[:, 1] - table[:, 0])
     enhanced = (mean > 60) & (mean < 300)
-    mean[enhanced] *= rng.normal(1, 0.05)  # cardiac output and dose of contrast agent
+    mean[enhanced] *= rng.normal(1, 0.05)  # cardiac output and dose of the contrast agent
     mean += rng.normal(0, 2, len(mean))
     isodense = scanner.isodense and rng.uniform() < scanner.isodense
-    below = rng.uniform(-ISODENSE_HU, ISODENSE_HU) if isodense else rng.uniform(*scanner.contrast)
-    mean[Tissue.LESION] = mean[Tissue.PARENCHYMA] - below
+    contrast = rng.uniform(-ISODENSE_HU, ISODENSE_HU) if isodense else rng.uniform(*scanner.contrast)
+    mean[Tissue.LESION] = mean[Tissue.PARENCHYMA] - contrast
     fine = table[:, 2]
     fine[Tissue.PARENCHYMA] *= rng.uniform(0.8, 1.5)  # fat between the lobules
     return np.stack([mean, fine, table[:, 3]]).astype(np.float32)
 
 
-def _kernel(attenuation: np.ndarray, scanner: Scanner, spacing: Sequence[float]) -> np.ndarray:
-    """Slice profile, voxel averaging and reconstruction kernel."""
-    sigma = [0.35] + [float(np.hypot(scanner.blur / s, 0.29)) for s in spacing[1:]]  # 0.29: sd of a voxel's width
+def _reconstruct(attenuation: np.ndarray, scanner: Scanner, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Apply slice profile, averaging within voxels and the reconstruction kernel."""
+    # 0.29 is the standard deviation of a uniform distribution over one voxel.
+    sigma = [0.35] + [float(np.hypot(scanner.blur / s, 0.29)) for s in spacing[1:]]
     soft = gaussian_filter(attenuation, sigma, mode="nearest", truncate=3)
     if scanner.edge:
         soft += scanner.edge * (soft - gaussian_filter(soft, (0, 1, 1), mode="nearest", truncate=3))
     return soft
 
 
-def _noise(scanner: Scanner, scene: Scene, entropy: list[int], first: int, last: int) -> np.ndarray:
-    """Correlated noise of slices ``first`` to ``last``; each slice has its own generator, so slabs do not matter."""
-    sd = scanner.noise * np.sqrt(scanner.small[0] / scene.spacing[0])  # the fewer photons the thinner the slice
-    sd = float(np.clip(sd, 10, 30)) if scene.real is not None else sd
-    slices = []
-    for k in range(first, last):
-        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(k,)))
-        white = rng.standard_normal(scene.shape[1:], dtype=np.float32)
-        soft = gaussian_filter(white, scanner.grain, mode="wrap", truncate=3)
-        slices.append(soft / soft.std())
-    return np.stack(slices) * np.float32(sd) * scene.attenuated()
+def _correlated_noise(plane: tuple[int, int], grain: float, entropy: list[int], slices: range) -> np.ndarray:
+    """Draw correlated noise of standard deviation 1: (slices, H, W).
+
+    Each slice has a generator of its own, so that the result does not depend on the slabs.
+    """
+    drawn = []
+    for number in slices:
+        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(number,)))
+        soft = gaussian_filter(rng.standard_normal(plane, dtype=np.float32), grain, mode="wrap", truncate=3)
+        drawn.append(soft / soft.std())
+    return np.stack(drawn)

@@ -1,23 +1,24 @@
-"""Command: a centre's scans -> prepared cases in the store, in parallel; the same command goes on after a stop.
+"""Command: read the scans of a centre once and store them as prepared cases, in several processes.
 
-python -m data.prepare folder ~/my_hospital --centre my_hospital
-python -m data.prepare --list
+    python -m data.prepare folder ~/my_hospital --centre my_hospital
+    python -m data.prepare --list
 
-Scans are cropped to the body (``--crop``) and resampled if asked to (``--spacing``), which a whole store has in
-common. Masks of such cases are written back onto the scan's own voxels all the same.
+The command can be interrupted at any time. Run again, it prepares only what is missing or has changed.
+
+All cases of a store are prepared in the same way: cropped to the body or not (``--crop``), resampled or not
+(``--spacing``). Predicted masks are written on the voxel grid of the original scan in any case.
 """
 
 import argparse
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Literal, NamedTuple, get_args
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.cases.preparation import Preparation
@@ -26,136 +27,200 @@ from data.cases.store import Case, content_of, read_case, renew_source, write_ca
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
-from data.duplicates.thumbnail import thumbnail_of
-from data.prepare.disk import check_space
+from data.duplicates.thumbnail import load_thumbnail
+from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
-from data.scans.grid import Grid
-from data.sources.catalogue import Entry, load_entry
-from data.sources.centres import Centre, argument_parser, find_centres, notes_on
-from data.splits.leave_one_out import drawn_without
+from data.sources.base import Entry
+from data.sources.catalogue import listing, load_entry
+from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
+from data.splits.frozen import describe_new_cases
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
+ALLOWED_SPACING_MM = (0.1, 20.0)
+
+State = Literal["prepared", "already there", "failed"]
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """The options of the command.
+
+    Attributes:
+        centres: The data set, the centres made of it, the store and the number of processes.
+        preparation: How to crop and resample the scans.
+        fill_disk: Whether to start even if the disk may be too small.
+    """
+
+    centres: CentreOptions
+    preparation: Preparation
+    fill_disk: bool
 
 
 class Outcome(NamedTuple):
-    """How one case went: ``prepared``, ``already there`` or ``failed``, and what there is to say about it."""
+    """What became of one case.
+
+    Attributes:
+        name: Name of the case.
+        state: Whether it has been prepared now, was in the store already, or failed.
+        problem: Why it failed; empty otherwise.
+        notes: What the readers had to adapt while reading, such as the orientation.
+    """
 
     name: str
-    state: str
-    line: str = ""
+    state: State
+    problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Outcome:
-    """Read, check and store one case; nothing to do where the store has it from the same files and settings."""
+    """Read, check and store one case, unless the store holds it already, made from the same files in the same way.
+
+    A problem with the case becomes a failed outcome, so that it does not stop the others.
+    """
     folder = centre.folder / entry.name
-    earlier = _earlier(folder)
+    earlier = _read_stored(folder)
     try:
         source = source_of(entry, centre, earlier.source if earlier else {})
-        if earlier and earlier.preparation == preparation and content_of(earlier.source) == content_of(source):
-            if earlier.source != source:  # moved or touched: the next run must find it where it lies now
+        if earlier and _is_complete(earlier, preparation) and content_of(earlier.source) == content_of(source):
+            if earlier.source != source:  # moved or touched: record the files as the next run will find them
                 renew_source(earlier, source)
-            thumbnail_of(earlier)
+            load_thumbnail(earlier)
             return Outcome(entry.name, "already there")
         notes = _read_and_write(entry, centre, preparation, source)
-        thumbnail_of(read_case(folder))  # now, by many processes: else the first training would make all of them
+        load_thumbnail(read_case(folder))  # in this process, or the first training would have to make all of them
+        return Outcome(entry.name, "prepared", notes=tuple(notes))
     except InputError as error:
-        kept = " (the store keeps an earlier version of this case)" if folder.exists() else ""
-        return Outcome(entry.name, "failed", f"{error}{kept}")
+        problem = str(error)
     except MemoryError:
-        return Outcome(entry.name, "failed", f"{entry.image}: too large for the memory; use fewer --workers")
-    return Outcome(entry.name, "prepared", "; ".join(note for note in notes if "resampled" in note))
+        problem = str(InputError(f"{entry.image}", "the scan is too large for the memory", "use fewer --workers"))
+    if earlier and earlier.preparation != preparation:
+        problem += (
+            f" (The store keeps an earlier version of this case, prepared with {earlier.preparation}. Training refuses"
+            f" such a mixture until the case is prepared again or {folder} is deleted.)"
+        )
+    elif folder.exists():
+        problem += " (The store keeps an earlier version of this case.)"
+    return Outcome(entry.name, "failed", problem)
 
 
-def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, source: dict) -> list[str]:
+def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, source: dict[str, str]) -> list[str]:
     scan, label, notes = load_entry(entry, centre.labels)
     fitted = apply_preparation(scan.array, scan.spacing, preparation, bounding_box(label))
     grid = replace(scan.grid, part=fitted.part)
+    fitted_label = grid.to_prepared(label)
+    for code, organ in ((PANCREAS, "pancreas"), (TUMOUR, "tumour")):
+        if not (fitted_label == code).any() and (label == code).any():
+            problem = f"the {organ} is too small for the voxels of --spacing and would vanish"
+            raise InputError(f"{entry.label}", problem, "give a finer --spacing")
     write_case(
         centre.store,
         centre.name,
         entry.name,
         fitted.image,
-        _fitted_label(entry, label, grid),
+        fitted_label,
         patient=entry.patient,
         spacing=fitted.spacing,
         grid=grid,
         source=source,
         preparation=preparation,
+        scan_label=label[fitted.part.slices] if fitted.part else None,
     )
     return notes
 
 
-def _fitted_label(entry: Entry, label: np.ndarray, grid: Grid) -> np.ndarray:
-    """Raises InputError where resampling would make a case without a tumour, or a pancreas, out of one with it."""
-    part = grid.to_prepared(label)
-    for code, organ in ((PANCREAS, "pancreas"), (TUMOUR, "tumour")):
-        if not (part == code).any() and (label == code).any():
-            raise InputError(f"{entry.label}: its {organ} is too small for --spacing and vanishes; give a finer one")
-    return part
-
-
-def _earlier(folder: Path) -> Case | None:
+def _read_stored(folder: Path) -> Case | None:
+    """Read a stored case; None if it is missing, unreadable or of another format, so that it is prepared anew."""
     try:
         return read_case(folder)
-    except InputError:  # not there, unreadable, or of another version: all are made anew
+    except InputError:
         return None
 
 
-def _check_same_way(centres: Sequence[Centre], preparation: Preparation) -> None:
-    """What the store has of other centres must have been prepared in the same way."""
-    store, ours = centres[0].store, {centre.name for centre in centres}
+def _is_complete(case: Case, preparation: Preparation) -> bool:
+    """Whether a stored case was prepared in this way and has everything that the current version stores."""
+    return case.preparation == preparation and case.has_scan_label
+
+
+def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> tuple[list[Path], list[str]]:
+    """Find out what has to be prepared.
+
+    Returns:
+        The images of the cases that the store does not hold in this preparation, and a note on each of the centres
+        whose cases were prepared in another way and will be replaced.
+
+    Raises:
+        InputError: If any other centre of the store was prepared in another way.
+    """
+    store, names = centres[0].store, {centre.name for centre in centres}
     for path in sorted(store.glob("[!.]*/[!.]*/case.json")):
-        case = None if path.parent.parent.name in ours else _earlier(path.parent)
+        case = None if path.parent.parent.name in names else _read_stored(path.parent)
         if case and case.preparation != preparation:
-            other = f"has {case.centre} prepared with {case.preparation}"
-            raise InputError(f"{store}: {other}, not {preparation}; do the same, or choose another --store")
+            problem = f"centre {case.centre} of this store was prepared with {case.preparation}, not {preparation}"
+            raise InputError(store, problem, "use the same options, or choose another --store")
+    images, notes = [], []
+    for centre in centres:
+        replaced = []
+        for entry in centre.entries:
+            case = _read_stored(centre.folder / entry.name)
+            if case and case.preparation != preparation:
+                replaced.append(case)
+            if entry.image and not entry.fault and not (case and _is_complete(case, preparation)):
+                images.append(entry.image)
+        if replaced:
+            earlier = replaced[0].preparation
+            notes.append(f"replaces the cases of {centre.name} that were prepared with {earlier} ({len(replaced)})")
+    return images, notes
 
 
-def _replaced(centre: Centre, preparation: Preparation) -> str:
-    """What of the centre is made anew in another way, in words; empty where nothing is."""
-    there = (_earlier(centre.folder / entry.name) for entry in centre.entries)
-    other = [case.preparation for case in there if case and case.preparation != preparation]
-    return f"replaces {len(other)} cases of {centre.name} prepared with {other[0]}" if other else ""
-
-
-def _make_room(centre: Centre) -> None:
+def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> list[Outcome]:
+    origin = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter})"
+    settings = f"labels {centre.labels}, {preparation}, {workers} workers"
+    print(f"centre {centre.name}: {origin} -> {centre.folder}, {settings}", flush=True)
     try:
         centre.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{centre.folder}: cannot be made ({error.strerror}); choose another --store") from error
+        problem = f"the folder cannot be created ({error.strerror})"
+        raise InputError(centre.folder, problem, "choose another --store") from error
+    with exclusive_lock(centre.folder, BUSY):
+        _remove_unfinished(centre.folder)
+        try:
+            # The partial is sent to a process with every case, so it must not carry the entries of the whole centre.
+            work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
+            return list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
+        finally:
+            _remove_unfinished(centre.folder)
 
 
-def _remove_unfinished(centre: Centre) -> None:
-    """What stopped runs left: whole cases, and single files beside cases. Only who is alone there knows them for it."""
-    for leftover in centre.folder.glob(".*.unfinished"):
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what interrupted runs have left in the folder of a centre: unfinished cases, and files beside cases.
+
+    The caller must hold the lock of the folder; otherwise another process may still be writing them.
+    """
+    for leftover in folder.glob(".*.unfinished"):
         shutil.rmtree(leftover, ignore_errors=True)
-    remove_unfinished(centre.folder.glob("[!.]*/"))
+    remove_unfinished(folder.glob("[!.]*/"))
 
 
-def _to_prepare(centre: Centre, preparation: Preparation) -> list[Path]:
-    """The images of which the store has no case prepared like this."""
-    sound = [entry for entry in centre.entries if entry.image and not entry.fault]
-    there = {entry.name: _earlier(centre.folder / entry.name) for entry in sound}
-    return [e.image for e in sound if there[e.name] is None or there[e.name].preparation != preparation]
-
-
-def _report(centre: Centre, outcomes: list[Outcome]) -> int:
-    count = {state: sum(o.state == state for o in outcomes) for state in ("prepared", "already there", "failed")}
-    print(f"{centre.folder}: " + ", ".join(f"{number} {state}" for state, number in count.items()))
-    gone = {path.parent.name for path in centre.manifests()} - {e.name for e in centre.entries}
+def _report(centre: Centre, outcomes: Sequence[Outcome]) -> None:
+    counts = Counter(outcome.state for outcome in outcomes)
+    print(f"{centre.folder}: " + ", ".join(f"{counts[state]} {state}" for state in get_args(State)))
+    gone = {path.parent.name for path in centre.manifests()} - {entry.name for entry in centre.entries}
     if gone:
-        print(f"no longer in {centre.root}, still in the store: {', '.join(sorted(gone))}; delete them if not wanted")
+        cases = ", ".join(sorted(gone))
+        print(f"note: no longer in {centre.root} but still in the store: {cases}; delete those you do not want")
+    noted: dict[str, list[str]] = {}
     for outcome in sorted(outcomes):
+        for note in outcome.notes:
+            noted.setdefault(note, []).append(outcome.name)
         if outcome.state == "failed":
-            print(f"failed: {outcome.name}: {outcome.line}", file=sys.stderr)
-        elif outcome.line:
-            print(f"note: {outcome.name}: {outcome.line}")
-    return EXIT_BAD_INPUT if count["failed"] else 0
+            print(f"failed: {outcome.name}: {outcome.problem}", file=sys.stderr)
+    for note, names in noted.items():
+        print(f"note: {note}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
 
 
-class _List(argparse.Action):
-    """``--list``: like ``--help`` it needs no other argument."""
+class _PrintSources(argparse.Action):
+    """``--list``: print the data sets that can be read and exit, whatever else is on the command line."""
 
     def __call__(
         self,
@@ -164,59 +229,74 @@ class _List(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        from data.sources.catalogue import listing
-
         print(listing())
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argument_parser("data.prepare", "Read a centre's scans once and keep them ready for training.")
-    parser.add_argument("--list", action=_List, nargs=0, help="say which data sets can be read, and where to get them")
-    parser.add_argument("--crop", choices=("body", "none"), default="body", help="what to keep of a scan: all is none")
-    parser.add_argument(
-        "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="resample to voxels of this size in mm"
+def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
+    """Parse and validate the command line.
+
+    Raises:
+        InputError: If the value of an option is not valid.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare",
+        description="Read the scans of a centre once and store them ready for training.",
     )
-    parser.add_argument("--fill-disk", action="store_true", help="start even where the disk may be too small")
-    return parser
-
-
-def _preparation(args: argparse.Namespace) -> Preparation:
+    add_centre_arguments(parser)
+    parser.add_argument(
+        "--list",
+        action=_PrintSources,
+        nargs=0,
+        help="print which data sets can be read, their licences and where to download them, and exit",
+    )
+    parser.add_argument(
+        "--crop",
+        choices=("body", "none"),
+        default="body",
+        help="crop each scan to the body, with a margin and the whole label, or do not crop (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="voxel size in mm to resample the scans to, one number per axis (default: each scan keeps its own)",
+    )
+    parser.add_argument(
+        "--fill-disk",
+        action="store_true",
+        help="start even if the prepared cases may need more space than the disk has (default: refuse to start)",
+    )
+    args = parser.parse_args(argv)
     spacing = args.spacing and tuple(args.spacing)
-    if spacing and not all(math.isfinite(s) and 0.1 <= s <= 20 for s in spacing):
-        raise InputError(f"--spacing {' '.join(f'{s:g}' for s in spacing)}: not voxels of a CT; give 0.1 to 20 mm")
-    return Preparation(crop=args.crop, spacing=spacing)
+    if spacing and not all(math.isfinite(s) and ALLOWED_SPACING_MM[0] <= s <= ALLOWED_SPACING_MM[1] for s in spacing):
+        typed = f"--spacing {' '.join(f'{s:g}' for s in spacing)}"
+        remedy = f"give three numbers from {ALLOWED_SPACING_MM[0]:g} to {ALLOWED_SPACING_MM[1]:g} mm"
+        raise InputError(typed, "not the voxel size of a CT", remedy)
+    return PrepareOptions(CentreOptions.from_args(args), Preparation(crop=args.crop, spacing=spacing), args.fill_disk)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    preparation, centres = _preparation(args), find_centres(args)
-    _check_same_way(centres, preparation)
-    images = [image for centre in centres for image in _to_prepare(centre, preparation)]
-    for line in notes_on(centres, args.centre_by):
-        print(f"note: {line}")
-    for line in filter(None, (_replaced(centre, preparation) for centre in centres)):
-        print(f"note: {line}")
-    print(check_space(centres[0].store, images, preparation, args.fill_disk))
-    code = max([_prepare(centre, preparation, args.workers) for centre in centres])
+    """Prepare the centres that the command line names and return the exit code."""
+    options = parse_options(argv)
+    preparation, centres = options.preparation, find_centres(options.centres)
+    images, replacements = _compare_with_store(centres, preparation)
+    for note in (*notes_on(centres, options.centres.centre_by), *replacements):
+        print(f"note: {note}")
+    store = centres[0].store
+    disk_use = estimate_disk_use(store, images, preparation)
+    if not disk_use.fits and not options.fill_disk:
+        remedy = "free some space, choose another --store or a coarser --spacing, or start anyway with --fill-disk"
+        raise InputError(store, f"the disk may be too small ({disk_use})", remedy)
+    print(f"disk: {disk_use}" + ("" if disk_use.fits else ", which may not be enough"))
+    failed = False
+    for centre in centres:
+        outcomes = _prepare_centre(centre, preparation, options.centres.workers)
+        _report(centre, outcomes)
+        failed |= any(outcome.state == "failed" for outcome in outcomes)
     keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
-    if line := drawn_without(centres[0].store, keys):
-        print(f"note: {line}")
-    return code
-
-
-def _prepare(centre: Centre, preparation: Preparation, workers: int) -> int:
-    where = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter}) -> {centre.folder}"
-    settings = f"labels {centre.labels}, {preparation}, {workers} workers"
-    print(f"centre {centre.name}: {where}, {settings}", flush=True)
-    _make_room(centre)
-    with exclusive_lock(centre.folder, BUSY):
-        _remove_unfinished(centre)
-        try:
-            # It is sent to a process with every case, so it must not hold all of them.
-            work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
-            outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
-        finally:
-            _remove_unfinished(centre)
-    return _report(centre, outcomes)
+    if note := describe_new_cases(store, keys):
+        print(f"note: {note}")
+    return EXIT_BAD_INPUT if failed else 0

@@ -1,57 +1,72 @@
-"""Will the prepared cases fit on the disk? Told from the headers of the scans, before any is read."""
+"""Estimate from the headers of the scans, before any voxel is read, whether the prepared cases fit on the disk."""
 
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.cases.preparation import Preparation
-from data.cases.resample import fitted_shape
+from data.cases.resample import resampled_shape
 from data.common.errors import InputError
 from data.scans.dicom import summarise_series
-from data.scans.grid import Grid
 from data.scans.volume import read_grid
 
 VOXEL_BYTES = 3  # int16 image and uint8 label
-HEADROOM = 1.05  # manifests, blocks of the file system, what else is written meanwhile
-GB = 1e9
+OVERHEAD = 1.05  # compressed labels of the scans, manifests, partly filled blocks of the file system
+GB = 1e9  # bytes
 
 
-def case_bytes(image: Path, preparation: Preparation) -> int:
-    """What a scan takes once prepared, without cropping, which only the voxels can tell; 0 for an unreadable header.
+@dataclass(frozen=True)
+class DiskUse:
+    """The disk space that a run needs, and what is there.
 
-    Of a DICOM folder two headers tell.
+    Attributes:
+        scans: Number of scans to prepare.
+        needed: Upper limit of the space for them in bytes. How much cropping saves is known only from the voxels.
+        free: Free space in bytes where the store lies.
     """
-    try:
-        grid = _stack_grid(image) if image.is_dir() else read_grid(image)
-    except (InputError, OSError):
-        return 0  # the case fails when it is read, with the reason
-    return VOXEL_BYTES * math.prod(fitted_shape(grid.lps_shape, grid.lps_frame()[0], preparation))
+
+    scans: int
+    needed: float
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the free space suffices even if cropping saves nothing."""
+        return self.needed <= self.free
+
+    def __str__(self) -> str:
+        count = f"{self.scans} scan{'' if self.scans == 1 else 's'}"
+        return f"{count} to prepare, at most {self.needed / GB:.1f} GB; {self.free / GB:.1f} GB free"
 
 
-def _stack_grid(folder: Path) -> Grid:
-    """The grid of a DICOM folder, but where it begins."""
-    path, count, step = summarise_series(folder)
-    grid = read_grid(path)
-    return replace(grid, size=(*grid.size[:2], count), spacing=(*grid.spacing[:2], step))
-
-
-def check_space(store: Path, images: Iterable[Path], preparation: Preparation, insist: bool = False) -> str:
-    """One line on what will be used of what is free. Raises InputError where it does not fit.
+def estimate_disk_use(store: Path, images: Iterable[Path], preparation: Preparation) -> DiskUse:
+    """Estimate the space that preparing ``images`` (files or DICOM folders) takes.
 
     Args:
-        store: where it will lie; need not exist yet.
-        images: the scans that are not prepared yet.
-        insist: go on all the same; the line then says so.
+        store: Folder of the prepared cases; need not exist yet.
+        images: The scans that are still to be prepared.
+        preparation: How they will be resampled.
     """
-    sizes = [case_bytes(image, preparation) for image in images]
-    place = next(path for path in (store.absolute(), *store.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    need = HEADROOM * sum(sizes)
-    cropped = ", less what cropping saves" if preparation.crop != "none" else ""
-    line = f"disk: {len(sizes)} scans to prepare, up to {need / GB:.1f} GB{cropped}; {free / GB:.1f} GB free"
-    if need > free and not insist:
-        ways = "free some space, choose another --store, give a coarser --spacing, or insist with --fill-disk"
-        raise InputError(f"{store}: {line.removeprefix('disk: ')}; {ways}")
-    return line + (", which may not be enough: goes on as long as it lasts" if need > free else "")
+    sizes = [estimate_case_bytes(image, preparation) for image in images]
+    existing = next(path for path in (store.absolute(), *store.absolute().parents) if path.exists())
+    return DiskUse(len(sizes), OVERHEAD * sum(sizes), shutil.disk_usage(existing).free)
+
+
+def estimate_case_bytes(image: Path, preparation: Preparation) -> int:
+    """Estimate the size in bytes of one prepared case that is not cropped.
+
+    The size of a DICOM folder follows from two of its headers. An image with an unreadable header counts as 0: the
+    case fails with the reason when it is read.
+    """
+    try:
+        if image.is_dir():
+            path, count, step = summarise_series(image)
+            grid = read_grid(path)
+            grid = replace(grid, size=(*grid.size[:2], count), spacing=(*grid.spacing[:2], step))
+        else:
+            grid = read_grid(image)
+    except (InputError, OSError):
+        return 0
+    return VOXEL_BYTES * math.prod(resampled_shape(grid.lps_shape, grid.lps_frame()[0], preparation))

@@ -1,15 +1,19 @@
-"""Where a prepared case came from: recorded in its manifest, so that the same files are known again."""
+"""The provenance of a prepared case: which files it was made from, so that unchanged files are recognised."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.common.errors import InputError
-from data.sources.catalogue import Entry
+from data.sources.base import Entry
 from data.sources.centres import Centre
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder: of the content, as copying changes dates but not scans."""
+    """Compute the SHA-256 of a file, or of the names and contents of all files in a folder.
+
+    Only contents count, because copying a data set changes the dates of its files.
+    """
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -22,24 +26,40 @@ def fingerprint(path: Path) -> str:
 
 
 def stat_signature(path: Path) -> str:
-    """Size and date of a file, or of all files of a folder: while these stay, the content is taken to stay."""
+    """Describe a file, or the files in a folder, by their number, total size in bytes and latest change in ns.
+
+    As long as the signature stays the same, the content is assumed to be unchanged and is not read again.
+    """
     stats = [file.stat() for file in (path.iterdir() if path.is_dir() else [path])]
     size, changed = sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
     return f"{len(stats)} files, {size} bytes, {changed}"
 
 
-def source_of(entry: Entry, centre: Centre, earlier: dict) -> dict[str, str]:
-    """The manifest's record of where a case came from. Files that look as they did earlier are not read again."""
-    if entry.fault:
-        raise InputError(entry.fault)
-    files = {}
-    for kind, path in (("image", entry.image), ("label", entry.label)):
+def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[str, str]:
+    """Describe the files that a case is made from, for its manifest.
+
+    Args:
+        entry: The case as its data set lists it.
+        centre: The centre that the case belongs to.
+        earlier: The description in the manifest of an earlier preparation, empty if there is none. Files whose
+            signature has not changed since then are not read again.
+
+    Returns:
+        Adapter, root and label map of the data set, and the path, signature and SHA-256 of image and label.
+
+    Raises:
+        InputError: If the entry has a fault, or if one of its files is missing or cannot be read.
+    """
+    files: dict[str, str] = {}
+    for kind, path in zip(("image", "label"), entry.files(), strict=True):
         try:
             seen = {kind: str(path), f"{kind}_seen": stat_signature(path)}
             same = all(earlier.get(key) == value for key, value in seen.items())
             files |= {**seen, f"{kind}_sha256": earlier[f"{kind}_sha256"] if same else fingerprint(path)}
         except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; it belongs to case {entry.name}") from error
+            remedy = f"restore it, because case {entry.name} consists of it"
+            raise InputError(path, "no such file", remedy) from error
         except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
+            problem = f"the file cannot be read ({error.strerror})"
+            raise InputError(error.filename or path, problem, "check its permissions and the disk") from error
     return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}

@@ -1,4 +1,8 @@
-"""What a command line asks for: which data set, read as which centre or centres of which store."""
+"""The centres that a command reads: which data set, registered as which centre or centres of which store.
+
+``data.prepare`` and ``data.verify`` share these options: ``add_centre_arguments`` declares them,
+``CentreOptions.from_args`` validates them once, and ``find_centres`` lists the cases.
+"""
 
 import argparse
 import json
@@ -11,17 +15,70 @@ from pathlib import Path
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.text import is_valid_name
-from data.sources.catalogue import SOURCES, Entry, LabelMap, remarks
+from data.sources.base import Entry
+from data.sources.catalogue import SOURCES, layouts, remarks
+from data.sources.label_map import LabelMap
 
-NAME_RULE = "letters, digits, _ - . only, and not 'none', which means no centre"
+
+@dataclass(frozen=True)
+class CentreOptions:
+    """The options that say which data set is read as which centres.
+
+    Attributes:
+        source: Name of the data set's adapter, a key of SOURCES.
+        root: Folder of the data set, or the table (.csv) of a ``folder`` data set; absolute.
+        centre: Name of the centre.
+        centre_by: Column of the data set's table whose values make one centre each, or None for a single centre.
+        store: Folder of the prepared cases.
+        labels: What the label codes mean, or None for what the data set documents.
+        moved: Whether the data set may have been moved since the centre was prepared.
+        workers: Number of processes that read cases.
+    """
+
+    source: str
+    root: Path
+    centre: str
+    centre_by: str | None
+    store: Path
+    labels: LabelMap | None
+    moved: bool
+    workers: int
+
+    @staticmethod
+    def from_args(args: argparse.Namespace) -> "CentreOptions":
+        """Validate the options that ``add_centre_arguments`` declares.
+
+        Raises:
+            InputError: If the centre's name, the label map or the number of workers is not valid.
+        """
+        if not is_valid_name(args.centre) or args.centre == "none":
+            rule = 'use letters, digits, "_", "-" and "." only; "none" is reserved, because it means no centre'
+            raise InputError(f"--centre {args.centre}", "not a valid name for a centre", rule)
+        if args.workers < 1:
+            raise InputError(f"--workers {args.workers}", "at least one process is needed", "give 1 or more")
+        try:
+            labels = None if args.labels == "auto" else LabelMap.parse(args.labels)
+        except ValueError as error:
+            remedy = 'write pairs code=label with the labels 0, 1 or 2, such as "10=1,*=0"'
+            raise InputError(f"--labels {args.labels}", str(error), remedy) from error
+        return CentreOptions(
+            source=args.source,
+            root=args.root.expanduser().resolve(),
+            centre=args.centre,
+            centre_by=args.centre_by,
+            store=args.store.expanduser(),
+            labels=labels,
+            moved=args.moved,
+            workers=args.workers,
+        )
 
 
 @dataclass(frozen=True)
 class Centre:
-    """One data set, or the part of it that one scanner or hospital made, read as one centre."""
+    """A data set, or the part of it that one scanner or hospital contributed, registered under one name."""
 
     name: str
-    adapter: str
+    adapter: str  # key of SOURCES
     root: Path
     store: Path
     labels: LabelMap
@@ -29,142 +86,171 @@ class Centre:
 
     @property
     def folder(self) -> Path:
+        """Folder of the centre in the store."""
         return self.store / self.name
 
     def manifests(self) -> Iterator[Path]:
-        """Of the cases that the store has of it."""
+        """Find the manifests (case.json) of the centre's cases in the store."""
         return self.folder.glob("[!.]*/case.json")
 
 
-def argument_parser(command_name: str, description: str) -> argparse.ArgumentParser:
-    """The arguments that prepare and verify share."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {command_name}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"what ROOT holds, by SOURCE:\n{layouts()}"
+    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below")
+    parser.add_argument(
+        "root", metavar="ROOT", type=Path, help="folder of the data set, or a table (.csv) of your own scans"
     )
-    kinds = "; ".join(f"{name}: {source.summary}" for name, source in SOURCES.items())
-    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help=f"kind of data set. {kinds}")
-    parser.add_argument("root", metavar="ROOT", type=Path, help="its folder, or of your own scans a table")
     parser.add_argument(
         "--centre",
         required=True,
         metavar="NAME",
         default=argparse.SUPPRESS,
-        help="what to call this centre from now on",
-    )
-    by = "a centre NAME_<value> for each value of this column of the data set's table, such as its scanner"
-    parser.add_argument("--centre-by", metavar="COLUMN", help=by)
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="where prepared cases live")
-    codes = 'what the label codes mean, code=label with 1 pancreas and 2 tumour, such as "10=1,*=0" (*: all others)'
-    parser.add_argument(
-        "--labels", default="auto", metavar="MAP", help=f"{codes}; auto: as the data set documents them"
+        help="name under which the store, the splits and the results list this centre",
     )
     parser.add_argument(
-        "--moved", action="store_true", help="the data set lies elsewhere than when this centre was prepared"
+        "--centre-by",
+        metavar="COLUMN",
+        help="column of the data set's table, such as the scanner; each of its values becomes a centre NAME_<value> "
+        "(default: one centre)",
     )
-    workers = min(os.cpu_count() or 1, 4)
     parser.add_argument(
-        "--workers", type=int, default=workers, metavar="N", help="processes that read at the same time"
+        "--store",
+        type=Path,
+        default=DEFAULT_STORE,
+        metavar="DIR",
+        help="folder of the prepared cases (default: %(default)s)",
     )
-    return parser
+    parser.add_argument(
+        "--labels",
+        default="auto",
+        metavar="MAP",
+        help='meaning of the label codes as pairs code=label, where 1 is pancreas, 2 is tumour and the code "*" stands '
+        'for all others, such as "10=1,*=0" (default: auto, as the data set documents them)',
+    )
+    parser.add_argument(
+        "--moved",
+        action="store_true",
+        help="accept a ROOT other than the one from which this centre was prepared, if that no longer exists "
+        "(default: refuse it)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, 4),
+        metavar="N",
+        help="number of processes that read cases at the same time (default: %(default)s)",
+    )
 
 
-def find_centres(args: argparse.Namespace) -> list[Centre]:
-    """The centres that the data set is registered as: one, or one per value of the column ``args.centre_by``.
+def find_centres(options: CentreOptions) -> list[Centre]:
+    """List the cases of the data set and assign them to one centre, or to one per value of a column.
 
-    The latter are called ``<centre>_<value>``. Lists their cases and settles the label map. Raises InputError for an
-    empty root, a column that no case has, and a centre name that is taken.
+    The centres of a column are called ``<centre>_<value>``. Cases without a value in it belong to none of them; they
+    are appended to the first centre with a fault, so that they are reported.
+
+    Raises:
+        InputError: If the data set is not there or empty, no case has a value in the column, or the store already
+            holds a centre of this name from another data set.
     """
-    whole = _look(args)
-    centres = [whole] if args.centre_by is None else _by_column(whole, args.centre_by)
+    source, root = SOURCES[options.source], options.root
+    if not root.exists():
+        raise InputError(root, "no such folder", "check the path")
+    if root.is_file() and not (options.source == "folder" and root.suffix.lower() == ".csv"):
+        raise InputError(root, "an archive or another file, not a folder", "unpack it and give the folder as ROOT")
+    labels = source.codes(root) if options.labels is None else options.labels
+    entries = tuple(source.entries(root))
+    if not entries:
+        raise InputError(root, "it holds no case", f"check the layout, which for {options.source} is {source.summary}")
+    whole = Centre(options.centre, options.source, root, options.store, labels, entries)
+    centres = [whole] if options.centre_by is None else _split_by_column(whole, options.centre_by)
     for centre in centres:
-        _check_not_taken(centre, args.moved)
+        _check_name_is_free(centre, options.moved)
     return centres
 
 
-def notes_on(centres: list[Centre], by: str | None) -> list[str]:
-    """What the user should know of a data set before it is read, one line each.
+def notes_on(centres: list[Centre], centre_by: str | None) -> list[str]:
+    """Collect what the user should know about a data set before it is read.
 
     Args:
-        by: the column that made the centres (--centre-by), if one did.
+        centres: The centres found in one data set.
+        centre_by: The column that made the centres, if one did.
+
+    Returns:
+        One line per note.
     """
     lines = remarks(centres[0].adapter, centres[0].root)
     values = {dict(entry.columns).get("centre", "").strip() for entry in centres[0].entries} - {""}
-    if by is None and len(values) > 1:
-        several = f"the table's column centre has {len(values)} values"
-        lines.append(f"{several}; --centre-by centre makes a centre of each, without it all are one")
+    if centre_by is None and len(values) > 1:
+        lines.append(
+            f"the column centre of the table has {len(values)} values, but all cases are read as one centre; "
+            "--centre-by centre makes a centre of each"
+        )
     return lines
 
 
-def _by_column(whole: Centre, column: str) -> list[Centre]:
-    known = sorted({key for entry in whole.entries for key, _ in entry.columns})
-    if column not in known:
-        has = f"choose one of {', '.join(known)}" if known else "its cases have no columns, so leave it out"
-        raise InputError(f"--centre-by {column}: no such column in {whole.root}; {has}")
+def _split_by_column(whole: Centre, column: str) -> list[Centre]:
+    columns = sorted({key for entry in whole.entries for key, _ in entry.columns})
+    if column not in columns:
+        remedy = f"choose one of {', '.join(columns)}" if columns else "leave the option out: the cases have no columns"
+        raise InputError(f"--centre-by {column}", f"{whole.root} has no such column", remedy)
     groups: dict[str, list[Entry]] = {}
     for entry in whole.entries:
         groups.setdefault(dict(entry.columns).get(column, "").strip(), []).append(entry)
     without = groups.pop("", [])
     if not groups:
-        raise InputError(f"--centre-by {column}: empty in every case of {whole.root}; fill it in, or leave it out")
-    centres = [replace(whole, name=name, entries=tuple(groups[v])) for v, name in _names(whole.name, groups).items()]
-    # Cases of no centre are no centre: they are listed as failed with the first.
-    fault = "{}: has no value in column {} of {}; fill it in, or leave the case out"
-    lost = (replace(e, fault=e.fault or fault.format(e.image, column, whole.root)) for e in without)
-    centres[0] = replace(centres[0], entries=(*centres[0].entries, *lost))
+        problem = f"the column is empty for every case of {whole.root}"
+        raise InputError(f"--centre-by {column}", problem, "fill it in, or leave the option out")
+    names = _centre_names(whole.name, column, groups)
+    centres = [replace(whole, name=name, entries=tuple(groups[value])) for value, name in names.items()]
+    for entry in without:
+        problem = f"the case has no value in column {column} of the table"
+        fault = InputError(entry.image or whole.root, problem, "fill it in, or leave the case out")
+        entries = (*centres[0].entries, replace(entry, fault=entry.fault or fault))
+        centres[0] = replace(centres[0], entries=entries)
     return centres
 
 
-def _names(centre: str, values: Iterable[str]) -> dict[str, str]:
-    """A centre's name for each value. Raises InputError where two values would have one name."""
+def _centre_names(centre: str, column: str, values: Iterable[str]) -> dict[str, str]:
+    """Name a centre for each value. Raises InputError if two values would give one name."""
     names: dict[str, str] = {}
     for value in sorted(values):
         name = f"{centre}_" + re.sub(r"[^\w.-]+", "-", value).strip("-")
         if name in names.values():
             other = next(v for v, n in names.items() if n == name)
-            raise InputError(f"--centre-by: {other!r} and {value!r} would both be called {name}; write them alike")
+            problem = f"the values {other!r} and {value!r} would both give the centre {name}"
+            raise InputError(f"--centre-by {column}", problem, "write them alike in the table")
         names[value] = name
     return names
 
 
-def _look(args: argparse.Namespace) -> Centre:
-    if not is_valid_name(args.centre) or args.centre == "none":
-        raise InputError(f"--centre {args.centre}: not usable as a name; use {NAME_RULE}")
-    if args.workers < 1:
-        raise InputError(f"--workers {args.workers}: at least one process is needed; give 1 or more")
-    source, root = SOURCES[args.source], args.root.expanduser().resolve()
-    if not root.exists():
-        raise InputError(f"{root}: no such folder; check ROOT")
-    if root.is_file() and not (args.source == "folder" and root.suffix.lower() == ".csv"):
-        raise InputError(f"{root}: an archive or a file, not a folder; unpack it and give the folder as ROOT")
-    labels = source.codes(root) if args.labels == "auto" else LabelMap.parse(args.labels)
-    entries = tuple(source.entries(root))
-    if not entries:
-        raise InputError(f"{root}: no case in it; the layout of {args.source} is {source.summary}")
-    return Centre(args.centre, args.source, root, args.store.expanduser(), labels, entries)
+def _check_name_is_free(centre: Centre, moved: bool) -> None:
+    """Refuse a centre whose name the store uses for another data set.
 
-
-def _check_not_taken(centre: Centre, moved: bool) -> None:
-    """One centre comes from one place, read in one way: another root or adapter under its name would mix hospitals,
-    or cases whose lesions are drawn with such whose are not, unseen.
+    Cases of another root, or of the same root read by another adapter, would otherwise join the centre unnoticed:
+    hospitals would be mixed, or cases with annotated lesions with cases whose lesions are not annotated.
     """
+    option = f"--centre {centre.name}"
     remedy = f"choose another --centre, or delete {centre.folder}"
     for path in centre.manifests():
         try:
             source = json.loads(path.read_text())["source"]
             root, adapter = source["root"], source["adapter"]
         except (ValueError, KeyError, TypeError):
-            continue  # not readable: that case is prepared anew
+            continue  # an unreadable manifest: that case is prepared again
         if adapter != centre.adapter:
-            raise InputError(f"--centre {centre.name}: the store has it read as {adapter} already; {remedy}")
-        if root == str(centre.root) or (moved and not Path(root).exists()):
+            raise InputError(option, f"the store already holds this centre, read as {adapter}", remedy)
+        gone = not Path(root).exists()
+        if root == str(centre.root) or (moved and gone):
             continue
-        taken = f"--centre {centre.name}: the store has it from {root} already"
+        problem = f"the store already holds this centre, prepared from {root}"
         if moved:
-            raise InputError(f"{taken}, and that is still there, so it was not moved; {remedy}")
-        if not Path(root).exists():
+            raise InputError(option, f"{problem}, which still exists, so the data set was not moved", remedy)
+        if gone:
             raise InputError(
-                f"{taken}, which is gone; if the data set was moved from there, add --moved, else {remedy}"
+                option,
+                f"{problem}, which no longer exists",
+                f"add --moved if this is the same data set in a new place; otherwise {remedy}",
             )
-        raise InputError(f"{taken}; {remedy}")
+        raise InputError(option, problem, remedy)

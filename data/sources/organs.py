@@ -1,53 +1,83 @@
-"""Sets of many organs, of which the pancreas is taken: more scans and hospitals for the pancreas stages.
+"""Data sets of many abdominal organs, of which the pancreas is used: more scans and hospitals for the pancreas stages.
 
-Their labels draw no tumour, and nothing says that there is none: they are no tumour-free scans.
+Their labels show no tumours, and nothing says that the patients have none. Their cases are therefore not free of
+tumours and are not used in the tumour stages.
 """
 
 import re
 from dataclasses import replace
 from pathlib import Path
 
-from data.sources.base import About, Columns, Entry, absent, by_case, entry, paired, sorted_by_name, visible, within
+from data.sources.base import (
+    About,
+    Columns,
+    Entry,
+    entry_of,
+    find_below,
+    group_by_case,
+    list_folder,
+    missing_part,
+    pair,
+    sorted_by_name,
+)
 from data.sources.label_map import ClassFiles, LabelMap
 from data.sources.tables import find_table, read_table, require_columns
 
 
 class ManyOrgans:
-    """Image and label folders in pairs, one label map a case. A set says its folders, its case names and its codes."""
+    """Folders of images and labels in pairs, with one label file per case. The subclasses are data sets.
+
+    Attributes:
+        summary: See ``Source.summary``.
+        about: See ``Source.about``.
+        folders: Pairs of a folder of images and one of labels. The first pair must exist.
+        case: Pattern of file names without suffix; group 1 is what an image and its label have in common.
+        pancreas: Code of the pancreas.
+        last_code: Highest code of the data set.
+    """
 
     summary: str
     about: About
-    folders: tuple[tuple[str, str], ...]  # images, labels; the first pair must be there
-    case: re.Pattern  # of a case's file, without its suffix; group 1 is what image and label have in common
+    folders: tuple[tuple[str, str], ...]
+    case: re.Pattern[str]
     pancreas: int
     last_code: int
 
     def codes(self, root: Path) -> LabelMap:
+        """Return the map that keeps the pancreas and makes the other organs background."""
         return LabelMap.one_organ(self.pancreas, self.last_code)
 
     def entries(self, root: Path) -> list[Entry]:
-        found = []
+        """Pair the images and labels of every pair of folders that is complete; see ``Source.entries``."""
+        entries: list[Entry] = []
         for images, labels in self.folders:
-            places = root / images, root / labels
-            if (images, labels) == self.folders[0] or all(place.is_dir() for place in places):
-                found += paired(*map(self._cases, places), *places)
-        return sorted_by_name(found)
+            image_folder, label_folder = root / images, root / labels
+            required = (images, labels) == self.folders[0]
+            if required or (image_folder.is_dir() and label_folder.is_dir()):
+                entries += pair(self._scans(image_folder), self._scans(label_folder), image_folder, label_folder)
+        return sorted_by_name(entries)
 
     def remarks(self, root: Path) -> list[str]:
-        unlabelled = [pair for pair in self.folders[1:] if (root / pair[0]).is_dir() and not (root / pair[1]).is_dir()]
-        return [f"left out: {images}, as there is no {labels}" for images, labels in unlabelled]
+        """Name the folders of images that have no labels."""
+        return [
+            f"left out: {images}, because there is no {labels}"
+            for images, labels in self.folders[1:]
+            if (root / images).is_dir() and not (root / labels).is_dir()
+        ]
 
-    def _cases(self, folder: Path) -> dict[str, list[Path]]:
-        return {match[1]: files for name, files in by_case(folder).items() if (match := self.case.fullmatch(name))}
+    def _scans(self, folder: Path) -> dict[str, list[Path]]:
+        scans = group_by_case(folder).items()
+        return {match[1]: files for name, files in scans if (match := self.case.fullmatch(name))}
 
 
 class AMOS(ManyOrgans):
-    """AMOS 2022: 500 CT and 100 MRI of two hospitals in Shenzhen, 15 organs; 300 CT of them with public labels.
+    """AMOS 2022: 500 CT and 100 MRI scans of two hospitals in Shenzhen, 15 organs; 300 CT scans have public labels.
 
-    Source: https://amos22.grand-challenge.org, https://zenodo.org/records/7262581 (amos22.zip). Its readme says that
-    numbers below 500 are CT, the others MRI. Pancreas is code 10 of 15. Licence: told as CC BY 4.0 or CC BY-NC-SA;
-    read the terms that come with the download. labeled_data_meta_0000_0599.csv, beside
-    or in ROOT's parent, gives columns such as Site and Manufacturer's Model Name.
+    Source: https://amos22.grand-challenge.org, https://zenodo.org/records/7262581 (amos22.zip). According to its
+    readme, numbers below 500 are CT scans and the others MRI. The pancreas is code 10 of 15. Sources differ on the
+    licence (CC BY 4.0 or CC BY-NC-SA): read the terms that come with the download. The table
+    labeled_data_meta_0000_0599.csv, in ROOT or the folder above, adds columns such as Site and Manufacturer's Model
+    Name.
     """
 
     summary = "imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, imagesVa, labelsVa; MRI (from 0500) left out"
@@ -63,19 +93,21 @@ class AMOS(ManyOrgans):
     FIRST_MRI = 500
 
     def entries(self, root: Path) -> list[Entry]:
-        columns = self._columns(root)
-        cases = [e for e in super().entries(root) if self._number(e) < self.FIRST_MRI]
-        return [replace(e, columns=columns.get(self._number(e), ())) for e in cases]
+        """List the CT scans; see ``Source.entries``."""
+        columns = self._read_columns(root)
+        entries = [entry for entry in super().entries(root) if self._number(entry) < self.FIRST_MRI]
+        return [replace(entry, columns=columns.get(self._number(entry), ())) for entry in entries]
 
     def remarks(self, root: Path) -> list[str]:
-        count = sum(self._number(e) >= self.FIRST_MRI for e in super().entries(root))
-        mri = [f"left out: {count} cases numbered from {self.FIRST_MRI:04d}, which are MRI"] if count else []
+        """Count the MRI scans, and name the folders of images that have no labels."""
+        count = sum(self._number(entry) >= self.FIRST_MRI for entry in super().entries(root))
+        mri = [f"left out: {count} cases numbered from {self.FIRST_MRI:04d}, which are MRI scans"] if count else []
         return super().remarks(root) + mri
 
     def _number(self, entry: Entry) -> int:
         return int(entry.name[-4:])
 
-    def _columns(self, root: Path) -> dict[int, Columns]:
+    def _read_columns(self, root: Path) -> dict[int, Columns]:
         path = find_table([root, root.parent], "labeled_data_meta_0000_0599")
         if path is None:
             return {}
@@ -85,10 +117,10 @@ class AMOS(ManyOrgans):
 
 
 class BTCV(ManyOrgans):
-    """BTCV, "Beyond the Cranial Vault" (MICCAI 2015): 30 labelled CT of the abdomen, 13 organs.
+    """BTCV, "Beyond the Cranial Vault" (MICCAI 2015): 30 labelled CT scans of the abdomen, 13 organs.
 
-    Source: https://www.synapse.org/Synapse:syn3193805 (registration), RawData.zip. Pancreas is code 11 of 13, told by
-    many public readers of it. Licence: the challenge's own terms (some mirrors say CC BY 4.0: told).
+    Source: https://www.synapse.org/Synapse:syn3193805 (registration needed), RawData.zip. The pancreas is code 11 of
+    13, as reported by several public loaders. Licence: the terms of the challenge (some mirrors state CC BY 4.0).
     """
 
     summary = "img/img0001.nii.gz, label/label0001.nii.gz (ROOT is RawData/Training)"
@@ -104,11 +136,11 @@ class BTCV(ManyOrgans):
 
 
 class WORD(ManyOrgans):
-    """WORD: 150 CT of patients before radiotherapy in one hospital (Chengdu), 16 organs; 100/20/30 Tr/Val/Ts.
+    """WORD: 150 CT scans of patients before radiotherapy in one hospital (Chengdu), 16 organs; 100/20/30 Tr/Val/Ts.
 
-    Source: https://github.com/HiLab-git/WORD (by request to the authors). Pancreas is code 8 of 16: liver, spleen, left
-    and right kidney, stomach, gallbladder, oesophagus, pancreas ... in the order of public readers and of the paper's
-    tables (told). Licence: academic research only, no clinical or commercial use (its readme).
+    Source: https://github.com/HiLab-git/WORD (on request to the authors). The pancreas is code 8 of 16: the order is
+    liver, spleen, left and right kidney, stomach, gallbladder, oesophagus, pancreas and so on, as in the tables of the
+    paper and in several public loaders. Licence: academic research only, no clinical or commercial use (its readme).
     """
 
     summary = "imagesTr/word_0002.nii.gz, labelsTr/word_0002.nii.gz, imagesVal, labelsVal, imagesTs, labelsTs"
@@ -124,39 +156,48 @@ class WORD(ManyOrgans):
 
 
 class TotalSegmentator:
-    """TotalSegmentator CT: 1,228 scans of Basel at 1.5 mm, 117 classes, one mask a class.
+    """TotalSegmentator CT: 1,228 scans of Basel at 1.5 mm with 117 classes, one mask per class.
 
-    Source: https://zenodo.org/records/10047292 (version 2), licence CC BY 4.0. Any region of the body: in many scans
-    the pancreas' mask is empty. meta.csv (separated by semicolons) gives columns such as institute and scanner_model.
-    Labels were made by a network and corrected.
+    Source: https://zenodo.org/records/10047292 (version 2), licence CC BY 4.0. The scans show any region of the body,
+    so the mask of the pancreas is often empty. The table meta.csv (separated by semicolons) adds columns such as
+    institute and scanner_model. The labels were made by a network and corrected by hand.
     """
 
     summary = "s0001/ct.nii.gz, s0001/segmentations/pancreas.nii.gz, meta.csv"
     about = About(
         "TotalSegmentator CT, version 2",
         "CC BY 4.0",
-        "a file a class: pancreas; lesions not drawn",
+        "one file per class: pancreas; lesions not annotated",
         "zenodo.org/records/10047292: Totalsegmentator_dataset_v201.zip",
     )
 
     def codes(self, root: Path) -> LabelMap:
+        """Return the code that the reader gives to the mask of the pancreas."""
         return LabelMap.parse("1=1")
 
     def entries(self, root: Path) -> list[Entry]:
-        folders = [path for path in visible(root) if re.fullmatch(r"s\d{4}", path.name)]
+        """List the folders of the scans; see ``Source.entries``."""
+        folders = [path for path in list_folder(root) if re.fullmatch(r"s\d{4}", path.name)]
         if not folders:
-            deeper = within(root, "s[0-9][0-9][0-9][0-9]", 2)
-            raise absent(root / (deeper[0].name if deeper else "s0000"))
-        columns, reader = self._columns(root), ClassFiles("pancreas.nii.gz")
+            deeper = find_below(root, "s[0-9][0-9][0-9][0-9]", 2)
+            raise missing_part(root / (deeper[0].name if deeper else "s0000"))
+        columns, reader = self._read_columns(root), ClassFiles("pancreas.nii.gz")
         return [
-            entry(p.name, p / "ct.nii.gz", p / "segmentations", reader=reader, columns=columns.get(p.name, ()))
-            for p in folders
+            entry_of(
+                folder.name,
+                folder / "ct.nii.gz",
+                folder / "segmentations",
+                reader=reader,
+                columns=columns.get(folder.name, ()),
+            )
+            for folder in folders
         ]
 
     def remarks(self, root: Path) -> list[str]:
+        """Return no remarks: nothing is left out."""
         return []
 
-    def _columns(self, root: Path) -> dict[str, Columns]:
+    def _read_columns(self, root: Path) -> dict[str, Columns]:
         path = find_table([root], "meta")
         if path is None:
             return {}

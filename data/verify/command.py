@@ -1,52 +1,163 @@
-"""Command: is this centre fit to train on? Reads everything, prints one table of what it found.
+"""Command: check whether a centre is fit to train on. It reads every case and prints a table of what it found.
 
     python -m data.verify folder ~/my_hospital --centre my_hospital [--centre-by COLUMN] [--json FILE] [--sheet DIR]
 
-It also looks whether scans or patients are in the store already, under another centre, or in two of the centres that
-a column makes; each of these has a table of its own. It writes nothing but what it is asked for, and thumbnails
-beside the cases of the store.
+It also finds scans and patients that the store already holds under another centre, or that two centres of the same
+run share. With ``--centre-by`` each centre has a table of its own. Apart from the files that are asked for, the command
+writes only thumbnails, which it keeps beside the cases of the store.
 """
 
 import argparse
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from textwrap import wrap
+from typing import get_args
 
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
 from data.common.text import format_row
 from data.contact_sheet import write_sheets
-from data.sources.centres import Centre, argument_parser, find_centres, notes_on
-from data.verify.findings import Finding, Inspection, blame, centre_findings, inspect_entry
-from data.verify.overlap import Known, known_in_store, known_of, shared_findings
+from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
+from data.verify.findings import Finding, Inspection, Level, find_outliers, finding_from_error, inspect_entry
+from data.verify.overlap import CaseIdentity, find_overlap, identities_in_store, identities_of
 
-LEVELS = ("fatal", "warning", "fixed")
-SHOWN = 4  # cases named per row
-WRAPPED = 48  # characters of a column
+LEVELS: tuple[Level, ...] = get_args(Level)  # the most serious one first
+NAMED_CASES = 4  # per row
+COLUMN_WIDTH = 48  # characters
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """One row per kind of finding, worst first; findings that differ in numbers alone share a row."""
+@dataclass(frozen=True)
+class VerifyOptions:
+    """The options of the command.
+
+    Attributes:
+        centres: The data set, the centres made of it, the store and the number of processes.
+        json_file: File to write all findings to, if any.
+        sheet_folder: Folder to write contact sheets into, if any.
+    """
+
+    centres: CentreOptions
+    json_file: Path | None
+    sheet_folder: Path | None
+
+
+def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
+    """Parse and validate the command line.
+
+    Raises:
+        InputError: If the value of an option is not valid.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m data.verify",
+        description="Check whether a centre is fit to train on, by reading everything that data.prepare would read.",
+    )
+    add_centre_arguments(parser)
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all findings to this file as well, with --centre-by as a list of centres (default: no file)",
+    )
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="DIR",
+        help="write contact sheets with a picture of every case into this folder (default: no pictures)",
+    )
+    args = parser.parse_args(argv)
+    return VerifyOptions(
+        centres=CentreOptions.from_args(args),
+        json_file=args.json and args.json.expanduser(),
+        sheet_folder=args.sheet and args.sheet.expanduser(),
+    )
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify the centres that the command line names and return the exit code."""
+    options = parse_options(argv)
+    store, centre_by = options.centres.store, options.centres.centre_by
+    centres = find_centres(options.centres)
+    for note in notes_on(centres, centre_by):
+        print(f"note: {note}")
+    inspected = [_inspect_centre(centre, options) for centre in centres]
+    others: list[CaseIdentity] = []
+    store_findings: list[Finding] = []
+    try:
+        others += identities_in_store(store, {centre.name for centre in centres})
+    except InputError as error:  # a fault of the store, which does not make the cases of these centres unfit
+        store_findings.append(finding_from_error(error, "warning", root=store))
+    records = []
+    for centre, cases in zip(centres, inspected, strict=True):
+        ours = identities_of(centre, cases)
+        findings = [finding for case in cases for finding in case.findings]
+        findings += find_outliers(cases) + find_overlap(ours, others) + store_findings
+        others += ours  # the centres that follow are compared with this one, too
+        records.append(_record(centre, cases, findings))
+        if centre_by:
+            print(f"\ncentre {centre.name}")
+        _print_report(cases, findings)
+    if options.json_file:
+        with replacing(options.json_file) as unfinished:
+            unfinished.write_text(json.dumps(records if centre_by else records[0], indent=1))
+    return EXIT_BAD_INPUT if any(case.fatal for cases in inspected for case in cases) else 0
+
+
+def _inspect_centre(centre: Centre, options: VerifyOptions) -> list[Inspection]:
+    """Read all cases of a centre, and write contact sheets if they were asked for."""
+    print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
+    pictures = options.sheet_folder is not None
+    work = partial(inspect_entry, labels=centre.labels, root=centre.root, picture=pictures)
+    inspected = in_parallel(work, centre.entries, options.centres.workers, f"verifying {centre.name}")
+    cases = sorted(inspected, key=lambda case: case.name)
+    if options.sheet_folder:
+        tiles = [case.tile for case in cases if case.tile is not None]
+        for path in write_sheets(options.sheet_folder, centre.name, tiles):
+            print(path)
+    return [replace(case, tile=None) for case in cases]  # the pictures of a whole centre are large
+
+
+def format_findings(findings: Sequence[Finding]) -> str:
+    """Format findings as a table, the most serious ones first.
+
+    Findings of the same level that differ only in their numbers share a row.
+    """
     rows: dict[tuple[str, str], list[Finding]] = {}
-    for finding in sorted(findings, key=lambda f: (LEVELS.index(f.level), f.what, f.case)):
-        rows.setdefault((finding.level, re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "#", finding.what)), []).append(finding)
-    lines = [("level", "cases", "what", "which", "what to do")]
+    for finding in sorted(findings, key=lambda f: (LEVELS.index(f.level), f.problem, f.case)):
+        rows.setdefault((finding.level, NUMBER.sub("#", finding.problem)), []).append(finding)
+    lines = [("level", "cases", "finding", "which", "what to do")]
     for (level, _), group in rows.items():
         names = sorted({f"{f.case} = {f.other}" if f.other else f.case for f in group})
-        which = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        what = group[0].what + (" (and the like)" if len({f.what for f in group}) > 1 else "")
-        lines.append((level, str(len({f.case for f in group})), what, which, group[0].remedy))
-    cells = [[wrap(cell, WRAPPED) for cell in line] for line in lines]
-    widths = [max(len(part) for line in cells for part in line[column]) for column in range(5)]
+        more = len(names) - NAMED_CASES
+        which = ", ".join(names[:NAMED_CASES]) + (f" and {more} more" if more > 0 else "")
+        problem = group[0].problem + (" (or similar)" if len({f.problem for f in group}) > 1 else "")
+        lines.append((level, str(len({f.case for f in group})), problem, which, group[0].remedy))
+    cells = [[wrap(cell, COLUMN_WIDTH) for cell in line] for line in lines]
+    widths = [max((len(part) for line in cells for part in line[column]), default=0) for column in range(5)]
     return "\n".join(format_row(line, widths) for line in cells)
 
 
-def record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Finding]) -> dict:
-    """Everything that was found, for other programs."""
+def _print_report(cases: Sequence[Inspection], findings: Sequence[Finding]) -> None:
+    if findings:
+        print(format_findings(findings))
+    # Faults of the store are findings as well, but not about these cases.
+    warned = {finding.case for finding in findings if finding.level == "warning"} & {case.name for case in cases}
+    fit, tumours = sum(not case.fatal for case in cases), sum(case.has_tumour for case in cases)
+    print(f"{fit} of {len(cases)} cases are fit to train on, {len(warned)} of them with warnings")
+    if tumours:
+        print(f"{tumours} of them have a tumour")
+    elif fit:
+        print("none of them has a tumour: they can train the pancreas stages only")
+
+
+def _record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Finding]) -> dict[str, object]:
+    """Collect everything that was found about a centre, for other programs."""
     return {
         "centre": centre.name,
         "source": centre.adapter,
@@ -58,66 +169,3 @@ def record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Findi
         "counts": {level: sum(f.level == level for f in findings) for level in LEVELS},
         "findings": [finding._asdict() for finding in findings],
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argument_parser("data.verify", "Is this centre fit to train on? Reads everything that prepare would.")
-    found = "also write all findings to this file, with --centre-by as a list of centres"
-    parser.add_argument("--json", type=Path, metavar="FILE", help=found)
-    parser.add_argument("--sheet", type=Path, metavar="DIR", help="also write pictures of the cases into this folder")
-    return parser
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    centres = find_centres(args)
-    for line in notes_on(centres, args.centre_by):
-        print(f"note: {line}")
-    inspected = [_inspect(centre, args) for centre in centres]
-    others, faults = _known_in_store(centres)
-    records = []
-    for centre, cases in zip(centres, inspected, strict=True):
-        findings = [finding for case in cases for finding in case.findings]
-        findings += centre_findings(cases) + shared_findings(centre, cases, others) + faults
-        others += known_of(centre, cases)  # one that comes after is compared with this one
-        records.append(record(centre, cases, findings))
-        if args.centre_by:
-            print(f"\ncentre {centre.name}")
-        _report(cases, findings)
-    if args.json:
-        with replacing(args.json.expanduser()) as unfinished:
-            unfinished.write_text(json.dumps(records if args.centre_by else records[0], indent=1))
-    return EXIT_BAD_INPUT if any(found["fit"] < found["cases"] for found in records) else 0
-
-
-def _inspect(centre: Centre, args: argparse.Namespace) -> list[Inspection]:
-    """Read all cases of a centre, and write their pictures where asked for."""
-    print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
-    work = partial(inspect_entry, labels=centre.labels, picture=args.sheet is not None, root=centre.root)
-    inspected = in_parallel(work, centre.entries, args.workers, f"verifying {centre.name}")
-    cases = sorted(inspected, key=lambda case: case.name)
-    if args.sheet:
-        tiles = [case.tile for case in cases if case.tile is not None]
-        for path in write_sheets(args.sheet.expanduser(), centre.name, tiles):
-            print(path)
-    return [case._replace(tile=None) for case in cases]
-
-
-def _known_in_store(centres: Sequence[Centre]) -> tuple[list[Known], list[Finding]]:
-    """The cases of the store's other centres, or what hinders reading them: the store's fault, not these centres'."""
-    try:
-        return known_in_store(centres[0].store, {centre.name for centre in centres}), []
-    except InputError as error:
-        return [], [blame(error, "warning")]
-
-
-def _report(cases: Sequence[Inspection], findings: Sequence[Finding]) -> None:
-    if findings:
-        print(table(findings))
-    # The store's faults are findings too, but of none of these cases.
-    warned = {finding.case for finding in findings if finding.level == "warning"} & {case.name for case in cases}
-    fit, tumours = sum(not case.fatal for case in cases), sum(case.has_tumour for case in cases)
-    print(f"{fit} of {len(cases)} cases are fit to train on, {len(warned)} of them with warnings")
-    if fit:
-        print(f"{tumours} of them have a tumour" if tumours else "none has a tumour: fit for the pancreas stages alone")

@@ -1,186 +1,232 @@
-"""What may be wrong with a case, or with a centre as a whole: one small check each.
+"""The checks of single cases, and of the cases of a centre against each other.
 
-fatal    prepare would refuse the case
-warning  usable, but look at it: it may not be what you think
-fixed    mended while reading, nothing to do
+A finding has one of three levels:
+
+- fatal: ``data.prepare`` would refuse the case.
+- warning: the case can be used, but it may not be what it seems.
+- fixed: reading the case adapted something, such as its orientation; nothing has to be done.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
-from data.contact_sheet import tile
-from data.duplicates.thumbnail import thumbnail
+from data.contact_sheet import draw_tile
+from data.duplicates.thumbnail import make_thumbnail
 from data.scans.boxes import bounding_box
 from data.scans.grid import volume_ml
 from data.scans.volume import Volume
-from data.sources.catalogue import Entry, LabelMap, load_entry
+from data.sources.base import Entry
+from data.sources.catalogue import load_entry
+from data.sources.label_map import LabelMap
 
-SPACING_MM = (0.3, 8.0)
-AIR_BELOW, BONE_ABOVE = -200, 100  # any CT of an abdomen holds darker and brighter voxels than these
-CUT_LOW, CUT_HIGH = -500, 400  # a scan that ends within, with many voxels at its end, was cut to a window
-CUT_SHARE = 0.005
-GLAND_HU = (-20, 200)  # median under the label: fatty and unenhanced to arterial; else it lies on something else
+PLAUSIBLE_SPACING_MM = (0.3, 8.0)
+AIR_BELOW_HU, BONE_ABOVE_HU = -200, 100  # every abdominal CT has darker and brighter voxels than these
+# A scan was clipped to a display window if its darkest voxels are brighter than the lower limit, or its brightest
+# voxels darker than the upper limit, and more than this share of all voxels has that extreme value.
+CLIPPED_LOW_HU, CLIPPED_HIGH_HU = -500, 400
+CLIPPED_SHARE = 0.005
+GLAND_HU = (-20, 200)  # plausible median under the label: from a fatty gland without contrast to the arterial phase
 TILT_DEGREES = 5.0
-SMALL_PANCREAS_ML, SMALL_TUMOUR_ML = 5.0, 0.05  # an adult gland has 40 to 120 ml; 0.05 ml is a 4.6 mm ball
-OUTLIERS_FROM = 8  # cases, for a centre to have a usual value
-OUTLIER_SPACING = 3.0  # times the centre's median, or less than a third
-OUTLIER_HU = 50.0  # and five times the centre's spread
-TO_MAD = 1.4826  # a normal distribution's standard deviation by its median absolute deviation
+SMALL_PANCREAS_ML, SMALL_TUMOUR_ML = 5.0, 0.05  # an adult gland has 40 to 120 ml; 0.05 ml is a ball of 4.6 mm
+OUTLIERS_FROM = 8  # cases that a centre must have before one of them can be called unusual
+OUTLIER_SPACING = 3.0  # times the median of the centre, or less than a third of it
+OUTLIER_HU = 50.0  # at least, and at least OUTLIER_SPREADS robust standard deviations of the centre
+OUTLIER_SPREADS = 5
+MAD_TO_SD = 1.4826  # standard deviation of a normal distribution, relative to its median absolute deviation
 
-Doubts = Iterator[tuple[str, str]]  # what is odd, and what to do about it
+Level = Literal["fatal", "warning", "fixed"]
 
 
 class Finding(NamedTuple):
-    """``case`` names the file where one is to blame; ``other`` is the case that it collides with."""
+    """Something worth knowing about a case.
 
-    level: str
-    what: str
+    Attributes:
+        level: How serious it is.
+        problem: What is wrong, or what was adapted.
+        case: Name of the case, or the path of the file to blame.
+        remedy: What to do about it.
+        other: The case that this one collides with, if any.
+    """
+
+    level: Level
+    problem: str
     case: str
     remedy: str
     other: str = ""
 
 
-class Inspection(NamedTuple):
-    """One case after reading; what follows ``findings`` is None where it could not be read."""
+class Doubt(NamedTuple):
+    """What looks odd about a scan or its label, and what to do about it."""
+
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was read of one case. The fields after ``findings`` keep their defaults if it could not be read.
+
+    Attributes:
+        name: Name of the case.
+        patient: Identifier of the patient.
+        findings: What was found.
+        has_tumour: Whether a tumour is labelled.
+        spacing: Voxel spacing (z, y, x) in mm.
+        gland_hu: Median of the image under the label in HU; None without a label.
+        thumbnail: Record by which duplicates are recognised.
+        tile: Picture of the case, if one was asked for.
+    """
 
     name: str
     patient: str
     findings: list[Finding]
     has_tumour: bool = False
     spacing: tuple[float, float, float] | None = None
-    gland_hu: float | None = None  # median under the label; None without one
+    gland_hu: float | None = None
     thumbnail: np.ndarray | None = None
-    tile: np.ndarray | None = None  # its picture, where asked for
+    tile: np.ndarray | None = None
 
     @property
     def fatal(self) -> bool:
+        """Whether ``data.prepare`` would refuse the case."""
         return any(finding.level == "fatal" for finding in self.findings)
 
 
-def blame(error: InputError, level: str = "fatal", root: Path | None = None) -> Finding:
-    """The one line of an error as a finding about its file, called as it lies in ``root`` where it does."""
-    file, _, fault = str(error).partition(": ")
-    what, _, remedy = fault.rpartition("; ")
-    path = Path(file)
-    inside = root is not None and path != root and path.is_relative_to(root)
-    return Finding(level, what, str(path.relative_to(root)) if inside else "/".join(path.parts[-2:]), remedy)
+def finding_from_error(error: InputError, level: Level, *, root: Path) -> Finding:
+    """Turn an error into a finding about the file to blame.
+
+    Args:
+        error: The error that was raised for a case.
+        level: Level of the finding.
+        root: Folder of the data set or store. A file inside it is called by its path relative to it, any
+            other by its name and that of its folder.
+    """
+    path = Path(error.path)
+    inside = path != root and path.is_relative_to(root)
+    remedy = f"{error.remedy}: {error.command}" if error.command else error.remedy
+    return Finding(level, error.problem, str(path.relative_to(root)) if inside else "/".join(path.parts[-2:]), remedy)
 
 
-def inspect_entry(entry: Entry, labels: LabelMap, picture: bool = False, root: Path | None = None) -> Inspection:
-    """Read one case as prepare would, and look at what came out; with ``picture`` also make its tile.
+def inspect_entry(entry: Entry, labels: LabelMap, *, root: Path, picture: bool = False) -> Inspection:
+    """Read one case as ``data.prepare`` would and check what came out.
 
-    root: of the data set; a file that is to blame is called by its path in there.
+    Args:
+        entry: The case as its data set lists it.
+        labels: What the label codes mean.
+        root: Folder of the data set.
+        picture: Whether to draw the tile of the case for a contact sheet.
     """
     try:
         image, label, notes = load_entry(entry, labels)
     except InputError as error:
-        return Inspection(entry.name, entry.patient, [blame(error, root=root)])
+        fault = finding_from_error(error, "fatal", root=root)
+        return Inspection(entry.name, entry.patient, [fault])
     except MemoryError:
-        fault = Finding("fatal", "too large for the memory", entry.name, "use fewer --workers")
+        fault = Finding("fatal", "the scan is too large for the memory", entry.name, "use fewer --workers")
         return Inspection(entry.name, entry.patient, [fault])
     doubts = [*_image_doubts(image), *_label_doubts(label, image.spacing)]
     gland = image.array[label > 0]
     gland_hu = float(np.median(gland)) if gland.size else None
     if gland_hu is not None and not GLAND_HU[0] <= gland_hu <= GLAND_HU[1]:
-        doubts.append((f"median of {gland_hu:.0f} HU under the label", "look whether the label lies on the pancreas"))
+        doubts.append(Doubt(f"median of {gland_hu:.0f} HU under the label", "check that the label is on the pancreas"))
     findings = [Finding("fixed", note, entry.name, "nothing") for note in notes]
+    findings += [Finding("warning", doubt.problem, entry.name, doubt.remedy) for doubt in doubts]
     return Inspection(
-        entry.name,
-        entry.patient,
-        findings + [Finding("warning", what, entry.name, remedy) for what, remedy in doubts],
-        bool((label == TUMOUR).any()),
-        image.spacing,
-        gland_hu,
-        thumbnail(image.array, label, image.spacing),
-        tile(image.array, label, image.spacing, entry.name) if picture else None,
+        name=entry.name,
+        patient=entry.patient,
+        findings=findings,
+        has_tumour=bool((label == TUMOUR).any()),
+        spacing=image.spacing,
+        gland_hu=gland_hu,
+        thumbnail=make_thumbnail(image.array, label, image.spacing),
+        tile=draw_tile(image.array, label, image.spacing, entry.name) if picture else None,
     )
 
 
-def _image_doubts(image: Volume) -> Doubts:
-    if unlike := unlike_hu(image.array):
-        yield unlike
-    if min(image.spacing) < SPACING_MM[0] or max(image.spacing) > SPACING_MM[1]:
-        yield f"implausible spacing {_by(image.spacing)} mm", "check the header's units, they should be mm"
-    along = np.clip(np.abs(np.diag(np.reshape(image.direction, (3, 3)))).min(), 0, 1)
-    if (tilt := np.degrees(np.arccos(along))) > TILT_DEGREES:
-        yield f"scan tilted by {tilt:.0f} degrees", "kept as it is; check that it is no reformatted view"
-
-
-def unlike_hu(array: np.ndarray) -> tuple[str, str] | None:
-    """What speaks against Hounsfield units, if anything does."""
+def find_hu_problem(array: np.ndarray) -> Doubt | None:
+    """Check whether the values of a scan can be Hounsfield units; None if nothing speaks against it."""
     low, high = int(array.min()), int(array.max())
     at_low, at_high = (np.count_nonzero(array == end) / array.size for end in (low, high))
     values = f"values {low} to {high}"
     if low >= 0 and high <= 255:
-        return f"{values} are 8-bit grey values, not HU", "give the scan itself, not pictures of it"
+        return Doubt(f"{values} are 8-bit grey values, not HU", "give the scan itself, not pictures of it")
     if low >= 0 and high > 1000:
-        return f"{values} are not HU, they lack its offset", "export it with its rescale (intercept -1024) applied"
-    if (low > CUT_LOW and at_low > CUT_SHARE) or (high < CUT_HIGH and at_high > CUT_SHARE):
-        return f"HU cut to a window, {values}", "give the scan as it was before; the network sees -100 to 240 HU"
-    if low > AIR_BELOW or high < BONE_ABOVE:
-        return f"{values} are not HU of a CT", "export it in HU, with its rescale applied"
+        return Doubt(f"{values} lack the offset of HU", "export the scan with its rescale (intercept -1024) applied")
+    if (low > CLIPPED_LOW_HU and at_low > CLIPPED_SHARE) or (high < CLIPPED_HIGH_HU and at_high > CLIPPED_SHARE):
+        return Doubt(f"HU clipped to a window, {values}", "give the original scan; the network uses -100 to 240 HU")
+    if low > AIR_BELOW_HU or high < BONE_ABOVE_HU:
+        return Doubt(f"{values} are not the HU of a CT", "export the scan in HU, with its rescale applied")
     return None
 
 
-def _label_doubts(label: np.ndarray, spacing: Sequence[float]) -> Doubts:
+def _image_doubts(image: Volume) -> Iterator[Doubt]:
+    if doubt := find_hu_problem(image.array):
+        yield doubt
+    if min(image.spacing) < PLAUSIBLE_SPACING_MM[0] or max(image.spacing) > PLAUSIBLE_SPACING_MM[1]:
+        yield Doubt(
+            f"implausible spacing {_format_spacing(image.spacing)} mm",
+            "check the units of the header, which should be mm",
+        )
+    along = np.clip(np.abs(np.diag(np.reshape(image.direction, (3, 3)))).min(), 0, 1)
+    if (tilt := np.degrees(np.arccos(along))) > TILT_DEGREES:
+        yield Doubt(f"scan tilted by {tilt:.0f} degrees", "used as it is; check that it is not a reformatted view")
+
+
+def _label_doubts(label: np.ndarray, spacing: Sequence[float]) -> Iterator[Doubt]:
     box = bounding_box(label)
     if box is None:
-        yield "no pancreas label", "label it, or leave the case out"
+        yield Doubt("no pancreas label", "label it, or leave the case out")
         return
     crop = label[box.slices]
     pancreas_ml, tumour_ml = (volume_ml(crop == code, spacing) for code in (PANCREAS, TUMOUR))
-    if (both := pancreas_ml + tumour_ml) < SMALL_PANCREAS_ML:
-        yield f"pancreas of {both:.2g} ml", "check the label map; is the gland in the scan?"
+    if (both_ml := pancreas_ml + tumour_ml) < SMALL_PANCREAS_ML:
+        yield Doubt(f"pancreas of {both_ml:.2g} ml", "check the label map and whether the scan shows the gland")
     if 0 < tumour_ml < SMALL_TUMOUR_ML:
-        yield f"tumour of {tumour_ml:.2g} ml", "check for stray voxels"
+        yield Doubt(f"tumour of {tumour_ml:.2g} ml", "check for stray voxels")
     faces = zip(("lower", "front", "right"), ("upper", "back", "left"), box.start, box.stop, label.shape, strict=True)
     ends = [name for low, high, a, b, n in faces for name, at in ((low, a == 0), (high, b == n)) if at]
     if ends:
-        yield (
-            f"pancreas reaches the scan's {' and '.join(ends)} end",
-            "part of the gland is not in the scan",
-        )
-    yield from _part_doubts(crop, spacing)
-
-
-def _part_doubts(crop: np.ndarray, spacing: Sequence[float]) -> Doubts:
+        where = " and ".join(ends)
+        yield Doubt(f"pancreas at the {where} end of the scan", "a part of the gland may be missing: look at it")
     parts, count = ndimage.label(crop > 0, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(parts.ravel())[1:]
     if count > 1:
-        rest = (sizes.sum() - sizes.max()) * float(np.prod(spacing)) / 1000
-        yield f"label in {count} parts, {rest:.2g} ml beside the largest", "check for stray voxels"
+        sizes = np.bincount(parts.ravel())[1:]
+        rest_ml = (sizes.sum() - sizes.max()) * float(np.prod(spacing)) / 1000
+        yield Doubt(f"label in {count} parts, {rest_ml:.2g} ml outside the largest", "check for stray voxels")
     if set(np.unique(parts[crop == TUMOUR])) - set(np.unique(parts[crop == PANCREAS])):
-        yield "tumour that does not touch the pancreas", "check the label; is it another organ's?"
+        yield Doubt("tumour that does not touch the pancreas", "check whether it belongs to another organ")
 
 
-def centre_findings(cases: Sequence[Inspection]) -> list[Finding]:
-    """Cases whose voxels or grey values are unlike those of the rest of their centre."""
-    read = [case for case in cases if case.spacing]
-    enhanced = [case for case in read if case.gland_hu is not None]
+def find_outliers(cases: Sequence[Inspection]) -> list[Finding]:
+    """Find cases whose spacing or enhancement differs from the rest of their centre."""
+    spacings = [(case.name, case.spacing) for case in cases if case.spacing is not None]
+    enhancement = [(case.name, case.gland_hu) for case in cases if case.spacing and case.gland_hu is not None]
     found = []
-    if len(read) >= OUTLIERS_FROM:
-        usual = np.median([case.spacing for case in read], axis=0)
-        for case in read:
-            ratio = np.array(case.spacing) / usual
+    if len(spacings) >= OUTLIERS_FROM:
+        usual = np.median([spacing for _, spacing in spacings], axis=0)
+        for name, spacing in spacings:
+            ratio = np.array(spacing) / usual
             if max(ratio.max(), 1 / ratio.min()) > OUTLIER_SPACING:
-                what = f"spacing {_by(case.spacing)} mm, usual here is {_by(usual)}"
-                found.append(Finding("warning", what, case.name, "check its header; is it of this centre?"))
-    if len(enhanced) >= OUTLIERS_FROM:
-        values = np.array([case.gland_hu for case in enhanced])
-        off = np.abs(values - np.median(values))
-        room = max(OUTLIER_HU, 5 * TO_MAD * np.median(off))
-        for case, far in zip(enhanced, off, strict=True):
-            if far > room:
-                what = f"pancreas of {case.gland_hu:.0f} HU, usual here is {np.median(values):.0f}"
-                found.append(Finding("warning", what, case.name, "check its phase, its HU and where its label lies"))
+                problem = f"spacing {_format_spacing(spacing)} mm, usual here is {_format_spacing(usual)}"
+                found.append(Finding("warning", problem, name, "check its header and whether it is of this centre"))
+    if len(enhancement) >= OUTLIERS_FROM:
+        values = np.array([gland_hu for _, gland_hu in enhancement])
+        deviations = np.abs(values - np.median(values))
+        tolerance = max(OUTLIER_HU, OUTLIER_SPREADS * MAD_TO_SD * np.median(deviations))
+        for (name, gland_hu), deviation in zip(enhancement, deviations, strict=True):
+            if deviation > tolerance:
+                problem = f"pancreas of {gland_hu:.0f} HU, usual here is {np.median(values):.0f}"
+                found.append(Finding("warning", problem, name, "check its phase, its HU and the place of its label"))
     return found
 
 
-def _by(spacing: Sequence[float]) -> str:
+def _format_spacing(spacing: Sequence[float] | np.ndarray) -> str:
+    """Write a spacing (z, y, x) in the order x, y, z of file headers."""
     return " x ".join(f"{s:.3g}" for s in reversed(list(spacing)))

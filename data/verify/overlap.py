@@ -1,71 +1,86 @@
-"""Scans and patients that a centre shares with another: one of the store, or one that was verified just before it."""
+"""Scans and patients that a centre shares with another one: a centre of the store, or one verified in the same run."""
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from data.cases.store import read_store
-from data.duplicates.pairs import like_pairs, patient_ids, patient_of_set, thumbnails
-from data.duplicates.thumbnail import THUMBNAIL
+from data.duplicates.pairs import match_thumbnails
+from data.duplicates.patients import patient_ids, patient_of_set
+from data.duplicates.thumbnail import THUMBNAIL, load_thumbnails
 from data.sources.centres import Centre
 from data.verify.findings import Finding, Inspection
 
-LEAK = "keep one of them, in one centre; training refuses a split between them"
+KEEP_ONE = "keep one of them, in one centre; training refuses a split between them"
 
 
-class Known(NamedTuple):
-    """A case that others are compared with; ``thumbnail`` is a record of dtype THUMBNAIL."""
+@dataclass(frozen=True)
+class CaseIdentity:
+    """What identifies the scan and the patient of a case.
+
+    Attributes:
+        centre: Name of its centre.
+        name: Name of the case.
+        patient_ids: The identifiers under which its patient can be compared with others.
+        thumbnail: Record of dtype THUMBNAIL.
+    """
 
     centre: str
-    key: str
+    name: str
     patient_ids: list[tuple[str, ...]]
     thumbnail: np.ndarray
 
+    @property
+    def key(self) -> str:
+        """The case in the form ``centre/case``."""
+        return f"{self.centre}/{self.name}"
 
-def known_in_store(store: Path, besides: Container[str]) -> list[Known]:
-    """All cases of the store but those of the centres ``besides``.
 
-    Raises InputError for a case that cannot be read, or prepared in another way than the others.
+def identities_in_store(store: Path, excluded: Container[str]) -> list[CaseIdentity]:
+    """Identify all cases of the store but those of the ``excluded`` centres.
+
+    Raises:
+        InputError: If a case cannot be read, or if the cases were prepared in different ways.
     """
     if not any(store.glob("[!.]*/[!.]*/case.json")):
         return []
-    cases = [case for centre, cases in read_store(store).items() if centre not in besides for case in cases]
-    thumbs = thumbnails(cases)
-    return [Known(case.centre, case.key, patient_ids(case), one) for case, one in zip(cases, thumbs, strict=True)]
-
-
-def known_of(centre: Centre, cases: Sequence[Inspection]) -> list[Known]:
-    """The cases of a centre that were read."""
+    cases = [case for centre, cases in read_store(store).items() if centre not in excluded for case in cases]
     return [
-        Known(centre.name, f"{centre.name}/{case.name}", [_patient(centre, case)], case.thumbnail)
+        CaseIdentity(case.centre, case.name, patient_ids(case), thumbnail)
+        for case, thumbnail in zip(cases, load_thumbnails(cases), strict=True)
+    ]
+
+
+def identities_of(centre: Centre, cases: Sequence[Inspection]) -> list[CaseIdentity]:
+    """Identify those cases of a centre that could be read."""
+    return [
+        CaseIdentity(centre.name, case.name, [patient_of_set(str(centre.root), case.patient)], case.thumbnail)
         for case in cases
         if case.thumbnail is not None
     ]
 
 
-def shared_findings(centre: Centre, cases: Sequence[Inspection], others: Sequence[Known]) -> list[Finding]:
-    """Scans that this centre holds twice or has in common with ``others``, and patients of two centres."""
-    read = [case for case in cases if case.thumbnail is not None]
-    ours, theirs = _stacked(read), _stacked(others)
+def find_overlap(ours: Sequence[CaseIdentity], others: Sequence[CaseIdentity]) -> list[Finding]:
+    """Find scans that a centre holds twice or shares with other centres, and patients that it shares with them.
+
+    Args:
+        ours: The cases of the centre.
+        others: The cases of the other centres.
+    """
+    our_thumbnails, other_thumbnails = (
+        np.stack([case.thumbnail for case in cases]) if cases else np.zeros(0, THUMBNAIL) for cases in (ours, others)
+    )
     found = [
-        Finding("warning", f"{kind}, twice in this centre", read[i].name, LEAK, read[j].name)
-        for i, j, kind, _ in like_pairs(ours)
+        Finding("warning", f"{kind}, twice in this centre", ours[i].name, KEEP_ONE, ours[j].name)
+        for i, j, kind, _ in match_thumbnails(our_thumbnails)
     ]
-    for i, j, kind, _ in like_pairs(ours, theirs):
-        what = f"{kind}, as in centre {others[j].centre}"
-        found.append(Finding("warning", what, read[i].name, LEAK, others[j].key))
-    patients = {name: other for other in others for name in other.patient_ids}
-    for case in read:
-        if other := patients.get(_patient(centre, case)):
-            found.append(Finding("warning", f"patient also in centre {other.centre}", case.name, LEAK, other.key))
+    for i, j, kind, _ in match_thumbnails(our_thumbnails, other_thumbnails):
+        problem = f"{kind}, as in centre {others[j].centre}"
+        found.append(Finding("warning", problem, ours[i].name, KEEP_ONE, others[j].key))
+    patients = {patient: other for other in others for patient in other.patient_ids}
+    for case in ours:
+        for other in (patients[patient] for patient in case.patient_ids if patient in patients):
+            found.append(Finding("warning", f"patient also in centre {other.centre}", case.name, KEEP_ONE, other.key))
     return found
-
-
-def _patient(centre: Centre, case: Inspection) -> tuple[str, ...]:
-    return patient_of_set(str(centre.root), case.patient)
-
-
-def _stacked(cases: Sequence[Inspection | Known]) -> np.ndarray:
-    return np.stack([case.thumbnail for case in cases]) if cases else np.zeros(0, THUMBNAIL)

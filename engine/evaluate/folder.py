@@ -1,16 +1,18 @@
-"""Command: score any folder of predictions against prepared references, as the evaluations do: those of a centre, or
-those of a split, which are what ``data.export`` gave nnU-Net to be tested or validated on.
+"""Command: score a folder of predictions against prepared references, in the same way as the evaluation scripts.
 
     python -m engine.evaluate --predictions DIR --centre CENTRE --label tumour --out DIR
     python -m engine.evaluate --predictions DIR --data SPLIT --part validation --label tumour --out DIR
 
-A prediction is found by its case's name (``<case>.nii.gz`` or another format, or the name that ``data.export`` gave
-it) and must lie on its scan's own grid. One that is missing, damaged or elsewhere is a failed case.
+The references are the cases of a centre, or those of a split that ``data.export`` gave nnU-Net to be tested or
+validated on. A prediction is found by the name of its case (``<case>.nii.gz`` or another format, or the name that
+``data.export`` gave it) and must lie on the grid of its scan. A prediction that is missing, damaged or on another grid
+is a failed case.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,140 +20,229 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from data.cases.labels import target_mask
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.sources.catalogue import case_name
-from data.splits.leave_one_out import (
-    centre_of,
-    centres_with,
-    choose_splits,
-    frozen_splits,
-    select,
-    without_pancreas_only,
-)
-from engine.evaluate.predictions import LABELS, MASK, Predictions, settle_values
+from data.common.text import HelpFormatter
+from data.sources.base import case_name
+from data.splits.frozen import frozen_splits
+from data.splits.split import centre_of, centres_with, choose_splits, exclude_centres_without_tumours, select_cases
+from engine.evaluate.masks import read_reference, score_prepared_mask
+from engine.evaluate.predictions import LABELS, MASK, Predictions, infer_values
 from engine.metrics import case_metrics
 from engine.options import add_store
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, write_case_table
 from engine.stages import STAGES
 
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What the command line asks for.
+
+    Attributes:
+        predictions: The folder of predictions and how to read them; its values may be "auto".
+        centre: The centre whose cases are scored; None if a split is given.
+        split: The split, or the name of several folds, whose cases are scored; None if a centre is given.
+        part: The part of the split, "test" or "validation".
+        store: Folder of the prepared centres.
+        out: Folder for tables and pictures.
+    """
+
+    predictions: Predictions
+    centre: str | None
+    split: str | None
+    part: str
+    store: Path
+    out: Path
+
 
 class References(NamedTuple):
-    """The cases that are scored, and what they are called together: a centre, a split, a part of a split."""
+    """The cases to score.
+
+    Attributes:
+        name: What they are called together: a centre, a split, or a part of a split.
+        cases: The cases.
+    """
 
     name: str
     cases: list[Case]
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> ScoreOptions:
+    """Read the command line.
+
+    Raises:
+        InputError: If the value of an option makes no sense.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m engine.evaluate",
         description="Score a folder of predictions against the prepared references of a centre or a split.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
-    named = {"required": True, "default": argparse.SUPPRESS}
-    parser.add_argument("--predictions", type=Path, metavar="DIR", help="one mask a case, on its scan's grid", **named)
-    whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--centre", metavar="CENTRE", help="score all cases of this centre")
-    whose.add_argument("--data", metavar="SPLIT", help="score those of this split (data.splits), or of all its folds")
-    part = "with --data: its test cases, or those of fold 0 of data.export that are validated on"
-    parser.add_argument("--part", choices=("test", "validation"), default="test", help=part)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--label", choices=("pancreas", "tumour"), help="what is scored; pancreas: with its tumour")
-    what.add_argument("--stage", choices=STAGES, help="the same, by the stage that segments it")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="folder with one mask per case, on the grid of its scan",
+    )
+    references = parser.add_mutually_exclusive_group(required=True)
+    references.add_argument("--centre", metavar="CENTRE", help="score all cases of this centre")
+    references.add_argument(
+        "--data", metavar="SPLIT", help="score the cases of this split (python -m data.splits), or of all its folds"
+    )
+    parser.add_argument(
+        "--part",
+        choices=("test", "validation"),
+        default="test",
+        help="with --data: score the test cases, or the validation cases of fold 0 of data.export",
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--label", choices=("pancreas", "tumour"), help="score the pancreas with its tumour, or the tumour"
+    )
+    target.add_argument("--stage", choices=STAGES, help="score what this stage segments")
     parser.add_argument(
         "--values",
-        choices=("auto", LABELS, MASK),
-        default="auto",
-        help="of the voxels: labels 0/1/2, or a mask of what is scored; auto: as the files tell",
+        choices=(AUTO, LABELS, MASK),
+        default=AUTO,
+        help="meaning of the voxels: labels 0/1/2, a mask of what is scored, or to be inferred from the files",
     )
-    pattern = "file name, {case} for the case, {export} for its name in data.export; else both, in any format"
-    parser.add_argument("--pattern", metavar="NAME", help=pattern)
+    parser.add_argument(
+        "--pattern",
+        metavar="NAME",
+        help="name of the files, with {case} for the case or {export} for its name in data.export "
+        "(default: both names in any format)",
+    )
     add_store(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where tables and pictures go", **named)
-    return parser.parse_args(argv)
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and pictures")
+    args = parser.parse_args(argv)
+    if args.pattern and "{case}" not in args.pattern and "{export}" not in args.pattern:
+        problem = "this is the name of one file for all cases"
+        raise InputError(f"--pattern {args.pattern}", problem, "put {case} or {export} into it")
+    if not args.predictions.is_dir():
+        raise InputError(args.predictions, "no such folder", "give the folder of the masks with --predictions")
+    if args.centre and args.part != "test":
+        raise InputError(f"--part {args.part}", "a centre has no parts", "give a split with --data instead of --centre")
+    return ScoreOptions(
+        predictions=Predictions(
+            folder=args.predictions,
+            pattern=args.pattern,
+            target=args.label or STAGES[args.stage].sampling.target,
+            values=args.values,
+        ),
+        centre=args.centre,
+        split=args.data,
+        part=args.part,
+        store=args.store,
+        out=args.out,
+    )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score as the command line says. Returns the exit code: 2 when a case failed."""
-    args = parse(argv)
-    if args.pattern and "{case}" not in args.pattern and "{export}" not in args.pattern:
-        raise InputError(f"--pattern {args.pattern}: names one file for all cases; put {{case}} or {{export}} in it")
-    if not args.predictions.is_dir():
-        raise InputError(f"{args.predictions}: no such folder; check --predictions")
-    target = args.label or STAGES[args.stage].sampling.target
-    references = find_references(args, target)
-    predictions = Predictions(args.predictions, args.pattern, target, args.values)
-    check_files(predictions, references)
-    if args.values == "auto":
-        values = settle_values(predictions, references.cases)
-        predictions = Predictions(args.predictions, args.pattern, target, values)
-    open_folder(args.out, predictions, references)
-    rows = score(predictions, references, args.out)
-    for row in filter(failed, rows):
-        print(f"error: {row['case']}: {row['error']}", file=sys.stderr)
-    return EXIT_BAD_INPUT if any(map(failed, rows)) else 0
+    """Score as the command line says.
 
-
-def find_references(args: argparse.Namespace, target: str) -> References:
-    """What ``--centre``, or ``--data`` and ``--part`` name. Raises InputError where that is no case.
-
-    Of a split, what our evaluations and ``data.export`` leave out is left out: tested are, for a tumour, the centres
-    where tumours are labelled, as elsewhere one may be there; validated on is what nnU-Net validates on.
+    Returns:
+        The exit code: 2 if a case failed, else 0.
     """
-    centres = read_store(args.store)
-    if args.data is None:
-        if args.part != "test":
-            raise InputError(f"--part {args.part}: a centre has no parts; give --data, not --centre")
-        if args.centre not in centres:
-            raise InputError(f"--centre {args.centre}: no such centre is prepared; choose one of {', '.join(centres)}")
-        return References(args.centre, centres[args.centre])
-    splits = choose_splits(frozen_splits(args.store, centres), args.data)
-    if args.part == "test":
-        known, what = centres_with(centres, target), f"test case of a centre where a {target} is labelled"
+    options = parse(argv)
+    predictions = options.predictions
+    references = find_references(options)
+    check_files(predictions, references)
+    if predictions.values == AUTO:
+        predictions = replace(predictions, values=infer_values(predictions, references.cases))
+    open_folder(options.out, predictions, references)
+    title = f"{predictions.target}, {references.name}, {predictions.folder.resolve().name}"
+    rows: list[CaseRow] = []
+    for case in tqdm(references.cases, desc=title, unit="case"):
+        rows.append(score_case(predictions, case))
+        write_case_table(options.out / "cases.csv", rows)
+    write_results(
+        options.out,
+        rows,
+        cases={case.key: case for case in references.cases},
+        target=predictions.target,
+        title=title,
+        heading=title,
+        read_prediction=predictions.read_prepared_mask,
+    )
+    faults = [row for row in rows if failed(row)]
+    for row in faults:
+        print(f"error: {row['case']}: {row['error']}", file=sys.stderr)
+    return EXIT_BAD_INPUT if faults else 0
+
+
+def find_references(options: ScoreOptions) -> References:
+    """Find the cases that the command line names.
+
+    For a split these are the cases that our own evaluations and ``data.export`` use. The test cases of a tumour are
+    those of centres where tumours are labelled, because elsewhere a scan may show a tumour that nobody drew; the
+    validation cases are those that nnU-Net validates on.
+
+    Raises:
+        InputError: If there is no such centre or split, or no such case in it.
+    """
+    target = options.predictions.target
+    centres = read_store(options.store)
+    if options.centre is not None:
+        if options.centre not in centres:
+            remedy = f"choose one of {', '.join(centres)}"
+            raise InputError(f"--centre {options.centre}", "no such centre is prepared", remedy)
+        return References(options.centre, centres[options.centre])
+    splits = choose_splits(frozen_splits(options.store, centres), options.split)
+    if options.part == "test":
+        name, kind = str(options.split), f"test case of a centre where a {target} is labelled"
+        known = centres_with(centres, target)
         keys = [key for split in splits for key in split.test if centre_of(key) in known]
     else:
-        known, what = centres_with(centres, "tumour"), "validation case"
-        keys = [key for split in splits for key in without_pancreas_only(split, known).validation]
+        name, kind = f"{options.split} {options.part}", "validation case"
+        known = centres_with(centres, "tumour")
+        keys = [key for split in splits for key in exclude_centres_without_tumours(split, known).validation]
     if not keys:
-        raise InputError(f"--data {args.data}: has no {what}; choose another split or --part")
-    return References(args.data if args.part == "test" else f"{args.data} {args.part}", select(centres, keys))
+        raise InputError(f"--data {options.split}", f"has no {kind}", "choose another split or another --part")
+    return References(name, select_cases(centres, keys))
 
 
 def check_files(predictions: Predictions, references: References) -> None:
-    """Print which scans in the folder belong to no case. Raises InputError where none belongs to any, or one to two."""
-    scans = {path for path in predictions.folder.iterdir() if case_name(path.name)}
+    """Check that the files can be assigned to cases, and print which of them belong to no case.
+
+    Raises:
+        InputError: If no file belongs to a case, or a file belongs to two.
+    """
+    files = {path for path in predictions.folder.iterdir() if case_name(path.name)}
     owners: dict[Path, str] = {}
     for case in references.cases:
-        for path in scans.intersection(predictions.candidates(case)):
+        for path in files.intersection(predictions.candidate_paths(case)):
             if path in owners:
-                both = f"{owners[path]} and {case.key}"
-                raise InputError(f"{path}: could be of {both}; call predictions {{export}}, <centre>__<case>")
+                problem = f"can be the prediction of {owners[path]} and of {case.key}"
+                raise InputError(path, problem, "name the predictions {export}, that is <centre>__<case>")
             owners[path] = case.key
     if not owners:
-        example = predictions.named(references.cases[0])
-        raise InputError(
-            f"{predictions.folder}: no prediction of {references.name} in it, such as {example}; say --pattern"
-        )
-    if strangers := sorted(path.name for path in scans - owners.keys()):
+        problem = f"no prediction of {references.name}, such as {predictions.expected_names(references.cases[0])}"
+        raise InputError(predictions.folder, problem, "describe the file names with --pattern")
+    if strangers := sorted(path.name for path in files - owners.keys()):
+        more = f" and {len(strangers) - 4} more" if len(strangers) > 4 else ""
         print(
-            f"not of {references.name}, left out: {', '.join(strangers[:4])}"
-            + f" and more, {len(strangers)} in all" * (len(strangers) > 4)
+            f"note: left out, because they are not predictions of {references.name}: {', '.join(strangers[:4])}{more}"
         )
 
 
 def open_folder(out: Path, predictions: Predictions, references: References) -> None:
-    """Make ``out`` this command's own. Raises InputError where it holds anything else, such as another evaluation."""
+    """Remove earlier results of this command from a folder and record what the new ones are made with.
+
+    Raises:
+        InputError: If the folder holds anything else, such as the results of an evaluation script.
+    """
     record = out / "settings.yaml"
-    settings = yaml.safe_load(record.read_text()) if record.exists() else None
-    if out.exists() and any(out.iterdir()) and not (isinstance(settings, dict) and "predictions" in settings):
-        raise InputError(f"{out}: not empty and not made by this command; choose another --out")
-    for made in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv")):
-        made.unlink()
+    earlier = yaml.safe_load(record.read_text()) if record.exists() else None
+    if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):
+        raise InputError(out, "the folder is not empty and was not made by this command", "choose another --out")
+    for path in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv")):
+        path.unlink()
     settings = {
         "predictions": str(predictions.folder.resolve()),
         "of": references.name,
@@ -164,29 +255,27 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
         unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def score(predictions: Predictions, references: References, out: Path) -> list[CaseRow]:
-    """Score every case and write what an evaluation writes. Returns the rows, those of failed cases among them."""
-    title = f"{predictions.target}, {references.name}, {predictions.folder.resolve().name}"
-    rows: list[CaseRow] = []
-    for case in tqdm(references.cases, desc=title, unit="case"):
-        rows.append(score_case(predictions, case))
-        write_case_table(out / "cases.csv", rows)
-    by_key = {case.key: case for case in references.cases}
-    write_results(out, rows, by_key, predictions.target, (title, title), predictions.prepared)
-    return rows
-
-
 def score_case(predictions: Predictions, case: Case) -> CaseRow:
-    """The row of one case, scored where it was prepared, as our own evaluations do."""
-    row = {"case": case.key, "centre": case.centre}
-    grid, reference = case.grid, target_mask(np.asarray(case.label()), predictions.target)
+    """Score the prediction of one case on the scan's own voxels, in the same way as the evaluation scripts.
+
+    Only the part of the scan that was prepared counts, unless the prediction has voxels outside it: then the whole
+    scan is scored, so that they are not overlooked.
+
+    Returns:
+        The row of the case for the table; with an error instead of metrics if it cannot be scored.
+    """
+    row: CaseRow = {"case": case.key, "centre": case.centre}
+    part = case.grid.part
     try:
-        mask, scanned = predictions.mask(case)
+        mask, on_scan_grid = predictions.read_mask(case)
+        reference = read_reference(case, predictions.target)
     except InputError as error:
         return row | {"error": str(error)}
-    if not scanned or grid.part is None:
-        return row | case_metrics(mask, reference, case.spacing)
-    if mask.sum() > mask[grid.part.slices].sum():
-        # Something was found outside the part that was prepared: only the whole scan does it justice.
-        return row | case_metrics(mask, grid.to_lps(grid.to_file(reference)), grid.lps_frame()[0])
-    return row | case_metrics(grid.to_prepared(mask), reference, case.spacing)
+    if part is None or not on_scan_grid:
+        return row | score_prepared_mask(mask, reference)
+    inside = mask[part.slices]
+    if np.count_nonzero(inside) == np.count_nonzero(mask):
+        return row | case_metrics(inside, reference.mask, reference.spacing)
+    whole_reference = np.zeros(mask.shape, np.uint8)
+    whole_reference[part.slices] = reference.mask
+    return row | case_metrics(mask, whole_reference, case.scan_spacing)

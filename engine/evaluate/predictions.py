@@ -1,8 +1,13 @@
-"""A folder of masks that anybody made, as predictions of prepared cases: found by name, placed by grid, not guessed."""
+"""A folder of masks that any program has written, as predictions of prepared cases.
+
+A mask is found by the name of its case and checked against the grid of its scan. What its voxels mean is said by the
+user or follows from the values in the files; it is never guessed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,90 +20,129 @@ from data.scans.volume import SAME_GRID_MM, WRITTEN_SUFFIXES, Volume, read_label
 LABELS, MASK = "labels", "mask"
 
 
+class PredictedMask(NamedTuple):
+    """The predicted mask of a case.
+
+    Attributes:
+        mask: Boolean mask of the target in LPS.
+        on_scan_grid: Whether it has the voxels of the whole scan; otherwise it has those of the prepared case.
+    """
+
+    mask: np.ndarray
+    on_scan_grid: bool
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """A folder of predictions. ``values`` says what its voxels mean: "labels" 0/1/2, or a "mask" of the target."""
+    """A folder of predictions.
+
+    Attributes:
+        folder: The folder.
+        pattern: File name with ``{case}`` or ``{export}`` in it; None to find a file by either name in any format.
+        target: What is scored, "pancreas" or "tumour".
+        values: What the voxels mean: "labels" 0/1/2, or a "mask" of the target.
+    """
 
     folder: Path
     pattern: str | None
     target: str
     values: str
 
-    def path(self, case: Case) -> Path:
-        """The file of a case. Raises InputError where there is none, or more than one."""
-        found = [path for path in self.candidates(case) if path.is_file()]
-        if not found:
-            looked_for = self.named(case)
-            raise InputError(f"{self.folder}: no prediction of {case.key} ({looked_for}); add it, or say --pattern")
-        if len(found) > 1:
-            raise InputError(f"{found[0]}: {found[1].name} is a prediction of the same case; keep one of them")
-        return found[0]
-
-    def candidates(self, case: Case) -> list[Path]:
-        """The files that would be taken for a prediction of a case."""
+    def candidate_paths(self, case: Case) -> list[Path]:
+        """Return the files that would be used as the prediction of a case."""
         if self.pattern:
-            named = self.pattern.replace("{case}", case.name).replace("{export}", case.file_name)
-            return [self.folder / named]
+            name = self.pattern.replace("{case}", case.name).replace("{export}", case.file_name)
+            return [self.folder / name]
         return [self.folder / f"{name}{suffix}" for name in (case.name, case.file_name) for suffix in WRITTEN_SUFFIXES]
 
-    def named(self, case: Case) -> str:
-        """What a prediction of a case may be called, for messages."""
-        candidates = self.candidates(case)
-        return " or ".join(dict.fromkeys(path.name for path in candidates[:: len(WRITTEN_SUFFIXES)]))
+    def expected_names(self, case: Case) -> str:
+        """Return the names that a prediction of a case may have, for messages."""
+        return " or ".join(dict.fromkeys(path.name for path in self.candidate_paths(case)[:: len(WRITTEN_SUFFIXES)]))
+
+    def find_file(self, case: Case) -> Path:
+        """Return the file that holds the prediction of a case.
+
+        Raises:
+            InputError: If there is none, or more than one.
+        """
+        found = [path for path in self.candidate_paths(case) if path.is_file()]
+        if not found:
+            problem = f"no prediction of {case.key} ({self.expected_names(case)})"
+            raise InputError(self.folder, problem, "add the file, or describe the file names with --pattern")
+        if len(found) > 1:
+            raise InputError(found[0], f"{found[1].name} is a prediction of the same case", "keep one of them")
+        return found[0]
 
     def read(self, case: Case) -> Volume:
-        """The prediction of a case. Raises InputError where it lies neither on the scan's grid nor on the export's."""
-        path, scan = self.path(case), case.grid
-        predicted = read_label(path)
-        if not any(same_grid(predicted, grid) for grid in (scan, scan.prepared_grid())):
-            shape = "x".join(map(str, scan.size))
-            where = (
-                f"prediction {predicted.describe()}, scan {shape} voxels as in {case.source.get('image', 'the store')}"
-            )
-            raise InputError(f"{path}: not on its scan's grid: {where}; write it on the grid of the scan")
-        return predicted
+        """Read the prediction of a case.
 
-    def mask(self, case: Case) -> tuple[np.ndarray, bool]:
-        """Where a case's target was predicted (bool, (D, H, W), LPS), and whether that is on the scan's own grid."""
-        predicted = self.read(case)
-        codes = predicted.array
+        Raises:
+            InputError: If the file is missing or damaged, or is neither on the grid of the scan nor on that of the
+                prepared case, which ``data.export`` writes.
+        """
+        path, grid = self.find_file(case), case.grid
+        volume = read_label(path)
+        if not any(lies_on(grid, volume) for grid in (grid, grid.prepared_grid())):
+            size, image = "x".join(map(str, grid.size)), case.source.get("image", "the store")
+            problem = f"not on its scan's grid: prediction {volume.describe()}, scan {size} voxels as in {image}"
+            raise InputError(path, problem, "write it on the grid of the scan")
+        return volume
+
+    def read_mask(self, case: Case) -> PredictedMask:
+        """Read the predicted mask of the target.
+
+        Raises:
+            InputError: If the file cannot be read, or holds other values than those that it should.
+        """
+        volume = self.read(case)
+        codes = volume.array
         present = codes_in(codes).tolist()
-        wrong = len(set(present) - {0}) > 1 if self.values == MASK else bool(set(present) - {0, PANCREAS, TUMOUR})
-        if wrong:
+        is_valid = len({*present} - {0}) <= 1 if self.values == MASK else {*present} <= {0, PANCREAS, TUMOUR}
+        if not is_valid:
             remedy = f"give labels 0/1/2 (--values {LABELS}) or masks of a single value (--values {MASK})"
-            raise InputError(f"{self.path(case)}: has the values {', '.join(map(str, present))}; {remedy}")
+            raise InputError(self.find_file(case), f"has the values {', '.join(map(str, present))}", remedy)
         mask = codes > 0 if self.values == MASK or self.target == "pancreas" else codes == TUMOUR
-        return mask, same_grid(predicted, case.grid)
+        return PredictedMask(mask, lies_on(case.grid, volume))
 
-    def prepared(self, case: Case) -> np.ndarray:
-        """The same on the grid of the prepared case."""
-        mask, scanned = self.mask(case)
-        return case.grid.to_prepared(mask) if scanned else mask
+    def read_prepared_mask(self, case: Case) -> np.ndarray:
+        """Read the predicted mask of the target on the grid of the prepared case: boolean, shape (D, H, W).
 
-
-def same_grid(volume: Volume, grid: Grid) -> bool:
-    """Whether each voxel of ``volume`` lies where the whole ``grid`` has one, to 1e-3 mm."""
-    like = Volume(np.broadcast_to(np.uint8(0), grid.lps_shape), *grid.lps_frame(), grid)
-    return volume.array.shape == grid.lps_shape and np.abs(volume.corners() - like.corners()).max() <= SAME_GRID_MM
+        Raises:
+            InputError: As ``read_mask``.
+        """
+        predicted = self.read_mask(case)
+        return case.grid.to_prepared(predicted.mask) if predicted.on_scan_grid else predicted.mask
 
 
-def settle_values(predictions: Predictions, cases: Sequence[Case]) -> str:
-    """What the voxels mean where the command line does not say: as the first file that tells has them, not guessed.
+def lies_on(grid: Grid, volume: Volume) -> bool:
+    """Return whether a volume has the voxels of a whole grid, to 1e-3 mm."""
+    expected = Volume(np.broadcast_to(np.uint8(0), grid.lps_shape), *grid.lps_frame(), grid)
+    if volume.array.shape != grid.lps_shape:
+        return False
+    return bool(np.abs(volume.corners() - expected.corners()).max() <= SAME_GRID_MM)
 
-    Raises InputError where no file tells a mask of the tumour from labels without any tumour.
+
+def infer_values(predictions: Predictions, cases: Sequence[Case]) -> str:
+    """Infer what the voxels mean from the first file that leaves no doubt: LABELS or MASK.
+
+    Files that cannot be read are skipped; they are reported when they are scored.
+
+    Raises:
+        InputError: If no file distinguishes masks of the tumour from labels of cases without a tumour.
     """
-    ones = False
+    has_ones = False
     for case in cases:
         try:
             present = set(codes_in(predictions.read(case).array).tolist()) - {0}
         except InputError:
-            continue  # its own row will say so
+            continue
         if len(present) == 1 and max(present) > TUMOUR:
             return MASK
         if TUMOUR in present or (present and predictions.target == "pancreas"):
-            return LABELS  # a mask of ones reads the same for the pancreas
-        ones |= PANCREAS in present
-    if ones:
-        ask = f"say --values {MASK} if they are masks of the tumour, --values {LABELS} if no tumour was found"
-        raise InputError(f"{predictions.folder}: holds 0 and 1 alone, tumour or pancreas? {ask}")
+            return LABELS  # for the pancreas, a mask of ones is read like labels
+        has_ones |= PANCREAS in present
+    if has_ones:
+        problem = "the files hold only 0 and 1, which can mean the tumour or the pancreas"
+        remedy = f"add --values {MASK} if they are masks of the tumour, --values {LABELS} if no tumour was found"
+        raise InputError(predictions.folder, problem, remedy)
     return LABELS

@@ -1,47 +1,114 @@
-"""The command behind the four evaluation scripts: segment the held-out cases, score them, show them.
+"""The command behind the four evaluation scripts: segment the held-out cases with one stage, score and show them.
 
-``python -m engine.evaluate --predictions DIR --centre CENTRE --label tumour --out DIR`` scores masks that lie in a
-folder already, whoever made them: engine/score.py.
+An evaluation leaves in its folder, which is in the run folder of the model:
+
+    settings.yaml           what it was made with; another setting starts it anew
+    cases.csv               the scores of every case
+    summary.txt, .json      the scores over all cases
+    *.png                   the distribution of the scores; the best, the median and the worst case
+    predictions/*.nii.gz    every mask on the grid of the scan's file
+    masks/*.npz             every mask on the grid of the prepared case, for the later stages of the cascade
+
+``python -m engine.evaluate`` scores any folder of masks that exist already (``engine.evaluate.folder``).
 """
 
 import argparse
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from tqdm import tqdm
 
-from data.cases.labels import target_mask
-from data.cases.store import Case, digest, read_store
+from data.cases.store import DEFAULT_STORE, Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.samples import INFERENCE_MARGIN_MM
-from data.scans.volume import read_label, write_mask
-from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
-from engine.checkpoint import find_run, path_option
+from data.common.text import HelpFormatter
+from data.scans.volume import write_mask
+from data.splits.frozen import frozen_splits
+from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
+from engine.checkpoint import DEFAULT_CHECKPOINTS, find_run
 from engine.device import choose_device, naming_memory_errors
+from engine.evaluate.masks import read_prepared_mask, read_reference, score_prepared_mask, write_prepared_mask
 from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
-from engine.metrics import case_metrics
 from engine.options import add_average, add_gpu, add_path, add_store
 from engine.report.results import write_results
-from engine.report.tables import failed, read_case_table, write_case_table
+from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES, Stage
 
 
-def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line of a stage's evaluation script."""
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the command line of an evaluation script asks for.
+
+    Attributes:
+        stage: The stage to evaluate.
+        split: The split to evaluate; None for every one that leaves a centre out.
+        time: The run to evaluate; None for the newest.
+        threshold: Binarisation threshold; None for that of the model.
+        readout: Name in ``engine.infer.box.READOUTS``.
+        roi: Whether the stage looks around the "predicted" or the "reference" pancreas; None for the first stage.
+        gpu: As in engine.options.
+        store: As in engine.options.
+        path: As in engine.options.
+    """
+
+    stage: Stage
+    split: str | None
+    time: str | None
+    threshold: float | None
+    readout: str
+    roi: str | None
+    gpu: str
+    store: Path
+    path: Path
+
+    def command(self) -> str:
+        """Return the command that runs this evaluation, ready to paste into a shell."""
+        words = [*self.stage.script("evaluate").split(), *self._places()]
+        words += ["--time", self.time] if self.time else []
+        words += ["--thresh", f"{self.threshold:g}"] if self.threshold is not None else []
+        words += ["--roi", self.roi] if self.roi == "reference" else []
+        words += ["--average"] if self.readout == "average" else []
+        return shlex.join(words)
+
+    def train_command(self) -> str:
+        """Return the command that trains the model of this evaluation."""
+        return shlex.join([*self.stage.script("train").split(), *self._places()])
+
+    def _places(self) -> list[str]:
+        split = ["--data", self.split] if self.split else []
+        store = ["--store", str(self.store)] if self.store != DEFAULT_STORE else []
+        path = ["--path", str(self.path)] if self.path != DEFAULT_CHECKPOINTS else []
+        return [*split, *store, *path]
+
+
+def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
+    """Read the command line of the evaluation script of ``stage``.
+
+    Raises:
+        InputError: If the value of an option makes no sense.
+    """
     parser = argparse.ArgumentParser(
-        description=f"Evaluate the stage {stage.title} on the held-out centre of every split.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
+        formatter_class=HelpFormatter,
     )
-    parser.add_argument("--data", metavar="CENTRE", help="evaluate the split that holds out this centre alone")
-    parser.add_argument("--time", help="the run to evaluate, YYYY_MM_DD_HH_MM_SS; the newest by default")
-    parser.add_argument("--thresh", type=float, help="binarise here instead of where the validation part chose")
+    parser.add_argument("--data", metavar="CENTRE", help="evaluate only the split that holds out this centre")
+    parser.add_argument(
+        "--time", metavar="YYYY_MM_DD_HH_MM_SS", help="evaluate the run of this time (default: the newest run)"
+    )
+    parser.add_argument(
+        "--thresh",
+        type=float,
+        metavar="FLOAT",
+        help="probability above which a voxel is foreground (default: as chosen on the validation cases)",
+    )
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
@@ -50,32 +117,56 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
             "--roi",
             choices=("predicted", "reference"),
             default="predicted",
-            help="the pancreas that the stage looks around: as predicted before, or the reference, for equal ground",
+            help="look around the pancreas as the earlier stages predicted it, or around that of the reference, so "
+            "that their errors do not count",
         )
     if not is_pancreas(stage):
         add_average(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.thresh is not None and not 0 < args.thresh < 1:
+        raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
+    if args.data == NONE_HELD_OUT:
+        problem = "this split holds no centre out, so there is nothing to evaluate on"
+        raise InputError(f"--data {NONE_HELD_OUT}", problem, "name a centre, or leave out --data for all of them")
+    return EvaluateOptions(
+        stage=stage,
+        split=args.data,
+        time=args.time,
+        threshold=args.thresh,
+        readout="average" if getattr(args, "average", False) else "segmentation",
+        roi=getattr(args, "roi", None),
+        gpu=args.gpu,
+        store=args.store,
+        path=args.path,
+    )
 
 
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
-    """Evaluate a stage as the command line says. Returns the exit code: 2 when a split or a case failed."""
-    stage = STAGES[stage_name]
-    args = parse(stage, argv)
-    if args.thresh is not None and not 0 < args.thresh < 1:
-        raise InputError(f"--thresh {args.thresh}: must lie between 0 and 1")
-    if args.data == NONE_HELD_OUT:
-        raise InputError(f"--data {NONE_HELD_OUT}: holds no centre out, so there is nothing to evaluate on")
-    device = choose_device(args.gpu)
-    centres = read_store(args.store)
+    """Evaluate a stage as the command line says.
+
+    Returns:
+        The exit code: 2 if a split or a case could not be evaluated, else 0.
+    """
+    options = parse(STAGES[stage_name], argv)
+    target = options.stage.sampling.target
+    device = choose_device(options.gpu)
+    centres = read_store(options.store)
+    splits = choose_splits(frozen_splits(options.store, centres), options.split, centres_with(centres, target))
     faults = []
-    known = centres_with(centres, stage.sampling.target)
-    for split in choose_splits(frozen_splits(args.store, centres), args.data, known):
+    for split in splits:
         try:
-            cases = held_out_cases(split, centres, stage.sampling.target)
-            readout = "average" if getattr(args, "average", False) else "segmentation"
-            model = load_model(args.path, stage_name, split.name, device, args.time, args.thresh, readout=readout)
-            faults += Evaluation.start(model, split, cases, args).run(cases)
+            cases = held_out_cases(split, centres, target)
+            model = load_model(
+                options.path,
+                stage_name,
+                split.name,
+                device,
+                at=options.time,
+                threshold=options.threshold,
+                readout=options.readout,
+            )
+            faults += run_evaluation(open_evaluation(replace(options, split=split.name), model, split, cases))
         except InputError as error:
             faults.append(str(error))
     for fault in faults:
@@ -83,159 +174,237 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT if faults else 0
 
 
-def evaluation_folder(run: Path, roi: str | None, readout: str, threshold: float | None = None) -> Path:
-    """Where the results of a run lie: a folder per kind of pancreas that a tumour stage looked in.
+@dataclass(frozen=True)
+class Evaluation:
+    """The evaluation of one model on the held-out cases of its split.
 
-    A threshold given on the command line has a folder of its own, so that the stages after never read it.
+    Attributes:
+        options: With the name of the split.
+        model: The trained stage.
+        split: Holds out the cases.
+        cases: The held-out cases.
+        folder: Where the results are.
+        earlier: The evaluations of the earlier stages around whose masks the stage looks, by the name of the stage.
+    """
+
+    options: EvaluateOptions
+    model: StageModel
+    split: Split
+    cases: Sequence[Case]
+    folder: Path
+    earlier: "dict[str, EarlierEvaluation]"
+
+    def prediction_path(self, case: Case) -> Path:
+        """Return the file of a case's mask on the grid of the scan."""
+        return self.folder / "predictions" / f"{_name_in(self.split, case)}.nii.gz"
+
+    def mask_path(self, case: Case) -> Path:
+        """Return the file of a case's mask on the grid of the prepared case."""
+        return _mask_path(self.folder, self.split, case)
+
+    def read_mask(self, case: Case) -> np.ndarray:
+        """Read a case's mask on the grid of the prepared case: boolean, shape (D, H, W).
+
+        Raises:
+            InputError: If the mask is missing or damaged; it names the command that makes it again.
+        """
+        return read_prepared_mask(self.mask_path(case), case.shape, command=self.options.command())
+
+
+@dataclass(frozen=True)
+class EarlierEvaluation:
+    """The evaluation of an earlier stage, as a later one needs it.
+
+    Attributes:
+        folder: Where its results are.
+        command: The command that runs it again.
+    """
+
+    folder: Path
+    command: str
+
+
+def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, cases: Sequence[Case]) -> Evaluation:
+    """Check that the model can be evaluated on these cases, and open the folder of the evaluation.
+
+    Results of an evaluation with the same settings are kept; all others in the folder are removed.
+
+    Raises:
+        InputError: If the model was trained on another split, whose training cases could be among the test cases; if
+            its training cases were prepared in another way than the test cases; or if an earlier stage has not been
+            evaluated.
+    """
+    if model.split_hash != split.hash:
+        problem = f"the model was trained before the split {split.name} was changed"
+        raise InputError(model.run, problem, "train it again", command=options.train_command())
+    if other := next((case for case in cases if case.preparation != model.preparation), None):
+        problem = f"trained on cases prepared with {model.preparation}, but {other.key} with {other.preparation}"
+        raise InputError(model.run, problem, "give the store that the model was trained on with --store")
+    evaluation = Evaluation(
+        options=options,
+        model=model,
+        split=split,
+        cases=cases,
+        folder=evaluation_folder(model.run, options.roi, model.readout, options.threshold),
+        earlier=find_earlier_evaluations(options, split.name),
+    )
+    settings = {
+        "run": model.run.name,
+        "epoch": model.epoch,
+        "readout": model.readout,
+        "threshold": model.threshold,
+        "roi": options.roi,
+        "cases": digest(cases),
+        "before": {name: read_settings(earlier.folder) for name, earlier in evaluation.earlier.items()},
+    }
+    if read_settings(evaluation.folder) != settings:
+        shutil.rmtree(evaluation.folder, ignore_errors=True)
+        with replacing(evaluation.folder / "settings.yaml") as unfinished:
+            unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return evaluation
+
+
+def run_evaluation(evaluation: Evaluation) -> list[str]:
+    """Segment and score the cases that are not done yet, then write the tables and pictures of all.
+
+    A case is done if it has a row in the table and a mask that can be read.
+
+    Returns:
+        A line for every case that failed.
+    """
+    model, options, split = evaluation.model, evaluation.options, evaluation.split
+    pancreas = f", in the {options.roi} pancreas" if options.roi else ""
+    title = f"{model.stage.title}, {split.name} held out{pancreas}"
+    table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
+    earlier_rows = read_case_table(table) if table.exists() else []
+    rows = [row for row in earlier_rows if not failed(row) and _has_mask(evaluation, by_key[row["case"]])]
+    done = {row["case"] for row in rows}
+    for case in tqdm([case for case in evaluation.cases if case.key not in done], desc=title, unit="case"):
+        try:
+            size = "x".join(map(str, case.shape))
+            with naming_memory_errors(f"{case.key}, a scan of {size} voxels", model.device, "use --gpu cpu"):
+                rows.append(evaluate_case(evaluation, case))
+        except InputError as error:
+            rows.append({"case": case.key, "centre": case.centre, "error": str(error)})
+        write_case_table(table, rows)
+    write_results(
+        evaluation.folder,
+        rows,
+        cases=by_key,
+        target=model.stage.sampling.target,
+        title=title,
+        heading=f"{title} ({model.run.name}, threshold {model.threshold:g})",
+        read_prediction=evaluation.read_mask,
+    )
+    return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
+
+
+def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
+    """Segment and score one case, and write its mask.
+
+    Returns:
+        The row of the case for the table.
+
+    Raises:
+        InputError: If the case or the mask of an earlier stage is missing or damaged.
+    """
+    model, options = evaluation.model, evaluation.options
+    stage = model.stage
+    reference = read_reference(case, stage.sampling.target)
+    masks = {
+        name: read_prepared_mask(
+            _mask_path(earlier.folder, evaluation.split, case), case.shape, command=earlier.command
+        )
+        for name, earlier in evaluation.earlier.items()
+    }
+    if options.roi == "reference":
+        pancreas = np.asarray(case.label()) > 0
+        masks |= {name: pancreas for name in stage.before if is_pancreas(STAGES[name])}
+    start = time.monotonic()
+    roi, fallback_note = select_roi(stage, masks, case.spacing)
+    mask, note = segment_stage(model, case.image(), case.spacing, roi)
+    seconds = time.monotonic() - start
+    write_mask(evaluation.prediction_path(case), mask.astype(np.uint8), case.grid)
+    write_prepared_mask(evaluation.mask_path(case), mask)
+    return {
+        "case": case.key,
+        "centre": case.centre,
+        **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
+        "seconds": round(seconds, 2),
+        "threshold": model.threshold,
+        "note": "; ".join(filter(None, (fallback_note, note))),
+    }
+
+
+def evaluation_folder(run: Path, roi: str | None, readout: str, threshold: float | None = None) -> Path:
+    """Return the folder for the results of a run; each kind of evaluation has its own.
+
+    Args:
+        run: The run folder.
+        roi: The pancreas around which the stage looks, "predicted" or "reference"; None for the first stage.
+        readout: Name in ``engine.infer.box.READOUTS``.
+        threshold: The threshold if it was typed. Later stages never read such a folder.
     """
     averaged = "average" if readout == "average" else None
     parts = ["evaluation", roi, averaged, f"thresh_{threshold:g}" if threshold is not None else None]
     return run / "_".join(filter(None, parts))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One run on its test cases. ``before`` holds the results of the stages that say where to look."""
+def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, EarlierEvaluation]:
+    """Find the evaluations of the earlier stages around whose masks a stage looks, those of the newest runs.
 
-    model: StageModel
-    split: Split
-    folder: Path
-    before: dict[str, Path]
-    roi: str | None
+    A stage that looks around the reference pancreas needs none of a pancreas stage.
 
-    @staticmethod
-    def start(model: StageModel, split: Split, cases: Sequence[Case], args: argparse.Namespace) -> "Evaluation":
-        """Find what the stage needs and open its folder; what is there of the same evaluation is kept.
-
-        Raises InputError naming the script to run where a stage before it was not evaluated, or where the model was
-        trained on another split: its training cases could be among the test cases. And where it was trained on cases
-        prepared in another way than these: it would be judged on voxels that it was never meant for.
-        """
-        if model.split_hash != split.hash:
-            raise InputError(f"{model.run}: trained on another split than {split.name} is now; train again")
-        if other := next((case for case in cases if case.preparation != model.preparation), None):
-            ways = f"{model.preparation}, {other.key} with {other.preparation}"
-            raise InputError(f"{model.run}: trained on cases prepared with {ways}; give the --store of its training")
-        roi = getattr(args, "roi", None)
-        before = evaluations_before(model.stage, args.path, split, roi, model.readout)
-        folder = evaluation_folder(model.run, roi, model.readout, args.thresh)
-        evaluation = Evaluation(model, split, folder, before, roi)
-        evaluation._open(cases)
-        return evaluation
-
-    def _open(self, cases: Sequence[Case]) -> None:
-        settings = {
-            "run": self.model.run.name,
-            "epoch": self.model.epoch,
-            "readout": self.model.readout,
-            "threshold": self.model.threshold,
-            "roi": self.roi,
-            "cases": digest(cases),
-            "before": {name: read_settings(folder) for name, folder in self.before.items()},
-        }
-        path = self.folder / "settings.yaml"
-        if path.exists() and read_settings(self.folder) == settings:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        (self.folder / "predictions").mkdir(parents=True)
-        with replacing(path) as unfinished:
-            unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
-
-    def run(self, cases: Sequence[Case]) -> list[str]:
-        """Segment and score every case, write tables and pictures. Returns a line per failed case."""
-        where = f", in the {self.roi} pancreas" if self.roi else ""
-        title = f"{self.model.stage.title}, {self.split.name} held out{where}"
-        table = self.folder / "cases.csv"
-        rows = [row for row in read_case_table(table) if not failed(row)] if table.exists() else []
-        done = {row["case"] for row in rows}
-        for case in tqdm([case for case in cases if case.key not in done], desc=title, unit="case"):
-            rows.append(self._row(case))
-            write_case_table(table, rows)
-        titles = title, f"{title} ({self.model.run.name}, threshold {self.model.threshold:g})"
-        target = self.model.stage.sampling.target
-        by_key = {case.key: case for case in cases}
-        write_results(self.folder, rows, by_key, target, titles, lambda c: read_mask(self.folder, c, self.split))
-        return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
-
-    def _row(self, case: Case) -> dict:
-        try:
-            size = "x".join(map(str, case.shape))
-            with naming_memory_errors(f"{case.key}: a scan of {size}", self.model.device, "use --gpu cpu"):
-                return self._evaluate(case)
-        except InputError as error:
-            return {"case": case.key, "centre": case.centre, "error": str(error)}
-
-    def _evaluate(self, case: Case) -> dict:
-        start = time.monotonic()
-        roi, hint = self._roi(case)
-        mask, note = segment_stage(self.model, case.image(), case.spacing, roi)
-        seconds = time.monotonic() - start
-        write_mask(prediction_path(self.folder, case, self.split), mask.astype(np.uint8), case.grid)
-        reference = target_mask(np.asarray(case.label()), self.model.stage.sampling.target)
-        return {
-            "case": case.key,
-            "centre": case.centre,
-            **case_metrics(mask, reference, case.spacing, INFERENCE_MARGIN_MM),
-            "seconds": round(seconds, 2),
-            "threshold": self.model.threshold,
-            "note": "; ".join(filter(None, (hint, note))),
-        }
-
-    def _roi(self, case: Case) -> tuple[np.ndarray | None, str]:
-        """The mask around which the stage looks, with a note."""
-        masks = {name: read_mask(folder, case, self.split) for name, folder in self.before.items()}
-        if self.roi == "reference":
-            pancreas = np.asarray(case.label()) > 0
-            masks |= {name: pancreas for name in self.model.stage.before if is_pancreas(STAGES[name])}
-        return select_roi(self.model.stage, masks, case.spacing)
+    Raises:
+        InputError: If one is missing, or older than the evaluations that it was made from; it names the command that
+            makes it.
+    """
+    found = {}
+    for name in options.stage.before:
+        stage = STAGES[name]
+        earlier = replace(options, stage=stage, split=split, time=None, threshold=None)
+        if is_pancreas(stage):
+            if options.roi == "reference":
+                continue
+            earlier = replace(earlier, roi="predicted" if stage.predecessor else None, readout="segmentation")
+        folder = evaluation_folder(find_run(options.path, stage, split), earlier.roi, earlier.readout)
+        if not (folder / "summary.json").exists():
+            problem = f"the stage {stage.title} has not been evaluated yet"
+            raise InputError(folder, problem, "evaluate it first", command=earlier.command())
+        made_from = {n: read_settings(e.folder) for n, e in find_earlier_evaluations(earlier, split).items()}
+        if read_settings(folder).get("before") != made_from:
+            problem = "older than the evaluations that it was made from"
+            raise InputError(folder, problem, "evaluate this stage again", command=earlier.command())
+        found[name] = EarlierEvaluation(folder, earlier.command())
+    return found
 
 
-def prediction_path(folder: Path, case: Case, split: Split) -> Path:
-    """Where an evaluation keeps its mask of a case; of several centres, their names tell the cases apart."""
-    name = case.name if case.centre == split.name else case.file_name
-    return folder / "predictions" / f"{name}.nii.gz"
-
-
-def read_mask(folder: Path, case: Case, split: Split) -> np.ndarray:
-    """That mask, which lies on the scan's own grid, on the grid of the prepared case (bool, (D, H, W))."""
-    return case.grid.to_prepared(read_label(prediction_path(folder, case, split)).array) > 0
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what an evaluation was made with; empty if there is no readable record."""
+    try:
+        settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def is_pancreas(stage: Stage) -> bool:
-    """Whether the stage finds the pancreas, for which the reference can stand."""
+    """Return whether a stage segments the pancreas, whose place the reference can take."""
     return stage.sampling.target == "pancreas"
 
 
-def read_settings(folder: Path) -> dict:
-    """What an evaluation was made with."""
-    return yaml.safe_load((folder / "settings.yaml").read_text())
+def _mask_path(folder: Path, split: Split, case: Case) -> Path:
+    return folder / "masks" / f"{_name_in(split, case)}.npz"
 
 
-def evaluations_before(stage: Stage, checkpoints: Path, split: Split, roi: str | None, readout: str) -> dict[str, Path]:
-    """The evaluations that say where ``stage`` looks, of the newest runs; the reference pancreas needs none.
+def _name_in(split: Split, case: Case) -> str:
+    """Return the name of a case's files; in a split with several test centres it includes the centre."""
+    return case.name if case.centre == split.name else case.file_name
 
-    Raises InputError naming the script to run where one is missing, or older than what it was made from.
-    """
-    found = {}
-    for name in stage.before:
-        before = STAGES[name]
-        if is_pancreas(before):
-            if roi == "reference":
-                continue
-            before_roi, before_readout = "predicted" if before.predecessor else None, "segmentation"
-        else:
-            before_roi, before_readout = roi, readout
-        folder = evaluation_folder(find_run(checkpoints, before, split.name), before_roi, before_readout)
-        option = " --roi reference" if before_roi == "reference" else ""
-        option += " --average" if before_readout == "average" else ""
-        script = f"{before.script('evaluate')} --data {split.name}{option}{path_option(checkpoints)}"
-        if not (folder / "summary.json").exists():
-            raise InputError(f"{folder}: the stage {before.title} is not evaluated yet; run {script}")
-        now = {
-            n: read_settings(f)
-            for n, f in evaluations_before(before, checkpoints, split, before_roi, before_readout).items()
-        }
-        if read_settings(folder)["before"] != now:
-            raise InputError(f"{folder}: older than the evaluations that it was made from; run {script}")
-        found[name] = folder
-    return found
+
+def _has_mask(evaluation: Evaluation, case: Case) -> bool:
+    try:
+        evaluation.read_mask(case)
+    except InputError:
+        return False
+    return True

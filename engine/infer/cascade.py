@@ -1,4 +1,11 @@
-"""The cascade at inference: stage after stage, each in the box of the mask before it, on the scan's own grid."""
+"""The cascade at inference: every stage segments in a box around the mask of an earlier stage.
+
+    pancreas coarse ──▶ pancreas fine ──▶ tumour coarse ──▶ tumour fine
+
+All masks of the cascade have the voxels of the prepared image: what a stage hands to the next one is never resampled.
+``predict.py`` runs the four stages in one process, the evaluation scripts run one stage at a time and keep its masks.
+Both use ``select_roi`` and ``segment_stage`` and therefore obtain the same masks.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,19 +24,39 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer.box import box_probability, keep_large_components
-from engine.method import Method
 from engine.stages import STAGES, Stage
-from models.dual_task_net import DualTaskNet
 
-MIN_TUMOUR_ML = 0.012  # about 10 clinical voxels: less is no tumour found
-MIN_ROUND_ML = 0.1  # about 80: a round's mask that is smaller does not replace the last one
-AGREED_DICE = 0.92  # of two rounds: the next would change nothing
-FAMILIAR = 1.5  # voxels as much finer or coarser than all of the training are worth a note: a network sees no mm
+# The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
+# size; as voxels they are given for a clinical voxel of 0.8 x 0.8 x 2 mm.
+
+# A mask of tumour coarse that is smaller than this (10 voxels) is no tumour; tumour fine then searches the pancreas.
+MIN_TUMOUR_ML = 0.012
+# A later round of a stage is discarded if its mask is smaller than this (80 voxels): its box has lost the target.
+MIN_ROUND_ML = 0.1
+# Two rounds agree if their masks have at least this Dice: their boxes are then nearly the same, and so would be the
+# result of another round.
+CONVERGED_DICE = 0.92
+# A scan gets a note if its voxels are more than this factor finer or coarser than those of all training cases: the
+# network has learnt the size of structures in voxels, not in mm.
+FAMILIAR_SPACING_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
 class StageModel:
-    """A trained stage, ready to segment; the ``threshold`` of the ``readout`` was chosen on its validation cases."""
+    """A trained stage, ready to segment.
+
+    Attributes:
+        stage: With the method and the sampling of the checkpoint.
+        net: The network in evaluation mode on ``device``.
+        readout: Name in ``engine.infer.box.READOUTS``.
+        threshold: Probabilities above it are foreground.
+        device: Where to compute.
+        run: The run folder that the network comes from.
+        epoch: Epochs that its weights were trained for.
+        split_hash: Hash of the cases in the parts of its split.
+        preparation: How its training cases were prepared.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm that it met in training; None if unknown.
+    """
 
     stage: Stage
     net: nn.Module
@@ -39,19 +66,29 @@ class StageModel:
     run: Path
     epoch: int
     split_hash: str
-    preparation: Preparation  # of the cases that it was trained on
-    spacing_range: Sequence[Sequence[float]] | None = None  # finest and coarsest (z, y, x) mm that the network met
+    preparation: Preparation
+    spacing_range: Sequence[Sequence[float]] | None = None
 
 
 class StageResult(NamedTuple):
-    """mask: boolean (D, H, W), whole scan. note: what a reader of the result should know, "" for nothing."""
+    """What one stage makes of a scan.
+
+    Attributes:
+        mask: Boolean mask of the whole scan, shape (D, H, W).
+        note: What a reader of the result should know; empty if there is nothing.
+    """
 
     mask: np.ndarray
     note: str
 
 
 class CascadeResult(NamedTuple):
-    """label: uint8 (D, H, W), 0/1/2. notes: one line each."""
+    """What the whole cascade makes of a scan.
+
+    Attributes:
+        label: uint8 labels 0/1/2, shape (D, H, W).
+        notes: What a reader of the result should know.
+    """
 
     label: np.ndarray
     notes: tuple[str, ...]
@@ -60,73 +97,94 @@ class CascadeResult(NamedTuple):
 def load_model(
     checkpoints: Path,
     stage_name: str,
-    held_out: str,
+    split: str,
     device: torch.device,
+    *,
     at: str | None = None,
-    threshold: float | None = None,
     until: str | None = None,
+    threshold: float | None = None,
     readout: str = "segmentation",
 ) -> StageModel:
-    """The newest model of a stage and split (``until`` a time), or that of the time ``at``.
+    """Load the newest finished model of a stage and split.
 
-    Raises InputError naming the script that makes it, or where the model has not the heads that ``readout`` needs.
+    Args:
+        checkpoints: Folder of all runs.
+        stage_name: Name in ``STAGES``.
+        split: Name of the split, such as the centre that is held out.
+        device: Where to compute.
+        at: Only the run of exactly this time.
+        until: Only runs that were started at this time or before.
+        threshold: Binarisation threshold; None for the one that was chosen on the validation cases.
+        readout: Name in ``engine.infer.box.READOUTS``.
+
+    Raises:
+        InputError: If there is no such run, its checkpoint cannot be used, or its network lacks the heads that the
+            readout needs.
     """
     stage = STAGES[stage_name]
-    run = find_run(checkpoints, stage, held_out, at, until)
-    content = load_checkpoint(run / "best.pt", stage_name)
-    stage = replace(stage, method=Method.from_record(content["method"]))
-    if readout not in content["thresholds"]:
-        raise InputError(f"{run / 'best.pt'}: has no distance head to average with; leave out --average")
-    net = DualTaskNet(width=content["settings"]["width"], heads=stage.method.heads)
+    run = find_run(checkpoints, stage, split, at, until)
+    checkpoint = load_checkpoint(run / "best.pt", stage_name)
+    recipe = checkpoint.recipe
+    stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
+    if readout not in checkpoint.thresholds:
+        problem = "the network has no distance head, so the two tasks cannot be averaged"
+        raise InputError(run / "best.pt", problem, "leave out --average")
+    net = recipe.build_network(device)
     try:
-        net.load_state_dict(content["net"])
+        net.load_state_dict(checkpoint.net)
     except RuntimeError as error:
-        raise InputError(f"{run / 'best.pt'}: not the network of {stage_name}; train again") from error
-    net = net.to(device, memory_format=torch.channels_last_3d).eval()
-    threshold = content["thresholds"][readout] if threshold is None else threshold
-    # Runs from before there was a choice do not say how their cases were prepared: as scanned.
-    prepared = Preparation.from_json(content.get("preparation", {}))
-    met = content.get("spacing_range")  # unknown of runs from before it was recorded
+        problem = f"its parameters are not those of the network of {stage.title}"
+        raise InputError(run / "best.pt", problem, "train this stage again", command=stage.script("train")) from error
     return StageModel(
-        stage, net, readout, threshold, device, run, content["epoch"], content["split_hash"], prepared, met
+        stage=stage,
+        net=net.eval(),
+        readout=readout,
+        threshold=checkpoint.thresholds[readout] if threshold is None else threshold,
+        device=device,
+        run=run,
+        epoch=checkpoint.epoch,
+        split_hash=checkpoint.split_hash,
+        preparation=recipe.preparation,
+        spacing_range=checkpoint.spacing_range,
     )
 
 
-def segment_stage(
-    model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], roi: np.ndarray | None = None
-) -> StageResult:
-    """One stage on one scan.
+def segment_scan(
+    models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]
+) -> CascadeResult:
+    """Segment the pancreas and its tumours in one scan with all four stages.
 
     Args:
-        image: int16 HU (D, H, W), LPS. spacing: (z, y, x) mm.
-        roi: the mask of the stage before, (D, H, W); None for the first stage, which reads the whole scan.
+        models: The models by the name of their stage, in the order of the cascade.
+        image: int16 HU, shape (D, H, W), prepared like the training cases of the models.
+        spacing: Voxel spacing (z, y, x) in mm.
     """
-    box = scan_box(image.shape, spacing, model.stage.sampling) if roi is None else mask_box(roi, spacing)
-    if box is None:
-        return StageResult(np.zeros(image.shape, bool), f"{model.stage.title}: the stage before found nothing")
-    mask = _segment_box(model, image, spacing, box)
-    for _ in range(model.stage.rounds - 1):
-        again = mask_box(mask, spacing)
-        if again is None or again == box:
-            break
-        box, before = again, mask
-        mask = _segment_box(model, image, spacing, box)
-        if volume_ml(mask, spacing) < MIN_ROUND_ML:
-            mask = before
-            break
-        if _dice(mask, before) >= AGREED_DICE:
-            break
-    nothing = "" if mask.any() else f"{model.stage.title}: nothing found"
-    return StageResult(mask, "; ".join(filter(None, (nothing, _unfamiliar(model, spacing)))))
+    notes = []
+    masks: dict[str, np.ndarray] = {}
+    for name, model in models.items():
+        roi, fallback_note = select_roi(model.stage, masks, spacing)
+        masks[name], note = segment_stage(model, image, spacing, roi)
+        notes += [fallback_note, note]
+        if model.stage.sampling.target == "pancreas" and not masks[name].any():
+            return CascadeResult(np.zeros(image.shape, np.uint8), ("no pancreas found: the mask is empty",))
+    return CascadeResult(merge_labels(masks["pancreas_fine"], masks["tumor_fine"]), tuple(filter(None, notes)))
 
 
 def select_roi(
     stage: Stage, masks: Mapping[str, np.ndarray], spacing: tuple[float, float, float]
 ) -> tuple[np.ndarray | None, str]:
-    """The mask around which ``stage`` looks, and a note where that is its fallback's instead of its predecessor's.
+    """Select the mask around which a stage looks.
+
+    It is the mask of the predecessor. A stage with a fallback uses the fallback's mask if the predecessor found less
+    than ``MIN_TUMOUR_ML``.
 
     Args:
-        masks: by stage name, those of ``stage.before``, each (D, H, W). None is returned for the first stage.
+        stage: The stage that is going to look.
+        masks: The masks of the stages ``stage.before`` by name, each of shape (D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm.
+
+    Returns:
+        The mask, or None for the first stage, which reads the whole scan; and a note if it is the fallback's.
     """
     if stage.predecessor is None:
         return None, ""
@@ -134,48 +192,75 @@ def select_roi(
     volume = volume_ml(roi, spacing)
     if stage.fallback is None or volume >= MIN_TUMOUR_ML:
         return roi, ""
-    before, instead = STAGES[stage.predecessor].title, STAGES[stage.fallback].title
-    return masks[stage.fallback], f"{before}: {volume:.3f} ml found, {stage.title} looks around {instead}'s mask"
+    predecessor, fallback = STAGES[stage.predecessor].title, STAGES[stage.fallback].title
+    note = f"{predecessor} found {volume:.3f} ml, so {stage.title} looked around the mask of {fallback}"
+    return masks[stage.fallback], note
 
 
-def segment_scan(
-    models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]
-) -> CascadeResult:
-    """All four stages on one scan, in the order of ``models``. The tumour lies on top of the pancreas."""
-    notes = []
-    masks: dict[str, np.ndarray] = {}
-    for name, model in models.items():
-        roi, hint = select_roi(model.stage, masks, spacing)
-        masks[name], note = segment_stage(model, image, spacing, roi)
-        notes += [hint, note]
-        if model.stage.sampling.target == "pancreas" and not masks[name].any():
-            return CascadeResult(np.zeros(image.shape, np.uint8), ("no pancreas found: the mask is empty",))
-    return CascadeResult(merge_labels(masks["pancreas_fine"], masks["tumor_fine"]), tuple(filter(None, notes)))
+def segment_stage(
+    model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], roi: np.ndarray | None = None
+) -> StageResult:
+    """Segment one scan with one stage.
 
+    A stage whose sampling has several rounds looks again around its own mask. It stops early if the box or the mask no
+    longer changes, and it keeps the last mask if a round loses the target.
 
-def _unfamiliar(model: StageModel, spacing: tuple[float, float, float]) -> str:
-    """A note where the scan's voxels are far from all that the stage was trained on; "" where they are not."""
-    if model.spacing_range is None:
-        return ""
-    seen, met = network_spacing(spacing, model.stage.sampling), list(zip(*model.spacing_range, strict=True))
-    if all(low / FAMILIAR <= s <= FAMILIAR * high for s, (low, high) in zip(seen, met, strict=True)):
-        return ""
-    trained = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in met)
-    voxels = " x ".join(f"{s:.2g}" for s in seen)
-    return f"{model.stage.title}: voxels of {voxels} mm, trained on {trained}: not to be relied on"
+    Args:
+        model: The trained stage.
+        image: int16 HU, shape (D, H, W), in LPS.
+        spacing: Voxel spacing (z, y, x) in mm.
+        roi: The mask around which to look, shape (D, H, W); None for the first stage, which reads the whole scan.
+    """
+    sampling = model.stage.sampling
+    box = scan_box(image.shape, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling.margin_mm)
+    if box is None:
+        return StageResult(np.zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
+
+    def segment(box: Box) -> np.ndarray:
+        probability = box_probability(
+            model.net, image[box.slices], spacing, stage=model.stage, device=model.device, readout=model.readout
+        )
+        mask = np.zeros(image.shape, bool)
+        mask[box.slices] = keep_large_components(probability > model.threshold)
+        return mask
+
+    mask = segment(box)
+    for _ in range(sampling.rounds - 1):
+        next_box = mask_box(mask, spacing, sampling.margin_mm)
+        if next_box is None or next_box == box:
+            break
+        box, previous = next_box, mask
+        mask = segment(box)
+        if volume_ml(mask, spacing) < MIN_ROUND_ML:
+            mask = previous
+            break
+        if _dice(mask, previous) >= CONVERGED_DICE:
+            break
+    nothing = "" if mask.any() else f"{model.stage.title}: nothing found"
+    return StageResult(mask, "; ".join(filter(None, (nothing, _describe_unfamiliar_spacing(model, spacing)))))
 
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
-    """Two masks -> labels 0/1/2."""
+    """Merge two boolean masks into uint8 labels 0/1/2; the tumour lies on top of the pancreas."""
     return np.where(tumour, TUMOUR, np.where(pancreas, PANCREAS, 0)).astype(np.uint8)
 
 
-def _segment_box(model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], box: Box) -> np.ndarray:
-    probability = box_probability(model.net, image[box.slices], spacing, model.stage, model.device, model.readout)
-    mask = np.zeros(image.shape, bool)
-    mask[box.slices] = keep_large_components(probability > model.threshold)
-    return mask
+def _describe_unfamiliar_spacing(model: StageModel, spacing: tuple[float, float, float]) -> str:
+    """Return a note if the voxels of a scan are unlike all that the stage was trained on, else an empty string."""
+    if model.spacing_range is None:
+        return ""
+    seen, trained = network_spacing(spacing, model.stage.sampling), list(zip(*model.spacing_range, strict=True))
+    factor = FAMILIAR_SPACING_FACTOR
+    if all(low / factor <= s <= factor * high for s, (low, high) in zip(seen, trained, strict=True)):
+        return ""
+    voxels = " x ".join(f"{s:.2g}" for s in seen)
+    expected = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in trained)
+    return (
+        f"{model.stage.title}: unreliable, the voxels of {voxels} mm are unlike those of the training ({expected} mm)"
+    )
 
 
 def _dice(first: np.ndarray, second: np.ndarray) -> float:
-    return 2 * np.count_nonzero(first & second) / max(1, np.count_nonzero(first) + np.count_nonzero(second))
+    """Return the Dice of two boolean masks; 0 if both are empty."""
+    common, total = np.count_nonzero(first & second), np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * int(common) / max(1, int(total))

@@ -1,10 +1,17 @@
-"""A new scan in, its pancreas and tumour out, on exactly the scan's own grid: python predict.py SCAN... -o OUT"""
+"""Command: segment the pancreas and its tumours in new scans with the four trained stages.
+
+    python predict.py SCAN... -o OUT
+
+Every scan is cropped and resampled as the training cases were, and its mask is written on the grid of its file. The
+result is that of the evaluation scripts, voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the
+whole label in the crop, which a new scan does not have. The crops are the same if the label lies within the body.
+"""
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,123 +20,198 @@ from tqdm import tqdm
 from data.cases.labels import TUMOUR
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.text import HelpFormatter
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
 from data.scans.volume import read_image, write_mask
-from data.sources.catalogue import case_name
-from data.splits.leave_one_out import NONE_HELD_OUT
-from data.verify.findings import unlike_hu
+from data.sources.base import case_name
+from data.splits.split import NONE_HELD_OUT
+from data.verify.findings import find_hu_problem
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, load_model, segment_scan
 from engine.options import add_average, add_gpu, add_path
-from engine.report.pictures import overlay
-from engine.report.tables import write_case_table
+from engine.report.pictures import draw_overlay
+from engine.report.tables import CaseRow, failed, write_case_table
 from engine.stages import STAGES
 
-NO_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour seldom more than 300
+MAX_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour rarely more than 300 ml
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI, NRRD, MHA, or a DICOM folder")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for masks, volumes.csv and pictures")
-    parser.add_argument("--data", default=NONE_HELD_OUT, help="models of the split that holds out this centre")
-    parser.add_argument("--time", help="of each stage the newest run begun at this time or before")
+@dataclass(frozen=True)
+class PredictOptions:
+    """What the command line asks for.
+
+    Attributes:
+        scans: Files, or folders of DICOM series.
+        output: Folder for masks, pictures and the table of volumes.
+        split: The split whose models are used.
+        until: Use the newest runs that were started at this time or before; None for the newest of all.
+        average: Whether to average the two tasks in the stages that have a distance head.
+        gpu: As in engine.options.
+        path: As in engine.options.
+    """
+
+    scans: tuple[Path, ...]
+    output: Path
+    split: str
+    until: str | None
+    average: bool
+    gpu: str
+    path: Path
+
+
+def parse(argv: Sequence[str] | None) -> PredictOptions:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="predict.py",
+        description="Segment the pancreas and its tumours in CT scans.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI, NRRD or MetaImage file, or folder of a DICOM series"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for masks, pictures and the table volumes.csv",
+    )
+    parser.add_argument(
+        "--data",
+        default=NONE_HELD_OUT,
+        metavar="CENTRE",
+        help="use the models that were trained without this centre, or with all centres (none)",
+    )
+    parser.add_argument(
+        "--time",
+        metavar="YYYY_MM_DD_HH_MM_SS",
+        help="use the newest run of each stage that was started at this time or before (default: the newest run)",
+    )
     add_gpu(parser)
     add_path(parser)
     add_average(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return PredictOptions(
+        scans=tuple(args.scans),
+        output=args.output,
+        split=args.data,
+        until=args.time,
+        average=args.average,
+        gpu=args.gpu,
+        path=args.path,
+    )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment every scan; a scan that cannot be read is listed at the end and does not stop the others."""
-    args = parse(argv)
-    names = [case_name(scan.resolve().name) or scan.resolve().name for scan in args.scans]
+    """Segment the scans that the command line names. A scan that fails is listed and does not stop the others.
+
+    Returns:
+        The exit code: 2 if a scan failed, else 0.
+    """
+    options = parse(argv)
+    names = [case_name(scan.resolve().name) or scan.resolve().name for scan in options.scans]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"{', '.join(sorted(twice))}: two scans of this name would write one mask; rename one")
-    models = load_models(args)
+        problem = "several scans have this name and would write the same mask"
+        raise InputError(", ".join(sorted(twice)), problem, "rename them, or segment them into different folders")
+    models = load_models(options)
     for model in models.values():
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    rows = [predict(scan, name, models, args.output) for scan, name in tqdm(list(zip(args.scans, names, strict=True)))]
-    write_case_table(args.output / "volumes.csv", rows)
-    print(table(rows))
-    faults = [row["error"] for row in rows if row["error"]]
+    options.output.mkdir(parents=True, exist_ok=True)
+    scans = tqdm(list(zip(options.scans, names, strict=True)), unit="scan")
+    rows = [predict_scan(scan, name, models, options.output) for scan, name in scans]
+    write_case_table(options.output / "volumes.csv", rows)
+    print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
+    for row in rows:
+        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
+        print(f"{row['case']:<32}{numbers}  {'failed' if failed(row) else row['note']}")
+    faults = [row["error"] for row in rows if failed(row)]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
 
 
-def load_models(args: argparse.Namespace) -> dict[str, StageModel]:
-    """The models of the four stages. Raises InputError naming all that lack, what makes them, what there is."""
-    models, lacking = {}, []
-    device = choose_device(args.gpu)
-    for stage in STAGES:
+def load_models(options: PredictOptions) -> dict[str, StageModel]:
+    """Load the models of the four stages by the name of their stage, in the order of the cascade.
+
+    Raises:
+        InputError: If a stage has no usable model, after a line for each such stage has been printed; or if the models
+            were trained on cases that were prepared in different ways.
+    """
+    models, missing = {}, 0
+    device = choose_device(options.gpu)
+    for name, stage in STAGES.items():
+        readout = "average" if options.average and "sdf" in stage.method.heads else "segmentation"
         try:
-            readout = "average" if args.average and "sdf" in STAGES[stage].method.heads else "segmentation"
-            models[stage] = load_model(args.path, stage, args.data, device, until=args.time, readout=readout)
+            models[name] = load_model(options.path, name, options.split, device, until=options.until, readout=readout)
         except InputError as error:
-            lacking.append(str(error))
-    if lacking:
-        others = splits_with_models(args.path)
-        there = [f"models there are for: {', '.join(f'--data {name}' for name in others)}"] if others else []
-        raise InputError("\n       ".join(lacking + there))
+            print(f"error: {error}", file=sys.stderr)
+            missing += 1
+    if missing:
+        complete = find_complete_splits(options.path)
+        choice = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
+        problem = f"{missing} of the {len(STAGES)} stages have no usable model for --data {options.split}"
+        raise InputError(options.path, problem, f"train them with the commands above{choice}")
     first = next(iter(models.values()))
-    if other := next((m for m in models.values() if m.preparation != first.preparation), None):
-        ways = f"{other.preparation}, {first.run} with {first.preparation}"
-        raise InputError(f"{other.run}: trained on cases prepared with {ways}; train both on one store")
+    if other := next((model for model in models.values() if model.preparation != first.preparation), None):
+        ways = f"{other.preparation}, but {first.run} with {first.preparation}"
+        raise InputError(other.run, f"trained on cases prepared with {ways}", "train all stages on one store")
     return models
 
 
-def splits_with_models(checkpoints: Path) -> list[str]:
-    """The held-out centres of which every stage has a finished model."""
+def find_complete_splits(checkpoints: Path) -> list[str]:
+    """Return the names of the splits for which every stage has a finished model."""
     finished = [{best.parents[1].name for best in (checkpoints / stage).glob("*/*/best.pt")} for stage in STAGES]
     return sorted(set.intersection(*finished))
 
 
-def predict(scan: Path, name: str, models: dict[str, StageModel], output: Path) -> dict:
-    """Segment one scan, write its mask and picture; a row of volumes.csv."""
+def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], output: Path) -> CaseRow:
+    """Segment one scan and write its mask and its picture.
+
+    Returns:
+        The row of the scan for volumes.csv; with an error if it failed.
+    """
     start = time.monotonic()
-    row = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
+    row: CaseRow = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
+    model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
         volume = read_image(scan)
-        model = next(iter(models.values()))
-        image, spacing, part = apply_preparation(
-            volume.array, volume.spacing, model.preparation
-        )  # as the training cases were
+        prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
+        image, spacing = prepared.image, prepared.spacing
         with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
             label, notes = segment_scan(models, image, spacing)
-        write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=part))
+        write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=prepared.part))
     except (InputError, PermissionError) as error:
-        return row | {"error": f"{error}{hint(scan)}"}
-    pancreas, tumour = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
-    notes = (*doubts(volume.array, pancreas), *notes)
-    title = f"{name}: pancreas {pancreas:.1f} ml, tumour {tumour:.1f} ml"
-    overlay(output / f"{name}.png", image, None, label, spacing, title)
-    seconds = round(time.monotonic() - start, 1)
-    volumes = {"pancreas_ml": round(pancreas, 2), "tumour_ml": round(tumour, 2), "seconds": seconds}
-    return row | volumes | {"note": "; ".join(notes)}
+        return row | {"error": f"{error}{_advise_on_folder(scan)}"}
+    pancreas_ml, tumour_ml = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
+    draw_overlay(
+        output / f"{name}.png",
+        image,
+        reference=None,
+        prediction=label,
+        spacing=spacing,
+        title=f"{name}: pancreas {pancreas_ml:.1f} ml, tumour {tumour_ml:.1f} ml",
+    )
+    return row | {
+        "pancreas_ml": round(pancreas_ml, 2),
+        "tumour_ml": round(tumour_ml, 2),
+        "seconds": round(time.monotonic() - start, 1),
+        "note": "; ".join((*find_doubts(volume.array, pancreas_ml), *notes)),
+    }
 
 
-def hint(scan: Path) -> str:
-    """What to give instead of a folder that holds scans as files; "" for anything else."""
-    kinds = [s for s in SUFFIXES if scan.is_dir() and any(p.name.lower().endswith(s) for p in scan.glob("[!.]*"))]
-    return f"; it holds scans, give its files: {' '.join(f'{scan}/*{s}' for s in kinds)}" if kinds else ""
+def find_doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
+    """Return notes if the values of a scan do not look like HU, or if the segmented pancreas is far too large."""
+    doubts = [": ".join(problem)] if (problem := find_hu_problem(scan)) else []
+    if pancreas_ml > MAX_PANCREAS_ML:
+        doubts.append(f"{pancreas_ml:.0f} ml are too much for a pancreas, the model may not have been trained enough")
+    return doubts
 
 
-def doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
-    """Notes where the scan is no CT in HU as far as one can see, or where what was found is far too large."""
-    found = [": ".join(unlike)] if (unlike := unlike_hu(scan)) else []
-    if pancreas_ml > NO_PANCREAS_ML:
-        found.append(f"{pancreas_ml:.0f} ml is no pancreas: was the model trained long enough?")
-    return found
-
-
-def table(rows: Sequence[dict]) -> str:
-    """The volumes to read: pancreas with its tumour, and the tumour alone, in ml."""
-    lines = [f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note"]
-    for row in rows:
-        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
-        lines.append(f"{row['case']:<32}{numbers}  {row['note'] or ('failed' if row['error'] else '')}")
-    return "\n".join(lines)
+def _advise_on_folder(scan: Path) -> str:
+    """Return what to give instead of a folder whose files are scans of their own; empty for anything else."""
+    files = [path.name.lower() for path in scan.glob("[!.]*")] if scan.is_dir() else []
+    patterns = [f"{scan}/*{suffix}" for suffix in SUFFIXES if any(name.endswith(suffix) for name in files)]
+    return f" The folder holds scans as files; give these: {' '.join(patterns)}" if patterns else ""

@@ -1,11 +1,12 @@
-"""A picture of one case: the outlines of reference and prediction on its most telling slices.
+"""A picture of one case: the contours of reference and prediction on a few slices.
 
-The figure is built without pyplot's global state: no backend is chosen for the caller and nothing stays open.
+Figures are built without the global state of pyplot, so that no backend is chosen for the caller and no figure stays
+open.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,16 +21,17 @@ from data.common.files import replacing
 from data.scans.boxes import bounding_box, enlarge, whole_box
 from data.scans.grid import volume_ml
 
-CONTEXT_MM = 40.0
-PANEL_PIXELS = 420
+CONTEXT_MM = 40.0  # shown around the organ
+PANEL_PIXELS = 420  # length of the longer side of an axial panel, unless the shorter one would be below MIN_PIXELS
 MIN_PIXELS = 300
-# Panels are drawn this much finer and then reduced, which makes their lines smooth; line widths count fine pixels.
-FINER = 3
-LINE = {"reference": 5, "prediction": 4}
+# Panels are drawn finer by this factor and then reduced, which makes lines smooth; line widths are in fine pixels.
+OVERSAMPLING = 3
+LINE_WIDTHS = {"reference": 5, "prediction": 4}
 DPI = 100
 BACKGROUND = "#1b1d21"
 
-# (who drew it, label code): colour. A mask without tumour is drawn in the pancreas colours whatever it shows.
+# Colours (red, green, blue) by the origin of a contour and its label code. A mask without the code 2 is drawn in the
+# colours of the pancreas.
 COLOURS = {
     ("reference", 1): (64, 224, 96),
     ("reference", 2): (255, 222, 60),
@@ -41,7 +43,14 @@ Legend = list[tuple[str, tuple[int, int, int] | None]]
 
 
 class Panel(NamedTuple):
-    """A finished view (h, w, 3), the letters of its sides (left, right, top, bottom) and its pixels per mm."""
+    """One slice, ready to be shown.
+
+    Attributes:
+        caption: Which slice it is.
+        sides: Letters of the patient's sides on its left, right, top and bottom.
+        view: RGB image, uint8, shape (height, width, 3).
+        scale: Pixels per mm.
+    """
 
     caption: str
     sides: str
@@ -49,53 +58,67 @@ class Panel(NamedTuple):
     scale: float
 
 
-def overlay(
+def draw_overlay(
     path: Path,
     image: np.ndarray,
+    *,
     reference: np.ndarray | None,
     prediction: np.ndarray,
     spacing: Sequence[float],
     title: str,
 ) -> None:
-    """Write a PNG: up to four axial slices and a coronal one around the organ, with thin smooth contours.
+    """Write a PNG with up to four axial slices and a coronal one around the organ, and contours on them.
 
     Args:
-        image: int16 HU (D, H, W) in LPS (row 0 anterior, column 0 the patient's right, which is shown on the left).
-        reference, prediction: uint8 (D, H, W), 0/1 or 0/1/2 = background/pancreas/tumour; no reference: None.
-        spacing: (z, y, x) in mm; the picture's pixels are square in mm.
+        path: The file.
+        image: int16 HU, shape (D, H, W), in LPS: row 0 is anterior, and column 0 is the patient's right, which is
+            shown on the left.
+        reference: uint8 labels 0/1/2 of the same shape; None if there is no reference.
+        prediction: uint8 labels 0/1/2 of the same shape.
+        spacing: Voxel spacing (z, y, x) in mm; the pixels of the picture are square in mm.
+        title: Title of the picture.
     """
     masks = {"prediction": prediction} if reference is None else {"reference": reference, "prediction": prediction}
     legend = _legend(masks, spacing)
     organ = bounding_box(np.any([mask > 0 for mask in masks.values()], axis=0)) or whole_box(image.shape)
     context = [CONTEXT_MM / s for s in spacing]
     box = enlarge(organ, context, context, image.shape, multiple=1)
-    image, masks = image[box.slices], {who: mask[box.slices] for who, mask in masks.items()}
+    image, masks = image[box.slices], {origin: mask[box.slices] for origin, mask in masks.items()}
     depth, height, width = (n * s for n, s in zip(box.shape, spacing, strict=True))
     scale = max(PANEL_PIXELS / max(height, width), MIN_PIXELS / min(height, width))
     panels = []
-    for z in telling_slices(masks, axis=0, count=4):
-        view = _panel(image[z], {who: mask[z] for who, mask in masks.items()}, spacing[1:], scale)
+    for z in choose_slices(masks, axis=0, count=4):
+        view = _draw_slice(image[z], {origin: mask[z] for origin, mask in masks.items()}, spacing[1:], scale)
         panels.append(Panel(f"axial  z {box.start[0] + z}", "RLAP", view, scale))
     scale = min(scale, 1.25 * height * scale / depth)
-    for y in telling_slices(masks, axis=1, count=1):
-        upright = {who: mask[::-1, y] for who, mask in masks.items()}
-        view = _panel(image[::-1, y], upright, (spacing[0], spacing[2]), scale)
+    for y in choose_slices(masks, axis=1, count=1):
+        upright = {origin: mask[::-1, y] for origin, mask in masks.items()}
+        view = _draw_slice(image[::-1, y], upright, (spacing[0], spacing[2]), scale)
         panels.append(Panel(f"coronal  y {box.start[1] + y}", "RLHF", view, scale))
-    save(_panel_figure(panels, legend, title), path)
+    save_figure(_panel_figure(panels, legend, title), path)
 
 
-def telling_slices(masks: Mapping[str, np.ndarray], axis: int, count: int) -> list[int]:
-    """At most ``count`` slices along ``axis``, last first: each stands for an equal share of the organ.
+def choose_slices(masks: Mapping[str, np.ndarray], axis: int, count: int) -> list[int]:
+    """Choose slices that represent the organ equally: each stands for the same share of it.
 
-    The share counts voxels of either mask, those where the masks differ twice; one of the slices is the largest of
-    the tumour (without tumour: of the organ). Of empty masks, slices spread over the whole axis.
+    Voxels of either mask count once, voxels where the masks differ count twice. One of the slices is the one with the
+    largest area of the tumour or, without a tumour, of the organ. If all masks are empty, the slices are spread over
+    the whole axis.
+
+    Args:
+        masks: Labels 0/1/2 by their origin, "reference" and "prediction", or only one of them; shape (D, H, W).
+        axis: The axis across the slices.
+        count: Largest number of slices.
+
+    Returns:
+        Indices, the highest first.
     """
-    others = tuple(a for a in range(3) if a != axis)
-    areas = sum((mask > 0).sum(axis=others, dtype=float) for mask in masks.values())
-    tumour = sum((mask == TUMOUR).sum(axis=others, dtype=float) for mask in masks.values())
+    in_plane = tuple(a for a in range(3) if a != axis)
+    areas = np.sum([(mask > 0).sum(axis=in_plane, dtype=float) for mask in masks.values()], axis=0)
+    tumour = np.sum([(mask == TUMOUR).sum(axis=in_plane, dtype=float) for mask in masks.values()], axis=0)
     share = areas if areas.any() else np.ones_like(areas)
     if len(masks) == 2:
-        share = share + (masks["reference"] != masks["prediction"]).sum(axis=others)
+        share = share + (masks["reference"] != masks["prediction"]).sum(axis=in_plane)
     chosen = np.searchsorted(np.cumsum(share), (np.arange(count) + 0.5) / count * share.sum())
     if areas.any():
         largest = int(np.argmax(tumour if tumour.any() else areas))
@@ -103,60 +126,68 @@ def telling_slices(masks: Mapping[str, np.ndarray], axis: int, count: int) -> li
     return sorted({int(index) for index in chosen}, reverse=True)
 
 
-def contours(mask: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-    """The smooth outlines of a 2-D mask enlarged to ``size`` (width, height): cv2 points, int32 (n, 1, 2) as (x, y).
+def smooth_contours(mask: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """Return the smooth contours of a mask that is enlarged to another size.
 
-    Outlines are smoothed along themselves over a voxel's length, which rounds the voxels' steps but, unlike a blurred
-    mask, never loses a small lesion.
+    The contours are smoothed along themselves over the length of a voxel. This rounds the steps of the voxels and, in
+    contrast to blurring the mask, never loses a small lesion.
+
+    Args:
+        mask: 2-D mask.
+        size: Width and height in pixels.
+
+    Returns:
+        Closed lines of points (x, y) as OpenCV draws them, int32, each of shape (n, 1, 2).
     """
-    smooth = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    found, _ = cv2.findContours((smooth >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    enlarged = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    found, _ = cv2.findContours((enlarged >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     voxel = max(1, round(min(size[0] / mask.shape[1], size[1] / mask.shape[0])))
     averaged = (ndimage.uniform_filter1d(line.astype(float), voxel, axis=0, mode="wrap") for line in found)
     return [np.round(line).astype(np.int32) for line in averaged]
 
 
-def _panel(image: np.ndarray, masks: Mapping[str, np.ndarray], pixel_mm: Sequence[float], scale: float) -> np.ndarray:
-    """One slice, windowed and enlarged to square pixels, with the outlines of every mask: (h, w, 3) uint8 RGB."""
+def _draw_slice(
+    image: np.ndarray, masks: Mapping[str, np.ndarray], pixel_mm: Sequence[float], scale: float
+) -> np.ndarray:
+    """Return a slice in the HU window with the contours of every mask, enlarged to square pixels: uint8 RGB."""
     low, high = HU_WINDOW
     grey = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1) * 255
     height, width = (max(1, round(n * mm * scale)) for n, mm in zip(image.shape, pixel_mm, strict=True))
-    fine = (FINER * width, FINER * height)
-    smaller = width < image.shape[1] or height < image.shape[0]
-    grey = cv2.resize(grey, (width, height) if smaller else fine, interpolation=_interpolation(smaller))
+    fine = (OVERSAMPLING * width, OVERSAMPLING * height)
+    is_reduced = width < image.shape[1] or height < image.shape[0]
+    interpolation = cv2.INTER_AREA if is_reduced else cv2.INTER_CUBIC
+    grey = cv2.resize(grey, (width, height) if is_reduced else fine, interpolation=interpolation)
     canvas = cv2.cvtColor(np.clip(cv2.resize(grey, fine), 0, 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-    for who, mask in masks.items():
-        for label in (1, TUMOUR):
-            cv2.polylines(canvas, contours(mask >= label, fine), True, COLOURS[who, label], LINE[who], cv2.LINE_AA)
+    for origin, mask in masks.items():
+        for code in (PANCREAS, TUMOUR):
+            lines = smooth_contours(mask >= code, fine)
+            cv2.polylines(canvas, lines, True, COLOURS[origin, code], LINE_WIDTHS[origin], cv2.LINE_AA)
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _interpolation(smaller: bool) -> int:
-    return cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-
-
 def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend:
-    """Lines of the text cell with the colour of their swatch (None: no swatch)."""
+    """Return the lines of the legend, each with the colour of its swatch or None for a line without one."""
     names = {PANCREAS: "pancreas", TUMOUR: "tumour"}
     shown = [code for code in names if any((mask == code).any() for mask in masks.values())] or [PANCREAS]
     lines: Legend = []
-    for who, mask in masks.items():
+    for origin, mask in masks.items():
         if not mask.any():
-            lines.append(
-                ("nothing predicted" if who == "prediction" else "the reference is empty", COLOURS[who, shown[0]])
-            )
+            text = "nothing predicted" if origin == "prediction" else "the reference is empty"
+            lines.append((text, COLOURS[origin, shown[0]]))
             continue
         for code in shown:
             volume = volume_ml(mask >= code, spacing)  # the tumour is part of the pancreas
             name = f" {names[code]}" if TUMOUR in shown else ""
-            lines.append((f"{who}{name}  {volume:.1f} ml" if volume else f"{who}: no{name}", COLOURS[who, code]))
+            lines.append(
+                (f"{origin}{name}  {volume:.1f} ml" if volume else f"{origin}: no{name}", COLOURS[origin, code])
+            )
     if "reference" not in masks:
         lines.append(("no reference given", None))
     return [*lines, (f"window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU", None), ("z, y: voxel index from 0", None)]
 
 
 def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str) -> Figure:
-    """Panels at their exact pixel size in a grid on black; the last cell holds the legend."""
+    """Arrange the panels at their exact size in pixels; the last cell of the grid holds the legend."""
     gap, head = 8, 44
     columns = 2 if len(panels) == 3 else 3
     cells = [*(panel.view.shape[:2] for panel in panels), (26 * len(legend) + 20, 250)]
@@ -173,16 +204,16 @@ def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str) -> Figure
         axes = figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
         axes.set_axis_off()
         if i < len(panels):
-            _show(axes, panels[i])
+            _show_panel(axes, panels[i])
         else:
             _write_legend(axes, legend, h, w)
     return figure
 
 
-def _show(axes: Axes, panel: Panel) -> None:
+def _show_panel(axes: Axes, panel: Panel) -> None:
     axes.imshow(panel.view, interpolation="nearest", aspect="auto")
     edge = [patheffects.withStroke(linewidth=2, foreground="black")]
-    text = {"transform": axes.transAxes, "color": "white", "fontsize": 9, "path_effects": edge}
+    text: dict[str, Any] = {"transform": axes.transAxes, "color": "white", "fontsize": 9, "path_effects": edge}
     axes.text(0.015, 0.98, panel.caption, ha="left", va="top", **text)
     places = [(0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center")]
     places += [(0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom")]
@@ -191,16 +222,8 @@ def _show(axes: Axes, panel: Panel) -> None:
     height, width = panel.view.shape[:2]
     right, low = width - 10, height - 10
     axes.plot([right - 50 * panel.scale, right], [low, low], color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(
-        right - 25 * panel.scale,
-        low - 4,
-        "5 cm",
-        color="white",
-        fontsize=8,
-        ha="center",
-        va="bottom",
-        path_effects=edge,
-    )
+    label: dict[str, Any] = {"color": "white", "fontsize": 8, "ha": "center", "va": "bottom", "path_effects": edge}
+    axes.text(right - 25 * panel.scale, low - 4, "5 cm", **label)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
@@ -213,7 +236,7 @@ def _write_legend(axes: Axes, legend: Legend, height: int, width: int) -> None:
         axes.text(46 if colour else 12, y, text, color="white" if colour else "0.6", fontsize=10, va="center")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the PNG under a temporary name, then rename it."""
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     with replacing(path) as unfinished:
         FigureCanvasAgg(figure).print_figure(unfinished, format="png", facecolor=figure.get_facecolor(), dpi=figure.dpi)

@@ -1,4 +1,4 @@
-"""Plots over many values: the distribution of metrics over cases, the curves of a training, a study."""
+"""Plots of many values: metrics over cases, the curves of a training, the variants of a study."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from engine.report.pictures import save
+from engine.report.pictures import save_figure
 from engine.report.tables import failed
 
 AXIS_LABELS = {
     "dice": "Dice",
     "recall": "recall",
     "precision": "precision",
-    "roi_recall": "box cover",
-    "roi_recall_margin": "box cover with margin",
+    "roi_recall": "ROI recall",
+    "roi_recall_margin": "ROI recall with margin",
     "nsd_2mm": "NSD at 2 mm",
     "nsd_1mm": "NSD at 1 mm",
     "hd95_mm": "HD95 [mm]",
@@ -30,14 +30,20 @@ AXIS_LABELS = {
     "seconds": "time [s]",
 }
 SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
-NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")
-VALIDATION = "validation_"
+NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")  # columns of a training's history
+VALIDATION_PREFIX = "validation_"
 
 
-def distributions(path: Path, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], title: str = "") -> None:
-    """Write a PNG with one panel a metric: a point for every case over a box plot, by centre where there are several.
+def draw_distributions(path: Path, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], title: str = "") -> None:
+    """Write a PNG with one panel per metric: a point for every case over a box plot, by centre if there are several.
 
-    Undefined values and failed cases are not drawn; the panel's title says how many were left out.
+    Cases that failed and undefined values are not drawn; the title of the panel says how many were left out.
+
+    Args:
+        path: The file.
+        rows: One row per case (``engine.report.tables``).
+        metrics: Columns of the rows.
+        title: Title of the figure.
     """
     centres = {str(row.get("centre", "")) for row in rows if not failed(row)}
     columns = len(metrics) if len(metrics) <= 4 else math.ceil(len(metrics) / 2)
@@ -45,13 +51,13 @@ def distributions(path: Path, rows: Sequence[Mapping[str, Any]], metrics: Sequen
     width = 1.6 + 0.9 * max(1, len(centres))
     with _style():
         figure = Figure(figsize=(max(width * columns, 4), 3.6 * lines), dpi=150, layout="constrained")
-        figure.suptitle(title or None, weight="bold")
+        figure.suptitle(title, weight="bold")
         for place, metric in enumerate(metrics, start=1):
-            _distribution(figure.add_subplot(lines, columns, place), rows, metric)
-        save(figure, path)
+            _draw_distribution(figure.add_subplot(lines, columns, place), rows, metric)
+        save_figure(figure, path)
 
 
-def _distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
+def _draw_distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
     values = [(str(row.get("centre", "")), float(row.get(metric, math.nan))) for row in rows if not failed(row)]
     drawn = [(centre, value) for centre, value in values if not math.isnan(value)]
     centres, numbers = [c for c, _ in drawn], [v for _, v in drawn]
@@ -61,7 +67,7 @@ def _distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) ->
         seaborn.boxplot(
             x=centres, y=numbers, order=order, hue=centres, hue_order=order, palette="pastel", ax=axes, **looks
         )
-        # Not seaborn.stripplot, which draws its jitter from numpy's global generator.
+        # seaborn.stripplot would draw its jitter from the global generator of numpy.
         places = np.array([order.index(c) for c in centres]) + np.random.default_rng(0).uniform(-0.12, 0.12, len(drawn))
         palette = seaborn.color_palette("deep", len(order))
         colours = [palette[order.index(c)] for c in centres]
@@ -72,35 +78,39 @@ def _distribution(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) ->
     if metric in SHARES:
         axes.set_ylim(-0.03, 1.03)
     elif drawn and min(numbers) >= 0:
-        axes.set_ylim(0, 1.06 * max(numbers) or 1)  # not matplotlib's margin: a share of the spread, next to nothing
+        # The margin of matplotlib would be a share of the spread, which may be tiny.
+        axes.set_ylim(0, 1.06 * max(numbers) or 1)
     if not any(centres):
         axes.set_xticks([])
     elif max(map(len, centres)) > 10:
         axes.tick_params(axis="x", rotation=15)
 
 
-def study_figure(
+def draw_study(
     path: Path,
     dice: Mapping[str, Sequence[tuple[str, float]]],
     differences: Mapping[str, tuple[float, float, float]],
     against: str,
     title: str = "",
 ) -> None:
-    """Write a PNG of a study, a line a variant: Dice of every case on the left, its difference on the right.
+    """Write a PNG with one line per variant: the Dice of every case on the left, its difference on the right.
 
     Args:
-        dice: by variant, (held-out centre, Dice) of every case.
-        differences: by variant, mean difference to the variant ``against`` and the bounds of its interval; NaN
-            bounds are not drawn.
+        path: The file.
+        dice: By variant, the held-out centre and the Dice of every case.
+        differences: By variant, the mean difference to the variant ``against`` and the bounds of its interval; bounds
+            that are NaN are not drawn.
+        against: The variant that the others are compared with.
+        title: Title of the figure.
     """
     variants = list(dice)
     centres = sorted({centre for points in dice.values() for centre, _ in points})
     with _style():
         figure = Figure(figsize=(10.5, 1.7 + 0.55 * len(variants)), dpi=150, layout="constrained")
-        figure.suptitle(title or None, weight="bold")
+        figure.suptitle(title, weight="bold")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
-        _dice_by_variant(left, dice, centres)
-        _differences(right, [differences.get(variant) for variant in variants], variants.index(against))
+        _draw_dice(left, dice, centres)
+        _draw_differences(right, [differences.get(variant) for variant in variants], variants.index(against))
         left.set_yticks(range(len(variants)), variants)
         left.set(ylim=(len(variants) - 0.45, -0.55), xlabel="Dice of a case, mean over its seeds")
         right.set_xlabel(f"mean difference in Dice to {against}, 95 % interval")
@@ -113,20 +123,29 @@ def study_figure(
             "title": "points: cases by held-out centre",
         }
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, **looks)
-        save(figure, path)
+        save_figure(figure, path)
 
 
-def _dice_by_variant(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]], centres: Sequence[str]) -> None:
-    """A grey box, the mean, and points in the colour of their centre, each centre on a height of its own."""
+def _draw_dice(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]], centres: Sequence[str]) -> None:
+    """Draw a grey box, the mean and the cases of each variant; the cases of a centre share a colour and a height."""
     palette = seaborn.color_palette("deep" if len(centres) <= 10 else "husl", max(1, len(centres)))
     heights = np.linspace(-0.22, 0.22, len(centres)) if len(centres) > 1 else [0.0]
     for place, points in enumerate(dice.values()):
-        look = {"showfliers": False, "patch_artist": True, "widths": 0.62, "zorder": 1}
-        colours = {"boxprops": {"facecolor": "0.94", "edgecolor": "0.6"}, "medianprops": {"color": "0.2", "lw": 1.6}}
-        lines = {name: {"color": "0.6"} for name in ("whiskerprops", "capprops")}
         values = [value for _, value in points]
         if values:
-            axes.boxplot(values, positions=[place], orientation="horizontal", **look, **colours, **lines)
+            axes.boxplot(
+                values,
+                positions=[place],
+                orientation="horizontal",
+                showfliers=False,
+                patch_artist=True,
+                widths=0.62,
+                zorder=1,
+                boxprops={"facecolor": "0.94", "edgecolor": "0.6"},
+                medianprops={"color": "0.2", "lw": 1.6},
+                whiskerprops={"color": "0.6"},
+                capprops={"color": "0.6"},
+            )
             label = "mean" if place == len(dice) - 1 else None
             axes.scatter(
                 np.mean(values), place, s=46, marker="D", color="white", edgecolors="0.1", label=label, zorder=4
@@ -142,8 +161,8 @@ def _dice_by_variant(axes: Axes, dice: Mapping[str, Sequence[tuple[str, float]]]
     axes.grid(False, axis="y")
 
 
-def _differences(axes: Axes, intervals: Sequence[tuple[float, float, float] | None], reference: int) -> None:
-    """Points with their interval around a line at 0; the reference itself is a ring on that line."""
+def _draw_differences(axes: Axes, intervals: Sequence[tuple[float, float, float] | None], reference: int) -> None:
+    """Draw points with their intervals around a line at 0, on which a ring marks the reference variant."""
     axes.axvline(0, color="0.35", linewidth=1.2, zorder=1)
     axes.plot(0, reference, marker="o", ms=7, mfc="white", mec="0.35", mew=1.4, zorder=3)
     for place, interval in enumerate(intervals):
@@ -159,30 +178,32 @@ def _differences(axes: Axes, intervals: Sequence[tuple[float, float, float] | No
     axes.tick_params(axis="y", labelleft=False)
 
 
-def curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Write a PNG of a training: every loss term on the left, validation Dice on the right.
+def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Write a PNG of a training: every loss term on the left, the validation Dice on the right.
 
     Args:
-        history: one row an epoch: ``epoch``, ``loss`` (the total), any number of terms, ``validation_dice``; a value
-            that is blank or absent is not drawn. ``lr``, ``step`` and ``seconds`` are no losses.
+        path: The file.
+        history: One row per epoch with ``epoch``, ``loss`` (the total), any number of terms and ``validation_dice``.
+            Values that are blank or absent are not drawn. Columns of ``NOT_LOSSES`` are no terms.
+        title: Title of the figure.
     """
     names = dict.fromkeys(key for row in history for key in row)
-    terms = [name for name in names if name not in NOT_LOSSES and not name.startswith(VALIDATION)]
+    terms = [name for name in names if name not in NOT_LOSSES and not name.startswith(VALIDATION_PREFIX)]
     with _style():
         figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
-        figure.suptitle(title or None, weight="bold")
+        figure.suptitle(title, weight="bold")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=True)
-        _losses(left, {name: _series(history, name) for name in terms})
-        _validation(right, *_series(history, f"{VALIDATION}dice"))
+        _draw_losses(left, {name: _series(history, name) for name in terms})
+        _draw_validation(right, *_series(history, f"{VALIDATION_PREFIX}dice"))
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         if history:
             left.set_xlim(float(history[0]["epoch"]) - 0.5, float(history[-1]["epoch"]) + 0.5)
-        save(figure, path)
+        save_figure(figure, path)
 
 
-def _losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
     series = {name: points for name, points in series.items() if points[1]}
     palette = seaborn.color_palette("deep", max(1, len(series)))
     for colour, (name, (epochs, values)) in zip(palette, series.items(), strict=False):
@@ -198,7 +219,7 @@ def _losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -
         axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _validation(axes: Axes, epochs: list[float], values: list[float]) -> None:
+def _draw_validation(axes: Axes, epochs: list[float], values: list[float]) -> None:
     axes.set(ylim=(0, 1), ylabel="validation Dice")
     if not values:
         axes.text(0.5, 0.5, "not validated", ha="center", transform=axes.transAxes, color="0.5")
@@ -210,13 +231,13 @@ def _validation(axes: Axes, epochs: list[float], values: list[float]) -> None:
 
 
 def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of one column, without its blank, absent and NaN places."""
+    """Return the epochs and values of one column, without those that are blank, absent or NaN."""
     points = [(float(row["epoch"]), float(row[name])) for row in history if row.get(name) not in ("", None)]
     points = [(epoch, value) for epoch, value in points if not math.isnan(value)]
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 def _style() -> AbstractContextManager[None]:
-    """Seaborn's looks for one figure, leaving matplotlib's settings as the caller has them."""
+    """Return a context with the style of seaborn, after which the settings of matplotlib are as they were before."""
     looks = seaborn.axes_style("whitegrid") | {"axes.spines.top": False, "axes.spines.right": False}
     return matplotlib.rc_context(looks)

@@ -1,15 +1,15 @@
-"""Tables of an evaluation: one CSV row a case, a summary to read and a summary for programs.
+"""Tables of an evaluation: a CSV table with one row per case, a summary to read and a summary for programs.
 
-A row is a dict: ``case`` (its name), any other text (``centre``), the numbers of ``engine.metrics.COLUMNS`` and
-whatever else was measured (``seconds``, ``threshold``). A case that could not be evaluated has a row with its ``error``
-and without metrics; it is counted, and takes no part in any mean.
+A row is a dictionary with the name of the ``case``, any other text (such as ``centre``), the numbers of
+``engine.metrics.COLUMNS`` and whatever else was measured (such as ``seconds`` and ``threshold``). A case that could not
+be evaluated has a row with its ``error`` and without metrics: it is counted, but it does not enter any mean.
 """
 
 import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,18 @@ from engine.statistics import Summary, summarise
 
 CaseRow = dict[str, Any]
 
-TEXT = ("case", "patient", "centre", "stage", "error")
+TEXT_COLUMNS = ("case", "patient", "centre", "stage", "error")
 SUMMARISED = (*AGREEMENT, *VOLUMES, "seconds")
 
 
-class Picked(NamedTuple):
-    """Three different cases by Dice; None where there are too few cases to tell them apart."""
+class PickedCases(NamedTuple):
+    """Three different cases by their Dice; None where there are too few cases.
+
+    Attributes:
+        best: The row of the case with the highest Dice.
+        median: The row of the case in the middle.
+        worst: The row of the case with the lowest Dice.
+    """
 
     best: CaseRow | None
     median: CaseRow | None
@@ -34,7 +40,12 @@ class Picked(NamedTuple):
 
 
 def write_case_table(path: Path, rows: Sequence[CaseRow]) -> None:
-    """Write one CSV row a case, atomically; the columns are those of all rows in the order of their appearance."""
+    """Write a CSV table with one row per case, atomically.
+
+    Args:
+        path: The file.
+        rows: The columns are the keys of all rows, in the order in which they first appear.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -43,115 +54,124 @@ def write_case_table(path: Path, rows: Sequence[CaseRow]) -> None:
 
 
 def read_case_table(path: Path) -> list[CaseRow]:
-    """Read what ``write_case_table`` wrote: the ``TEXT`` columns and columns with words as str, all others as float.
+    """Read what ``write_case_table`` wrote.
 
-    Keys that a row did not have come back absent. Raises InputError where the file is no such table.
+    Returns:
+        The rows. Columns of ``TEXT_COLUMNS`` and all columns that hold words are strings, the others are floats. A key
+        is absent where the row had none.
+
+    Raises:
+        InputError: If the file is missing or not such a table.
     """
-    remedy = "give the per-case table that an evaluation wrote"
+    remedy = "give the table of cases that an evaluation wrote (cases.csv)"
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file, strict=True, restkey="", restval=None))
+            table: list[dict[str, Any]] = list(csv.DictReader(file, strict=True, restkey="", restval=None))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable CSV table ({error}); {remedy}") from error
+        raise InputError(path, f"not a readable CSV table ({error})", remedy) from error
     if not table or any("case" not in row or "" in row or None in row.values() for row in table):
-        raise InputError(f"{path}: no table of cases (no rows, no column 'case', or uneven rows); {remedy}")
-    words = {key for row in table for key, value in row.items() if key in TEXT or not _is_number(value)}
+        problem = "not a table of cases (it has no rows, no column 'case', or rows of different lengths)"
+        raise InputError(path, problem, remedy)
+    words = {key for row in table for key, value in row.items() if key in TEXT_COLUMNS or not _is_number(value)}
     return [{key: value if key in words else float(value) for key, value in row.items() if value} for row in table]
 
 
-def failed(row: CaseRow) -> bool:
-    """Whether the case could not be evaluated."""
+def failed(row: Mapping[str, Any]) -> bool:
+    """Return whether the case of a row could not be evaluated."""
     return bool(row.get("error"))
 
 
-def summaries(rows: Sequence[CaseRow], seed: int = 0) -> dict[str, Summary]:
-    """The summary of every metric that any evaluated case has."""
-    done = [row for row in rows if not failed(row)]
-    measured = [name for name in SUMMARISED if any(name in row for row in done)]
-    return {name: summarise((float(row.get(name, math.nan)) for row in done), seed) for name in measured}
+def summarise_metrics(rows: Sequence[CaseRow], seed: int = 0) -> dict[str, Summary]:
+    """Summarise every metric that any evaluated case has; ``seed`` is that of the bootstrap."""
+    evaluated = [row for row in rows if not failed(row)]
+    measured = [name for name in SUMMARISED if any(name in row for row in evaluated)]
+    return {name: summarise((float(row.get(name, math.nan)) for row in evaluated), seed) for name in measured}
 
 
-def counts(rows: Sequence[CaseRow]) -> dict[str, int]:
-    """How many cases there are, how many had each outcome, how many failed; lesion counts over all evaluated cases."""
-    done = [row for row in rows if not failed(row)]
-    outcomes = Counter(outcome(row) for row in done)
-    lesions = {name: int(sum(row[name] for row in done)) for name in LESIONS}
+def count_outcomes(rows: Sequence[CaseRow]) -> dict[str, int]:
+    """Count the cases, those of each outcome, those that failed, and the lesions of all evaluated cases."""
+    evaluated = [row for row in rows if not failed(row)]
+    outcomes = Counter(outcome(row) for row in evaluated)
     return {
         "cases": len(rows),
         **{name: outcomes[name] for name in OUTCOMES},
-        "failed": len(rows) - len(done),
-    } | lesions
+        "failed": len(rows) - len(evaluated),
+        **{name: int(sum(row[name] for row in evaluated)) for name in LESIONS},
+    }
 
 
 def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True) -> str:
-    """A table to read: mean +- sd, bootstrap 95 % interval and n of every metric, then every case that stands apart.
+    """Return a summary to read: the metrics over all cases, then every case that is not plainly segmented.
 
-    ``lesions``: count them too, which a pancreas has none of.
+    Args:
+        rows: One row per case.
+        title: First line of the summary.
+        lesions: Whether to report detected lesions, which makes no sense for the pancreas.
     """
     lines = [title, "=" * len(title), f"{'metric':<16}{'mean':>9}    {'sd':<9}{'95 % interval':<21}{'n':>4}  left out"]
-    lines += [_summary_line(name, summary) for name, summary in summaries(rows).items()]
-    count = counts(rows)
-    wanted, detected, spurious = (count[name] for name in LESIONS)
-    share = f" ({100 * detected / wanted:.0f} %)" if wanted else ""
-    lines += ["", f"cases            {count['cases']}: {count['segmented']} segmented" + _exceptions(count)]
+    for name, s in summarise_metrics(rows).items():
+        mean, sd, low, high = ("-" if math.isnan(value) else f"{value:.3f}" for value in (s.mean, s.sd, s.low, s.high))
+        interval = f"{low} to {high}"
+        lines.append(f"{name:<16}{mean:>9} +- {sd:<9}{interval:<21}{s.n:>4}{s.excluded or '':>10}".rstrip())
+    count = count_outcomes(rows)
+    others = [f", {count[name]} {name.replace('_', ' ')}" for name in (*OUTCOMES[1:], "failed") if count[name]]
+    lines += ["", f"cases            {count['cases']}: {count['segmented']} segmented{''.join(others)}"]
     if lesions:
-        lines.append(f"lesions          {detected} of {wanted} detected{share}, {spurious} false positive components")
-    for name in ("missed", "false_positive", "correctly_empty"):
-        lines += _named(name, [row for row in rows if not failed(row) and outcome(row) == name])
+        present, detected, spurious = (count[name] for name in LESIONS)
+        share = f" ({100 * detected / present:.0f} %)" if present else ""
+        lines.append(f"lesions          {detected} of {present} detected{share}, {spurious} false positive components")
+    for name, volume in (("missed", "reference_ml"), ("false_positive", "prediction_ml"), ("correctly_empty", "")):
+        for row in rows:
+            if not failed(row) and outcome(row) == name:
+                detail = f" ({row[volume]:.2f} ml)" if volume else ""
+                lines.append(f"{name.replace('_', ' '):<17}{row['case']}{detail}")
     lines += [f"failed           {row['case']}: {row['error']}" for row in rows if failed(row)]
     return "\n".join(lines) + "\n"
 
 
 def write_summary(path: Path, rows: Sequence[CaseRow]) -> None:
-    """Write the same as JSON (``counts`` and ``metrics``) or CSV (one line a metric), by the suffix, atomically."""
+    """Write a summary for programs, atomically.
+
+    Args:
+        path: A .json file, with ``counts`` and ``metrics`` and null for what is undefined; or a .csv file, with one
+            line per metric and per count.
+        rows: One row per case.
+
+    Raises:
+        ValueError: If the file name has another suffix.
+    """
     path = Path(path)
-    metrics = {name: asdict(summary) for name, summary in summaries(rows).items()}
+    metrics = {name: asdict(summary) for name, summary in summarise_metrics(rows).items()}
+    counts = count_outcomes(rows)
     if path.suffix == ".json":
-        content = {"counts": counts(rows), "metrics": {name: _without_nan(m) for name, m in metrics.items()}}
+        defined = {name: {key: _none_if_nan(value) for key, value in m.items()} for name, m in metrics.items()}
         with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1, allow_nan=False))
+            unfinished.write_text(json.dumps({"counts": counts, "metrics": defined}, indent=1, allow_nan=False))
     elif path.suffix == ".csv":
-        lines = [{"metric": name, **values} for name, values in metrics.items()]
-        lines += [{"metric": name, "n": number} for name, number in counts(rows).items()]
+        lines: list[CaseRow] = [{"metric": name, **values} for name, values in metrics.items()]
+        lines += [{"metric": name, "n": number} for name, number in counts.items()]
         write_case_table(path, lines)
     else:
         raise ValueError(f"{path}: a summary is written as .json or .csv")
 
 
-def pick_cases(rows: Sequence[CaseRow]) -> Picked:
-    """The best, median and worst case by Dice, for pictures; never the same case twice.
+def pick_cases(rows: Sequence[CaseRow]) -> PickedCases:
+    """Pick the best, the median and the worst case by Dice for pictures, never the same case twice.
 
-    Cases whose Dice is undefined (NaN, failed) take no part; ties go by name. Three and more cases: all
-    three; two: best and worst; one: best; none: nothing. Of an even number the lower middle is the median.
+    Cases that failed or whose Dice is undefined are not picked. Ties are broken by the name. Two cases are the best and
+    the worst, a single one is the best. Of an even number of cases the median is the lower one of the middle.
     """
     scored = [row for row in rows if not failed(row) and not math.isnan(row["dice"])]
     scored.sort(key=lambda row: (row["dice"], row["case"]))
-    return Picked(
+    return PickedCases(
         best=scored[-1] if scored else None,
         median=scored[(len(scored) - 1) // 2] if len(scored) > 2 else None,
         worst=scored[0] if len(scored) > 1 else None,
     )
 
 
-def _summary_line(name: str, s: Summary) -> str:
-    mean, sd, low, high = (f"{value:.3f}" if not math.isnan(value) else "-" for value in (s.mean, s.sd, s.low, s.high))
-    interval = f"{low} to {high}"
-    return f"{name:<16}{mean:>9} +- {sd:<9}{interval:<21}{s.n:>4}{s.excluded or '':>10}".rstrip()
-
-
-def _exceptions(count: dict[str, int]) -> str:
-    names = (*OUTCOMES[1:], "failed")
-    return "".join(f", {count[name]} {name.replace('_', ' ')}" for name in names if count[name])
-
-
-def _named(name: str, rows: Sequence[CaseRow]) -> list[str]:
-    """One line a case that is no plain segmentation, with the volume that was missed or made up."""
-    volume = {"missed": "reference_ml", "false_positive": "prediction_ml"}.get(name)
-    detail = [f" ({row[volume]:.2f} ml)" if volume else "" for row in rows]
-    return [f"{name.replace('_', ' '):<17}{row['case']}{text}" for row, text in zip(rows, detail, strict=True)]
-
-
 def _is_number(text: str) -> bool:
+    """Return whether a cell of a table is a number or empty."""
     try:
         float(text or 0)
     except ValueError:
@@ -159,6 +179,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: what is undefined becomes null."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+def _none_if_nan(value: float) -> float | None:
+    """Replace NaN, which JSON does not have."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,235 +1,243 @@
-"""The study that measures what each part of the method gives: variants x held-out centres x seeds.
+"""Measure what each part of the method contributes: train and compare variants, held-out centres and seeds.
 
     python -m engine.study run FOLDER [--stage tumor_coarse] [--variants ...] [--seeds ...] [--jobs N]
     python -m engine.study report FOLDER
     python -m engine.study compare RUN_A RUN_B
+    python -m engine.study condense FOLDER OUT
 
-``run`` trains and evaluates with the ordinary scripts, goes on where it was stopped, and ends with the report.
+``run`` trains and evaluates with the ordinary scripts, goes on after an interruption, and ends with the report.
 """
 
 import argparse
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from data.cases.store import digest, read_store
+from data.augment import Augmentation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import NONE_HELD_OUT, Split, centres_with, choose_splits, frozen_splits, held_out_cases
-from engine.device import choose_device
-from engine.options import add_allow_duplicates, add_average, add_gpu, add_store
-from engine.stages import STAGES, VARIANTS, Stage, distinct_variants, with_variant
+from data.common.settings import change_settings
+from data.common.text import HelpFormatter
+from engine.options import (
+    add_allow_duplicates,
+    add_average,
+    add_changes,
+    add_gpu,
+    add_settings,
+    add_store,
+    read_settings,
+)
+from engine.recipe import NetworkSettings, TrainSettings
+from engine.stages import STAGES, VARIANTS, distinct_variants
 from engine.study.compare import compare_runs
-from engine.study.jobs import Children, execute
+from engine.study.condense import condense
+from engine.study.jobs import ScriptRunner, run_jobs, terminations_as_interrupts
+from engine.study.plan import PROGRAM, RunOptions, assign_gpus, describe_plan, list_unfinished, plan_study
 from engine.study.report import write_report
-from engine.study.runs import Run, Study, joined, read_studies, write_study
-from engine.train.command import add_settings, check, describe, usable_cases
-from engine.train.loop import TrainSettings
-
-# Does not change what is computed, or differs from run to run.
-NOT_OF_THE_STUDY = ("seed", "workers")
+from engine.study.runs import merge_with_record, read_studies, write_study
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; the defaults of the training are those of the stage that it names."""
-    program = "python -m engine.study"
-    first = argparse.ArgumentParser(prog=program, add_help=False)
-    add_stage(first)
-    stage = STAGES[first.parse_known_args(argv)[0].stage]
-    parser = argparse.ArgumentParser(prog=program, description=__doc__.split("\n")[0])
+@dataclass(frozen=True)
+class ReportOptions:
+    """What ``report`` asks for: the folder of a study, and the variant to compare with (None for the default)."""
+
+    folder: Path
+    against: str | None
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What ``compare`` asks for: two runs, evaluations or tables; and of runs, which evaluation to use."""
+
+    first: Path
+    second: Path
+    roi: str | None
+
+
+@dataclass(frozen=True)
+class CondenseOptions:
+    """What ``condense`` asks for: the folder with the runs, and the folder for the tables."""
+
+    folder: Path
+    out: Path
+
+
+def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOptions | CondenseOptions:
+    """Read the command line. The defaults of the training are those of the stage that it names.
+
+    Raises:
+        InputError: If a setting is unknown or out of its range.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    stage_parser = argparse.ArgumentParser(prog=shlex.join(PROGRAM), add_help=False)
+    _add_stage(stage_parser)
+    stage = STAGES[stage_parser.parse_known_args(argv)[0].stage]
+
+    parser = argparse.ArgumentParser(prog=shlex.join(PROGRAM), description=(__doc__ or "").partition("\n")[0])
     actions = parser.add_subparsers(dest="action", required=True)
 
     def add_action(name: str, text: str) -> argparse.ArgumentParser:
         return actions.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=HelpFormatter
         )
 
-    run = add_action("run", "train and evaluate every run that is not finished, then report")
+    def add_folder(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the study")
+        parser.add_argument(
+            "--against",
+            metavar="VARIANT",
+            help="variant with which the others are compared (default: baseline, or the first if there is none)",
+        )
+
+    run = add_action("run", "train and evaluate every run that is not finished, then write the report")
     add_folder(run)
-    add_runs(run, stage)
-    add_settings(run, stage.epochs, leave_out=("seed",))
-    report = add_action("report", "make the tables and the figure from the runs that are finished")
-    add_folder(report)
+    _add_stage(run)
+    run.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        metavar="VARIANT",
+        help=f"variants of the method, out of {', '.join(VARIANTS)} (default: all that differ in this stage)",
+    )
+    run.add_argument(
+        "--centres", nargs="+", metavar="CENTRE", help="centres to hold out (default: each prepared centre in turn)"
+    )
+    run.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help=f"seeds of the trainings (default: {TrainSettings.seed})"
+    )
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at the same time")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    add_allow_duplicates(run)
+    add_gpu(run)
+    add_store(run)
+    add_average(run)
+    add_settings(run, TrainSettings(epochs=stage.epochs), leave_out=("seed",))
+    add_settings(run, NetworkSettings())
+    add_changes(run, "--augment", Augmentation(), "change a setting of the augmentation")
+    add_changes(run, "--sampling", stage.sampling, "change what the stage sees of a scan")
+
+    add_folder(add_action("report", "write the tables and the figure of the runs that are finished"))
+
     compare = add_action("compare", "compare two runs over the cases that both have")
     for name in ("run_a", "run_b"):
-        compare.add_argument(name, metavar=name.upper(), type=Path, help="a run, an evaluation in it, or its cases.csv")
-    compare.add_argument("--roi", choices=("predicted", "reference"), help="of a run, the evaluation in this pancreas")
-    return parser.parse_args(argv)
+        compare.add_argument(
+            name,
+            metavar=name.upper(),
+            type=Path,
+            help="folder of a run, folder of one of its evaluations, or a cases.csv",
+        )
+    compare.add_argument(
+        "--roi", choices=("predicted", "reference"), help="evaluation of a run to use: in the pancreas of this kind"
+    )
 
+    shorten = add_action("condense", "collect settings and results of many runs in two tables, runs.csv and cases.csv")
+    shorten.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a study, or any folder above runs")
+    shorten.add_argument("out", metavar="OUT", type=Path, help="folder for the tables; report reads those of a study")
 
-def add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="of the study")
-    parser.add_argument(
-        "--against", metavar="V", help="compare with this variant; baseline, or the first, if not given"
+    args = parser.parse_args(argv)
+    if args.action == "report":
+        return ReportOptions(args.folder, args.against)
+    if args.action == "compare":
+        return CompareOptions(args.run_a, args.run_b, args.roi)
+    if args.action == "condense":
+        return CondenseOptions(args.folder, args.out)
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}", "fewer than one run at a time", "give 1 or more")
+    typed = (("--augment", args.augment), ("--sampling", args.sampling))
+    return RunOptions(
+        folder=args.folder,
+        stage=replace(stage, sampling=change_settings(stage.sampling, args.sampling, "--sampling")),
+        variants=tuple(dict.fromkeys(args.variants or distinct_variants(stage))),
+        centres=tuple(args.centres or ()),
+        seeds=tuple(dict.fromkeys(args.seeds or [TrainSettings.seed])),
+        network=read_settings(NetworkSettings, args),
+        augmentation=change_settings(Augmentation(), args.augment, "--augment"),
+        training=read_settings(TrainSettings, args),
+        average=args.average,
+        against=args.against,
+        jobs=args.jobs,
+        dry_run=args.dry_run,
+        allow_duplicates=args.allow_duplicates,
+        gpu=args.gpu,
+        store=args.store,
+        changes=tuple(text for flag, changes in typed for change in changes for text in (flag, change)),
+        command=shlex.join([*PROGRAM, *argv]),
     )
 
 
-def add_runs(parser: argparse.ArgumentParser, stage: Stage) -> None:
-    """Which runs, and how they are made."""
-    names = {"choices": VARIANTS, "metavar": "V", "default": distinct_variants(stage)}
-    add_stage(parser)
-    parser.add_argument("--variants", nargs="+", help=f"of the method, of {', '.join(VARIANTS)}", **names)
-    parser.add_argument("--centres", nargs="+", metavar="CENTRE", help="hold out these; if not given, each in turn")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[TrainSettings.seed], metavar="N", help="of a training")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
-    add_allow_duplicates(parser)
-    add_gpu(parser)
-    add_store(parser)
-    add_average(parser)
-
-
-def add_stage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stage", choices=STAGES, default="tumor_coarse", help="of the cascade")
+def _add_stage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stage", choices=STAGES, default="tumor_coarse", help="stage of the cascade")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(argv)
-    if args.action == "compare":
-        print(compare_runs(args.run_a, args.run_b, args.roi))
-        return 0
-    if args.action == "report":
-        studies = read_studies(args.folder)
+    """Do what the command line says.
+
+    Returns:
+        The exit code: 2 if a run failed, else 0.
+    """
+    options = parse(argv)
+    if isinstance(options, RunOptions):
+        return run_study(options)
+    if isinstance(options, CompareOptions):
+        print(compare_runs(options.first, options.second, options.roi))
+    elif isinstance(options, CondenseOptions):
+        print(condense(options.folder, options.out))
+    else:
+        studies = read_studies(options.folder)
         if not studies:
-            raise InputError(f"{args.folder}: no study.yaml; start a study with python -m engine.study run FOLDER")
+            start = shlex.join([*PROGRAM, "run", str(options.folder)])
+            raise InputError(options.folder, "has no study.yaml", "start a study", command=start)
         for study in studies.values():
-            print(write_report(study, args.against))
-        return 0
-    return run_study(args, shlex.join(["python", "-m", "engine.study", *(sys.argv[1:] if argv is None else argv)]))
+            print(write_report(study, options.against))
+    return 0
 
 
-def run_study(args: argparse.Namespace, typed: str) -> int:
-    """Make the runs and the report. Returns the exit code: 2 when a run failed."""
-    if args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs}: must be 1 or more")
-    study, lines = plan(args, typed)
-    joint = joined(study)
-    if args.against and args.against not in joint.variants:
-        raise InputError(f"--against {args.against}: not in this study; choose one of {', '.join(joint.variants)}")
-    runs = [Run(v, seed, centre) for seed, centre, v in product(study.seeds, study.steps, study.variants)]
-    todo = [run for run in runs if not study.finished(run)]
-    require_stage_before(study, todo)
-    jobs = max(1, min(args.jobs, len(todo)))
-    gpus = places(args.gpu, jobs)
-    print(summary(study, len(runs), len(todo), gpus))
+def run_study(options: RunOptions) -> int:
+    """Make the runs that are not finished, then write the report.
+
+    Returns:
+        The exit code: 2 if a run failed, else 0.
+
+    Raises:
+        InputError: If the study cannot be made as the options say, or another study is at work in its folder.
+    """
+    study, lines = plan_study(options)
+    merged = merge_with_record(study)
+    if options.against and options.against not in merged.variants:
+        names = ", ".join(merged.variants)
+        raise InputError(f"--against {options.against}", "not a variant of this study", f"choose one of {names}")
+    unfinished = list_unfinished(study)
+    jobs = max(1, min(options.jobs, len(unfinished)))
+    gpus = assign_gpus(options.gpu, jobs)
+    print(describe_plan(study, len(unfinished), gpus))
     print("\n".join(lines))
-    if args.dry_run:
+    if options.dry_run:
         return 0
-    threads = max(1, torch.get_num_threads() // jobs)  # a script alone would take them all
-    options = ["--workers", str(args.workers), *["--allow-duplicates"] * args.allow_duplicates]
+    # Each script would use all cores, so those that compute on the CPU at the same time share them.
+    threads = max(1, torch.get_num_threads() // jobs)
     environment = {"OMP_NUM_THREADS": str(threads)} if gpus[0] == "cpu" else {}
     busy = "wait for the study that is at work there, or choose another folder"
-    with exclusive_lock(study.folder, busy) as lock, answering_signals():
-        joint = joined(study)  # once more: another study may have ended here since
-        write_study(joint)
-        faults = execute(study, todo, gpus, options, Children(lock, environment)) if todo else []
+    faults = []
+    with exclusive_lock(study.folder, busy) as lock, terminations_as_interrupts():
+        merged = merge_with_record(study)  # another study may have ended here since
+        write_study(merged)
+        if unfinished:
+            faults = run_jobs(
+                study,
+                unfinished,
+                gpus=gpus,
+                training_options=options.training_options,
+                scripts=ScriptRunner(lock, environment),
+            )
     try:
-        if joint.runs():
-            print(write_report(joint, args.against))
+        if any(map(merged.find_evaluation, merged.runs)):
+            print(write_report(merged, options.against))
     finally:
         for fault in faults:
             print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
-
-
-def chosen_splits(args: argparse.Namespace, splits: dict[str, Split], known: set[str]) -> list[Split]:
-    """Those of ``--centres``. Raises InputError for one that is not prepared."""
-    if args.centres and NONE_HELD_OUT in args.centres:
-        raise InputError(f"--centres {NONE_HELD_OUT}: holds no centre out, so there is nothing to evaluate on")
-    named = dict.fromkeys(args.centres or [None])
-    return [split for name in named for split in choose_splits(splits, name, known)]
-
-
-def plan(args: argparse.Namespace, typed: str) -> tuple[Study, list[str]]:
-    """The study that the command line asks for, and a line about each split. Raises InputError for bad settings."""
-    stage, centres = STAGES[args.stage], read_store(args.store)
-    save = not args.dry_run  # which leaves nothing in the store
-    splits = frozen_splits(args.store, centres, save)
-    cases = [case for cases in centres.values() for case in cases]
-    settings = {f.name: getattr(args, f.name) for f in fields(TrainSettings) if f.name != "seed"}
-    for seed in args.seeds:
-        check(TrainSettings(seed=seed, **settings))
-    steps, lines = {}, []
-    chosen = chosen_splits(args, splits, centres_with(centres, stage.sampling.target))
-    pairs = inseparable(chosen, cases, save)
-    for split in chosen:
-        leaks = refuse_leaks(split, pairs, args.allow_duplicates)
-        train, validation = usable_cases(stage, split, centres)
-        held_out_cases(split, centres, stage.sampling.target)  # not after hours of training
-        lines += [describe(split, train, validation, TrainSettings(**settings)), *(f"  warning: {x}" for x in leaks)]
-        steps[split.name] = args.epochs * -(-len(train) // args.batch_size)
-    methods = {name: with_variant(stage, name).method for name in dict.fromkeys(args.variants)}
-    both = [name for name, method in methods.items() if args.average and "sdf" in method.heads]
-    if args.average and not both:
-        raise InputError(f"--average: no variant of {stage.title} has a distance head; leave it out")
-    study = Study(
-        folder=args.folder,
-        stage=stage,
-        store=args.store.resolve(),
-        cases=digest(cases),
-        splits=" ".join(s.hash for name, s in splits.items() if s.leaves_a_centre_out or name == NONE_HELD_OUT),
-        settings={name: value for name, value in settings.items() if name not in NOT_OF_THE_STUDY},
-        average=args.average,
-        variants={name: method.to_record() for name, method in methods.items()},
-        readouts={name: "average" if name in both else "segmentation" for name in methods},
-        seeds=tuple(dict.fromkeys(args.seeds)),
-        steps=steps,
-        commands=(typed,),
-    )
-    return study, lines
-
-
-def require_stage_before(study: Study, runs: Sequence[Run]) -> None:
-    """A fine tumour stage looks around what the coarse one found. Raises InputError where that is not there yet."""
-    before = [STAGES[name] for name in study.stage.before if STAGES[name].sampling.target == "tumour"]
-    for stage, run in product(before, runs):
-        earlier = replace(study, stage=stage)
-        if not earlier.finished(run):
-            again = f"run python -m engine.study run {study.folder} --stage {stage.name} first"
-            raise InputError(f"{study.folder}: {stage.title} has no finished run of {run}; {again}")
-
-
-def places(gpu: str, jobs: int) -> list[str]:
-    """Where each of the runs at a time computes, as ``--gpu`` of its scripts: the GPUs in turn."""
-    device = choose_device(gpu)
-    if device.type == "cpu":
-        return ["cpu"] * jobs
-    count = torch.cuda.device_count() if gpu == "auto" else 1
-    return [str((device.index + job) % count) if gpu == "auto" else gpu for job in range(jobs)]
-
-
-def summary(study: Study, total: int, todo: int, gpus: Sequence[str]) -> str:
-    """What will be done, in words."""
-    counts = f"{len(study.variants)} variant(s) x {len(study.seeds)} seed(s) x {len(study.steps)} centre(s)"
-    where = "cpu" if gpus[0] == "cpu" else f"GPU {', '.join(sorted(set(gpus)))}"
-    lines = [
-        f"{study.stage.title}: {counts} = {total} run(s), {total - todo} finished, {todo} to do",
-        f"  {len(gpus)} at a time on {where}, kept under {study.folder}",
-        f"  variants: {', '.join(study.variants)}; seeds: {', '.join(map(str, study.seeds))}",
-    ]
-    single = [name for name, readout in study.readouts.items() if readout != "average"]
-    if study.average and single:
-        lines.append(f"  without a distance head, so not averaged: {', '.join(single)}")
-    return "\n".join(lines)
-
-
-@contextmanager
-def answering_signals() -> Iterator[None]:
-    """End as for Ctrl-C, with the scripts, when the system or a closed terminal ends the study."""
-    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,7 @@
-"""The processes of a study: the ordinary scripts, several at a time, ended with it and never twice in one folder."""
+"""The processes of a study: the ordinary training and evaluation scripts, several at a time.
+
+The scripts end together with the study, and no two studies run scripts in one folder.
+"""
 
 import contextlib
 import json
@@ -8,63 +11,72 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
 from tqdm import tqdm
 
-from data.common.errors import EXIT_INTERRUPTED
+from data.common.errors import EXIT_INTERRUPTED, InputError
 from data.common.files import REPOSITORY
 from engine.study.runs import Run, Study
 
-# How long an interrupted script may take to end in good order.
-PATIENCE_S = 15
+PATIENCE_S = 15  # time that interrupted scripts have to exit
 
 
-def commands(study: Study, run: Run, gpu: str, more: Sequence[str]) -> list[list[str]]:
-    """The training and the evaluation of a run, as they are typed; ``more``: options of the training beside the
-    study's settings.
+def build_commands(study: Study, run: Run, gpu: str, training_options: Sequence[str]) -> list[list[str]]:
+    """Build the command lines that train and evaluate a run.
+
+    Args:
+        study: Its network and training settings become options of the training script.
+        run: The run.
+        gpu: Value of ``--gpu`` for both scripts.
+        training_options: Further options of the training script.
     """
-    train, evaluate = (str(REPOSITORY / study.stage.script(action).split()[1]) for action in ("train", "evaluate"))
-    common = ["--store", str(study.store), "--path", str(study.place(run)), "--data", run.centre, "--gpu", gpu]
-    options = [text for key, value in study.settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+    train, evaluate = (str(REPOSITORY / study.stage.script_path(action)) for action in ("train", "evaluate"))
+    common = ["--store", str(study.store), "--path", str(study.checkpoints(run)), "--data", run.centre, "--gpu", gpu]
+    settings = {**study.recipe["training"], **study.recipe["network"]}
+    options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    variant = ["--variant", run.variant, "--seed", str(run.seed)]
     roi = ["--roi", study.roi] if study.roi else []
     average = ["--average"] if study.readouts[run.variant] == "average" else []
-    which = ["--variant", run.variant, "--seed", str(run.seed)]
     return [
-        [sys.executable, train, *common, *which, "--resume", *options, *more],
+        [sys.executable, train, *common, *variant, "--resume", *options, *training_options],
         [sys.executable, evaluate, *common, *roi, *average],
     ]
 
 
-class Children:
-    """Scripts that end when this process is told to.
+class ScriptRunner:
+    """Run scripts as child processes that do not outlive an interrupted study.
 
-    ``lock``: a descriptor (data.common.files.exclusive_lock) that they share. A script that outlives a killed study
-    holds it too: its run must not be begun a second time beside it.
+    Args:
+        lock: Descriptor of the lock on the study's folder (data.common.files.exclusive_lock). The scripts inherit it,
+            so that a script that outlives a killed study still keeps a second study out of the folder.
+        environment: Variables that the scripts get in addition to those of this process.
     """
 
-    def __init__(self, lock: int, environment: Mapping[str, str]):
+    def __init__(self, lock: int, environment: Mapping[str, str]) -> None:
         self._lock, self._environment = lock, {**os.environ, **environment}
-        self._guard, self._running, self._stopped = threading.Lock(), set(), False
+        self._guard, self._stopped = threading.Lock(), False
+        self._running: set[subprocess.Popen[bytes]] = set()
 
-    def run(self, command: Sequence[str], log: Path) -> int:
-        """Run a script to its end, what it says into ``log``. Returns its exit code."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
+    def run(self, command: Sequence[str], log_file: Path) -> int:
+        """Run a script to its end and append its output to ``log_file``. Returns its exit code."""
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("a") as file:
             with self._guard:
                 if self._stopped:
                     return EXIT_INTERRUPTED
                 print(f"$ {shlex.join(command)}", file=file, flush=True)
-                # A session of its own: Ctrl-C is ours to answer, each script gets it once.
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
+                    # In a session of its own a script does not see Ctrl-C of the terminal, which stop_all passes on.
                     start_new_session=True,
                     pass_fds=(self._lock,),
                 )
@@ -74,65 +86,93 @@ class Children:
             self._running.discard(process)
         return code
 
-    def stop(self) -> None:
-        """Interrupt all as Ctrl-C does; who does not end in time is ended."""
+    def stop_all(self) -> None:
+        """Send SIGINT to all running scripts and kill those that have not exited after PATIENCE_S seconds.
+
+        No further script is started.
+        """
         with self._guard:
             self._stopped = True
             running = list(self._running)
-        # A study in the background of a shell script was started to ignore Ctrl-C, and its scripts with it.
-        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        # A shell starts background jobs with SIGINT ignored, and child processes inherit this.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        deadline = time.monotonic() + PATIENCE_S
         try:
             for process in running:
-                process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
+                process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
             for process in running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(PATIENCE_S)
+                    process.wait(max(0.0, deadline - time.monotonic()))
         finally:
             for process in running:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def execute(
-    study: Study, runs: Sequence[Run], gpus: Sequence[str], more: Sequence[str], children: Children
-) -> list[str]:
-    """Make the runs, as many at a time as ``gpus`` has places. ``more``: see ``commands``.
+def run_jobs(
+    study: Study, runs: Sequence[Run], *, gpus: Sequence[str], training_options: Sequence[str], scripts: ScriptRunner
+) -> list[InputError]:
+    """Train and evaluate runs under a progress bar.
 
-    Returns a line per failed run.
+    Args:
+        study: Of the runs.
+        runs: In the order in which they are started.
+        gpus: The value of ``--gpu`` for each of the runs that are made at the same time.
+        training_options: As for ``build_commands``.
+        scripts: Starts the scripts; all of them are stopped when this function is interrupted.
+
+    Returns:
+        An error for each run of which a script failed; the other runs go on.
     """
-    places: SimpleQueue[str] = SimpleQueue()
+    free_gpus: SimpleQueue[str] = SimpleQueue()
     for gpu in gpus:
-        places.put(gpu)
+        free_gpus.put(gpu)
 
-    def make(run: Run) -> str | None:
-        gpu = places.get()
+    def train_and_evaluate(run: Run) -> InputError | None:
+        gpu = free_gpus.get()
         try:
-            for command in commands(study, run, gpu, more):
-                if code := children.run(command, study.log(run)):
-                    return f"{run}: {Path(command[1]).name} ended with code {code}; see {study.log(run)}"
+            for command in build_commands(study, run, gpu, training_options):
+                if code := scripts.run(command, study.log_file(run)):
+                    problem = f"{Path(command[1]).name} exited with code {code} ({run})"
+                    return InputError(study.log_file(run), problem, "read the end of this file")
         finally:
-            places.put(gpu)
+            free_gpus.put(gpu)
         return None
 
     faults = []
     title = study.stage.title
     with ThreadPoolExecutor(len(gpus)) as pool, tqdm(total=len(runs), desc=title, unit="run", disable=None) as bar:
         try:
-            futures = {pool.submit(make, run): run for run in runs}
+            futures = {pool.submit(train_and_evaluate, run): run for run in runs}
             for future in as_completed(futures):
                 fault = future.result()
                 faults += [fault] if fault else []
-                bar.write(f"failed: {fault}" if fault else result_line(study, futures[future]))
+                bar.write(f"failed: {fault}" if fault else describe_result(study, futures[future]))
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            children.stop()
+            scripts.stop_all()
             raise
     return faults
 
 
-def result_line(study: Study, run: Run) -> str:
-    """What a finished run gave, in one line."""
-    folder = study.evaluation(run)
+def describe_result(study: Study, run: Run) -> str:
+    """Return one line with the mean Dice of a finished run."""
+    folder = study.find_evaluation(run)
     dice = json.loads((folder / "summary.json").read_text())["metrics"].get("dice") if folder else None
-    return f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice and dice["n"] else f"{run}: no Dice to tell"
+    return (
+        f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice and dice["n"] else f"{run}: no case has a Dice"
+    )
+
+
+@contextlib.contextmanager
+def terminations_as_interrupts() -> Iterator[None]:
+    """Treat SIGTERM and a closed terminal (SIGHUP) like Ctrl-C, so that the scripts end with the study."""
+    unhandled = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    for number in unhandled:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in unhandled:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,8 +1,8 @@
-"""What a study found: a table per stage to paste into a document, the same as CSV, and a figure.
+"""The report of a study: for each stage a Markdown table to paste into a document, the same as CSV, and a figure.
 
-An evaluation is one case segmented by one run. A case counts once: its value is the mean over the seeds that it was
-evaluated with, so that more seeds never pass for more patients. Two variants are compared over the evaluations that
-both have, by seed and case.
+An evaluation is one case segmented by one run. A case counts once: its value is the mean over the seeds by which it was
+evaluated, so that more seeds do not pass for more patients. Two variants are compared over the evaluations that both
+have, matched by seed and case.
 """
 
 import math
@@ -10,24 +10,32 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.common.errors import InputError
 from data.common.files import replacing
 from engine.evaluate.stage import is_pancreas
-from engine.report.plots import study_figure
+from engine.report.plots import draw_study
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
 from engine.statistics import Comparison, compare
-from engine.study.runs import Study
+from engine.study.condense import read_condensed
+from engine.study.runs import CASES_TABLE, Run, Study
 
 METRICS = ("dice", "nsd_2mm", "hd95_mm")
 
 
 @dataclass
-class Results:
-    """The evaluations of one variant: ``rows`` by (seed, case); ``runs`` as (seed, centre)."""
+class VariantResults:
+    """The evaluations of one variant.
+
+    Attributes:
+        rows: The row of each evaluated case, by (seed, case).
+        runs: The runs that have results, as (seed, held-out centre).
+        faults: A line for each case that could not be evaluated.
+    """
 
     rows: dict[tuple[int, str], CaseRow] = field(default_factory=dict)
     runs: list[tuple[int, str]] = field(default_factory=list)
@@ -35,206 +43,239 @@ class Results:
 
     @property
     def seeds(self) -> list[int]:
+        """The seeds of the runs, ascending."""
         return sorted({seed for seed, _ in self.runs})
 
     @property
     def cases(self) -> set[str]:
+        """The cases that any run has evaluated."""
         return {case for _, case in self.rows}
 
 
-def collect(study: Study) -> dict[str, Results]:
-    """The evaluations of every variant that has any. Raises InputError where there are none."""
-    results: dict[str, Results] = {}
-    for run in study.runs():
-        found = results.setdefault(run.variant, Results())
+def gather_results(study: Study) -> dict[str, VariantResults]:
+    """Gather the evaluations of every variant that has any, from the runs or from the tables of a condensed study.
+
+    Raises:
+        InputError: If there are none, or a table is damaged.
+    """
+    results: dict[str, VariantResults] = {}
+    for run, rows in _read_evaluations(study).items():
+        found = results.setdefault(run.variant, VariantResults())
         found.runs.append((run.seed, run.centre))
-        for row in read_case_table(study.evaluation(run) / "cases.csv"):
+        for row in rows:
             if failed(row):
                 found.faults.append(f"{run}: {row['case']}")
             else:
                 found.rows[run.seed, row["case"]] = row
     if not any(found.rows for found in results.values()):
-        remedy = f"go on with python -m engine.study run {study.folder} --stage {study.stage.name}"
-        raise InputError(f"{study.folder}: no finished run of {study.stage.title}; {remedy}")
+        raise InputError(
+            study.folder,
+            f"no run of {study.stage.title} is finished",
+            "continue the study",
+            command=study.commands[-1],
+        )
     return results
 
 
-def per_case(rows: Mapping[tuple[int, str], CaseRow], metric: str) -> dict[str, float]:
-    """By case, the mean over the seeds whose value is defined; NaN where none is."""
+def _read_evaluations(study: Study) -> dict[Run, list[CaseRow]]:
+    """Read the rows of every evaluated run, in the order of ``study.runs``."""
+    if study.is_condensed:
+        return read_condensed(study)
+    folders = {run: study.find_evaluation(run) for run in study.runs}
+    return {run: read_case_table(folder / CASES_TABLE) for run, folder in folders.items() if folder is not None}
+
+
+def mean_per_case(rows: Mapping[tuple[int, str], CaseRow], metric: str) -> dict[str, float]:
+    """Return for each case the mean of a metric over the seeds for which it is defined; NaN if there are none.
+
+    Args:
+        rows: By (seed, case).
+        metric: Name of the column.
+    """
     values: dict[str, list[float]] = {}
     for (_, case), row in rows.items():
         values.setdefault(case, []).append(float(row.get(metric, math.nan)))
-    return {case: mean(numbers) for case, numbers in values.items()}
+    return {case: mean_of_defined(numbers) for case, numbers in values.items()}
 
 
-def mean(values: Iterable[float]) -> float:
-    """Of the values that are defined; NaN where none is. Who calls it says how many were."""
+def mean_of_defined(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there are none. The caller reports how many there were."""
     defined = [value for value in values if not math.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
 
 
-def with_reference(rows: Iterable[CaseRow]) -> list[CaseRow]:
-    """The evaluations that have something to find."""
-    return [row for row in rows if row["reference_ml"] > 0]
+def has_target(row: CaseRow) -> bool:
+    """Return whether the reference of a case contains what the stage segments."""
+    return row["reference_ml"] > 0
 
 
-def missed(row: CaseRow) -> bool:
-    """Whether there was something to find and not one voxel of it was found, be the prediction empty or elsewhere."""
-    return row["reference_ml"] > 0 and row["dice"] == 0
+def is_missed(row: CaseRow) -> bool:
+    """Return whether a target was missed: no predicted voxel lies in it, whether or not there are any elsewhere."""
+    return has_target(row) and row["dice"] == 0
 
 
-def pair(ours: Results, theirs: Results, metric: str = "dice") -> tuple[Comparison, list[int]]:
-    """Compare two variants case by case over the evaluations that both have; and the seeds of those."""
-    shared = ours.rows.keys() & theirs.rows.keys()
-    values = (per_case({key: found.rows[key] for key in shared}, metric) for found in (ours, theirs))
-    return compare(*values), sorted({seed for seed, _ in shared})
+def compare_variants(
+    ours: VariantResults, theirs: VariantResults, metric: str = "dice"
+) -> tuple[Comparison, list[int]]:
+    """Compare two variants case by case over the evaluations that both have.
+
+    Returns:
+        The comparison, and the seeds of those evaluations.
+    """
+    shared = sorted(ours.rows.keys() & theirs.rows.keys())
+    a, b = (mean_per_case({key: found.rows[key] for key in shared}, metric) for found in (ours, theirs))
+    return compare(a, b), sorted({seed for seed, _ in shared})
 
 
-def reference_variant(results: Mapping[str, Results], against: str | None) -> str:
-    """The variant that the others are compared with. Raises InputError where it has no results."""
-    if against is None:
-        return "baseline" if "baseline" in results else next(iter(results))
-    if against not in results:
-        raise InputError(f"--against {against}: has no finished run; choose one of {', '.join(results)}")
-    return against
-
-
-def variant_row(results: Mapping[str, Results], variant: str, against: str) -> CaseRow:
-    """What the tables say of one variant."""
+def summarise_variant(results: Mapping[str, VariantResults], variant: str, against: str) -> dict[str, Any]:
+    """Return the row of a variant in the tables: counts, means, and the difference to the variant ``against``."""
     found = results[variant]
-    wanted = with_reference(found.rows.values())
-    lost = sum(map(missed, wanted))
+    with_target = [row for row in found.rows.values() if has_target(row)]
+    missed = sum(map(is_missed, with_target))
     row = {
         "variant": variant,
         "runs": len(found.runs),
         "seeds": len(found.seeds),
-        "cases": len({case for (_, case), r in found.rows.items() if r["reference_ml"] > 0}),
-        **{metric: mean(per_case(found.rows, metric).values()) for metric in METRICS},
-        "evaluations": len(wanted),
-        "hd95_defined": sum(not math.isnan(r["hd95_mm"]) for r in wanted),
-        "missed": lost,
-        "missed_share": lost / len(wanted) if wanted else math.nan,
+        "cases": len({row["case"] for row in with_target}),
+        **{metric: mean_of_defined(mean_per_case(found.rows, metric).values()) for metric in METRICS},
+        "evaluations": len(with_target),
+        "hd95_defined": sum(not math.isnan(row["hd95_mm"]) for row in with_target),
+        "missed": missed,
+        "missed_share": missed / len(with_target) if with_target else math.nan,
     }
     if variant != against:
-        comparison, seeds = pair(found, results[against])
+        comparison, seeds = compare_variants(found, results[against])
         difference = {"difference": comparison.mean_difference, "low": comparison.low, "high": comparison.high}
         row |= {"against": against, **difference, "p": comparison.p, "n": comparison.n, "common_seeds": len(seeds)}
     return row
 
 
-def centre_means(results: Mapping[str, Results]) -> dict[str, dict[str, float]]:
-    """Mean Dice by variant and held-out centre; a centre that a variant lacks is absent."""
-    means: dict[str, dict[str, float]] = {}
-    for variant, found in results.items():
-        by_centre: dict[str, dict] = {}
-        for key, row in found.rows.items():
-            by_centre.setdefault(row["centre"], {})[key] = row
-        means[variant] = {centre: mean(per_case(rows, "dice").values()) for centre, rows in by_centre.items()}
-    return means
+def mean_dice_by_centre(found: VariantResults) -> dict[str, float]:
+    """Return the mean Dice over the cases of each centre of a variant."""
+    by_centre: dict[str, dict[tuple[int, str], CaseRow]] = {}
+    for key, row in found.rows.items():
+        by_centre.setdefault(row["centre"], {})[key] = row
+    return {centre: mean_of_defined(mean_per_case(rows, "dice").values()) for centre, rows in by_centre.items()}
 
 
 def write_report(study: Study, against: str | None = None) -> str:
-    """Write ``<stage>_table.md``, ``<stage>_table.csv`` and ``<stage>.png``. Returns the table with where it lies."""
-    results = collect(study)
-    against = reference_variant(results, against)
-    rows = [variant_row(results, variant, against) for variant in results]
-    means = centre_means(results)
-    text = markdown(study, results, rows, means, against)
+    """Write ``<stage>_table.md``, ``<stage>_table.csv`` and ``<stage>.png`` into the folder of a study.
+
+    Args:
+        study: Of one stage.
+        against: The variant that the others are compared with; None for the baseline, or the first if there is none.
+
+    Returns:
+        The Markdown tables, and where the files are.
+
+    Raises:
+        InputError: If there are no results, or none of the variant ``against``.
+    """
+    results = gather_results(study)
+    if against is None:
+        against = "baseline" if "baseline" in results else next(iter(results))
+    if against not in results:
+        raise InputError(f"--against {against}", "has no finished run", f"choose one of {', '.join(results)}")
+    rows = [summarise_variant(results, variant, against) for variant in results]
+    dice = {variant: mean_dice_by_centre(found) for variant, found in results.items()}
+    centres = sorted({centre for means in dice.values() for centre in means})
+    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed"]
+    head += [f"Dice - {against}", "95 % interval", "p", "compared"]
+    centre_rows = [
+        [v, *(format_number(means.get(centre, math.nan)) for centre in centres)] for v, means in dice.items()
+    ]
+    parts = [
+        f"### {study.stage.title.capitalize()}, held-out centres",
+        format_markdown_table(head, [format_cells(row) for row in rows]),
+        "Mean Dice by the centre that was held out:",
+        format_markdown_table(["variant", *centres], centre_rows),
+        "\n".join(explain_tables(study, results, against)),
+    ]
+    text = "\n\n".join(parts) + "\n"
+
     stem = study.folder / study.stage.name
     table, numbers, picture = (Path(f"{stem}{end}") for end in ("_table.md", "_table.csv", ".png"))
     with replacing(table) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-    centres = sorted({centre for found in means.values() for centre in found})
-    dice = {
-        row["variant"]: {f"dice_{centre}": means[row["variant"]].get(centre, "") for centre in centres} for row in rows
-    }
-    write_case_table(numbers, [row | dice[row["variant"]] for row in rows])
-    points = {variant: points_of(found) for variant, found in results.items()}
+    columns = {v: {f"dice_{centre}": means.get(centre, "") for centre in centres} for v, means in dice.items()}
+    write_case_table(numbers, [row | columns[row["variant"]] for row in rows])
+    points = {variant: _dice_points(found) for variant, found in results.items()}
     differences = {r["variant"]: (r["difference"], r["low"], r["high"]) for r in rows if "difference" in r}
-    study_figure(picture, points, differences, against, f"{study.stage.title}: centres that were held out")
+    draw_study(picture, points, differences, against, f"{study.stage.title}: centres that were held out")
     return f"\n{text}\ntable: {table}, {numbers}\nfigure: {picture}"
 
 
-def points_of(found: Results) -> list[tuple[str, float]]:
-    """(centre, Dice) of every case that has a Dice."""
+def _dice_points(found: VariantResults) -> list[tuple[str, float]]:
+    """Return (centre, Dice) of every case that has a Dice."""
     centre = {case: row["centre"] for (_, case), row in found.rows.items()}
-    return [(centre[case], dice) for case, dice in per_case(found.rows, "dice").items() if not math.isnan(dice)]
+    return [(centre[case], dice) for case, dice in mean_per_case(found.rows, "dice").items() if not math.isnan(dice)]
 
 
-def markdown(
-    study: Study, results: Mapping[str, Results], rows: Sequence[CaseRow], means: Mapping[str, dict], against: str
-) -> str:
-    """Both tables and what has to be known to read them."""
-    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed"]
-    head += [f"Dice - {against}", "95 % interval", "p", "compared"]
-    centres = sorted({centre for found in means.values() for centre in found})
-    centre_rows = [[variant, *(number(means[variant].get(c, math.nan)) for c in centres)] for variant in means]
-    parts = [
-        f"### {study.stage.title.capitalize()}, held-out centres",
-        grid(head, [cells(row) for row in rows]),
-        "Mean Dice by the centre that was held out:",
-        grid(["variant", *centres], centre_rows),
-        "\n".join(notes(study, results, against)),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def cells(row: CaseRow) -> list[str]:
-    """A variant's line of the first table."""
+def format_cells(row: Mapping[str, Any]) -> list[str]:
+    """Format the row of a variant for the first table."""
     defined = f" ({row['hd95_defined']} of {row['evaluations']})"
-    lost = f"{100 * row['missed_share']:.0f} % ({row['missed']} of {row['evaluations']})" if row["evaluations"] else "-"
-    line = [str(row[name]) for name in ("variant", "runs", "seeds", "cases")]
-    line += [number(row["dice"]), number(row["nsd_2mm"]), number(row["hd95_mm"], ".1f") + defined, lost]
+    missed = (
+        f"{100 * row['missed_share']:.0f} % ({row['missed']} of {row['evaluations']})" if row["evaluations"] else "-"
+    )
+    cells = [str(row[name]) for name in ("variant", "runs", "seeds", "cases")]
+    cells += [format_number(row["dice"]), format_number(row["nsd_2mm"])]
+    cells += [format_number(row["hd95_mm"], ".1f") + defined, missed]
     if "difference" not in row:
-        return [*line, "", "", "", ""]
-    interval = f"{number(row['low'], '+.3f')} to {number(row['high'], '+.3f')}"
-    p = "< 0.001" if row["p"] < 0.001 else number(row["p"])
-    return [*line, number(row["difference"], "+.3f"), interval, p, str(row["n"])]
+        return [*cells, "", "", "", ""]
+    return [*cells, *format_difference(row["difference"], row["low"], row["high"], row["p"]), str(row["n"])]
 
 
-def notes(study: Study, results: Mapping[str, Results], against: str) -> list[str]:
-    """What stands under the tables."""
+def explain_tables(study: Study, results: Mapping[str, VariantResults], against: str) -> list[str]:
+    """Return the lines below the tables: how the study was made, and how to read the numbers."""
     seeds = sorted({seed for found in results.values() for seed in found.seeds})
     cases = {case for found in results.values() for case in found.cases}
-    rows = [row for found in results.values() for row in found.rows.values()]
-    wanted = {row["case"] for row in with_reference(rows)}
-    settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in study.settings.items())
+    with_target = {row["case"] for found in results.values() for row in found.rows.values() if has_target(row)}
+    shared = {**study.recipe["training"], **study.recipe["network"]}
+    settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in shared.items())
     steps = ", ".join(f"{centre} {count}" for centre, count in study.steps.items())
     averaged = [name for name in results if study.readouts[name] == "average"]
     lines = [
-        f"Stage {study.stage.title}{looked(study)}; steps by held-out centre: {steps}; "
-        f"seeds {', '.join(map(str, seeds))}; {len(cases)} cases, {len(wanted)} of them with something to find, "
-        f"which alone have a Dice; {settings}.",
-        "A case's value is the mean over its seeds, a mean is over cases. HD95 has no value where the prediction is "
-        "empty (in brackets: evaluations that have one). Missed: no voxel of the reference found, of all evaluations.",
-        f"Difference to {against}: over the cases (last column) and seeds that both have; bootstrap interval of the "
-        "mean, two-sided Wilcoxon signed-rank p, not corrected for the number of variants.",
+        f"Stage {study.stage.title}{describe_region(study)}. Optimisation steps by held-out centre: {steps}. "
+        f"Seeds: {', '.join(map(str, seeds))}. Cases: {len(cases)}, of which {len(with_target)} contain the target; "
+        f"only these have a Dice. Settings: {settings}.",
+        "The value of a case is its mean over the seeds; means are taken over the cases. HD95 is undefined where the "
+        "prediction is empty (in brackets: evaluations in which it is defined). A target is missed if no predicted "
+        "voxel lies in it (in brackets: of all evaluations).",
+        f"The difference to {against} is taken over the cases (last column) and seeds that both variants have, with "
+        "the bootstrap interval of its mean and the p of the two-sided Wilcoxon signed-rank test, which is not "
+        "corrected for the number of variants.",
     ]
     short = [f"{name} {len(found.seeds)}" for name, found in results.items() if len(found.seeds) < len(seeds)]
-    lines += [f"Fewer than {len(seeds)} seeds so far: {', '.join(short)}."] if short else []
+    lines += [f"Variants with fewer than {len(seeds)} seeds so far: {', '.join(short)}."] if short else []
     lines += [f"Read out as the mean of both tasks: {', '.join(averaged)}."] if averaged else []
     faults = [fault for found in results.values() for fault in found.faults]
-    lines += [f"Not evaluated, left out: {'; '.join(faults)}."] if faults else []
+    lines += [f"Left out because they could not be evaluated: {'; '.join(faults)}."] if faults else []
     return [*lines, f"{time.strftime('%Y-%m-%d')}, `{'`, `'.join(study.commands)}`"]
 
 
-def looked(study: Study) -> str:
-    """Where its evaluations looked: of the stages before, the reference stands for the pancreas alone."""
-    if not study.roi:
+def describe_region(study: Study) -> str:
+    """Say in which region the stage was evaluated; empty for the first stage, which reads the whole scan."""
+    if not study.stage.predecessor:
         return ""
     before = STAGES[study.stage.predecessor]
     if is_pancreas(before):
         return f", in the reference mask of {before.title}"
-    return f", around the same variant's {before.title}, in the reference pancreas"
+    return f", around the prediction of {before.title} of the same variant, in the reference pancreas"
 
 
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that reads well as plain text too."""
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    table = [head, ["-" * width for width in widths], *lines]
-    return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(line, widths, strict=True))} |" for line in table)
+def format_markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table with aligned columns, so that it can be read as plain text, too."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    table = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |" for row in table)
 
 
-def number(value: float, form: str = ".3f") -> str:
-    """As the tables print it."""
+def format_number(value: float, form: str = ".3f") -> str:
+    """Format a number for a table; NaN becomes "-"."""
     return "-" if math.isnan(value) else format(value, form)
+
+
+def format_difference(difference: float, low: float, high: float, p: float) -> tuple[str, str, str]:
+    """Format a mean difference, its interval and its p for a table."""
+    interval = f"{format_number(low, '+.3f')} to {format_number(high, '+.3f')}"
+    return format_number(difference, "+.3f"), interval, "< 0.001" if p < 0.001 else format_number(p)

@@ -1,63 +1,151 @@
-"""The command behind the four training scripts: plan, say it, train every split, go on after an interruption."""
+"""The command behind the four training scripts: plan, describe, train every split, go on after an interruption."""
 
 import argparse
 import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import Field, asdict, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from data.augment import Augmentation
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
-from data.common.files import remove_unfinished
-from data.duplicates.pairs import inseparable, refuse_leaks
-from data.splits.leave_one_out import Split, centres_with, choose_splits, frozen_splits, select
-from engine.checkpoint import list_runs, load_checkpoint, new_run
+from data.common.files import exclusive_lock, remove_unfinished
+from data.common.settings import change_settings, differences
+from data.common.text import HelpFormatter
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split, centres_with, choose_splits, select_cases
+from engine.checkpoint import create_run, list_runs, load_checkpoint
 from engine.device import choose_device
 from engine.method import Method
-from engine.options import add_allow_duplicates, add_gpu, add_path, add_store
+from engine.options import (
+    METAVARS,
+    add_allow_duplicates,
+    add_changes,
+    add_gpu,
+    add_path,
+    add_settings,
+    add_store,
+    read_settings,
+)
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
-from engine.train.loop import TrainSettings, fit, prepare_training
+from engine.train.loop import prepare_training, train
 from engine.train.run_log import write_settings
 
+POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
 
-def parse(stage: Stage, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line of a stage's training script."""
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line of a training script asks for.
+
+    Attributes:
+        stage: With the method and the sampling as they were typed.
+        network, augmentation, training: The rest of the recipe.
+        split: The split to train; None for every one that leaves a centre out.
+        resume: Whether to go on with unfinished runs.
+        dry_run: Whether to stop after saying what would be done.
+        allow_duplicates: Whether to train although one scan is in two parts of a split.
+        gpu, store, path: As in engine.options.
+    """
+
+    stage: Stage
+    network: NetworkSettings
+    augmentation: Augmentation
+    training: TrainSettings
+    split: str | None
+    resume: bool
+    dry_run: bool
+    allow_duplicates: bool
+    gpu: str
+    store: Path
+    path: Path
+
+    def recipe(self, cases: Sequence[Case]) -> Recipe:
+        """Return the recipe of a run on these cases, which were all prepared in one way."""
+        return Recipe(
+            network=self.network,
+            method=self.stage.method,
+            sampling=self.stage.sampling,
+            augmentation=self.augmentation,
+            training=self.training,
+            preparation=cases[0].preparation,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One split to train, with its cases that hold what the stage segments."""
+
+    split: Split
+    train_cases: list[Case]
+    validation_cases: list[Case]
+
+
+def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
+    """Read the command line of the training script of ``stage``.
+
+    Raises:
+        InputError: If a setting is out of its range, or two settings contradict each other.
+    """
     parser = argparse.ArgumentParser(
         description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
+        epilog="How the cases were prepared is a property of the store and is recorded with every run.",
     )
-    parser.add_argument("--data", metavar="CENTRE", help="hold out this centre alone; none trains on all centres")
-    parser.add_argument("--resume", action="store_true", help="go on with unfinished runs, start those not begun")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    parser.add_argument(
+        "--data", metavar="CENTRE", help="hold out only this centre (or train another split); none trains on all"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with unfinished runs, and start those that were not begun"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
     add_allow_duplicates(parser)
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
-    parser.add_argument("--variant", choices=VARIANTS, default="full", help="of the method, for an ablation")
-    parser.add_argument(
-        "--weight", action="append", default=[], metavar="TERM=NUMBER", help="change the weight of one loss term"
-    )
+    parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
+    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; those of full are")
     for name, option in _method_options().items():
-        shown = f"{option.metadata['help']} (default: as the variant has it)"
-        kind = {"choices": option.metadata["choices"]} if "choices" in option.metadata else {"type": float}
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=shown, **kind)
-    add_settings(parser, stage.epochs)
-    return parser.parse_args(argv)
-
-
-def add_settings(parser: argparse.ArgumentParser, epochs: int, leave_out: Sequence[str] = ()) -> None:
-    """Give every setting of the training an option, but those to leave out; ``epochs``: its default."""
-    for setting in fields(TrainSettings):
-        if setting.name in leave_out:
-            continue
-        default = epochs if setting.name == "epochs" else setting.default
-        flag = "--" + setting.name.replace("_", "-")
-        help_text = "passes over the training cases" if setting.name == "epochs" else setting.metadata["help"]
-        parser.add_argument(flag, type=type(setting.default), default=default, help=help_text)
+        kind: dict[str, Any] = {"type": type(option.default), "metavar": METAVARS.get(type(option.default))}
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            default=argparse.SUPPRESS,
+            help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
+            **({"choices": option.metadata["choices"]} if "choices" in option.metadata else kind),
+        )
+    add_settings(parser, TrainSettings(epochs=stage.epochs))
+    add_settings(parser, NetworkSettings())
+    add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
+    add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")
+    args = parser.parse_args(argv)
+    chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
+    options = TrainOptions(
+        stage=replace(
+            stage,
+            method=with_variant(stage, args.variant).method.changed(args.weight, chosen),
+            sampling=change_settings(stage.sampling, args.sampling, "--sampling"),
+        ),
+        network=read_settings(NetworkSettings, args),
+        augmentation=change_settings(Augmentation(), args.augment, "--augment"),
+        training=read_settings(TrainSettings, args),
+        split=args.data,
+        resume=args.resume,
+        dry_run=args.dry_run,
+        allow_duplicates=args.allow_duplicates,
+        gpu=args.gpu,
+        store=args.store,
+        path=args.path,
+    )
+    check_settings(options.training, options.network)
+    return options
 
 
 def _method_options() -> dict[str, Field]:
@@ -65,120 +153,154 @@ def _method_options() -> dict[str, Field]:
     return {option.name: option for option in fields(Method) if option.metadata}
 
 
+def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
+    """Check the ranges of the settings that have options.
+
+    Raises:
+        InputError: If nothing could be trained with a setting.
+    """
+    for name, value in {**vars(training), **vars(network)}.items():
+        if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
+            flag = f"--{name.replace('_', '-')} {value}"
+            raise InputError(flag, "out of range", f"give a {'positive number' if name in POSITIVE else 'number >= 0'}")
+    if network.width % 8:
+        raise InputError(f"--width {network.width}", "not a multiple of 8", "give 8, 16, 24, 32 ...")
+
+
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
-    """Train a stage as the command line says. Returns the exit code: 2 when a split could not be trained."""
-    args = parse(STAGES[stage_name], argv)
-    stage = with_variant(STAGES[stage_name], args.variant)
-    chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
-    stage = replace(stage, method=stage.method.changed(args.weight, **chosen))
-    settings = TrainSettings(**{setting.name: getattr(args, setting.name) for setting in fields(TrainSettings)})
-    check(settings)
-    device = choose_device(args.gpu)
-    centres = read_store(args.store)
-    save = not args.dry_run  # which leaves nothing in the store
+    """Train a stage as the command line says.
+
+    Returns:
+        The exit code: 2 if a split could not be trained, 130 after Ctrl-C, else 0.
+    """
+    options = parse(STAGES[stage_name], argv)
+    stage = options.stage
+    device = choose_device(options.gpu)
+    centres = read_store(options.store)
+    save = not options.dry_run  # a dry run leaves nothing in the store
     known = centres_with(centres, stage.sampling.target)
-    splits = choose_splits(frozen_splits(args.store, centres, save), args.data, known)
-    print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {args.path / stage.name}")
-    pairs = inseparable(splits, chain(*centres.values()), save)
+    splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
+    print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {options.path / stage.name}")
+    pairs = find_inseparable_pairs(splits, chain(*centres.values()), save=save)
     plans, faults = [], []
     for split in splits:
         try:
-            plan = (split, *usable_cases(stage, split, centres))
-            for leak in refuse_leaks(split, pairs, args.allow_duplicates):
+            plan = plan_split(stage, split, centres)
+            for leak in check_leaks(split, pairs, allow=options.allow_duplicates):
                 print(f"  warning: {leak}")
-            print(describe(*plan, settings))
+            print(describe(plan, options.training))
             plans.append(plan)
         except InputError as error:
-            faults.append(str(error))
-    for split, train_cases, validation_cases in plans if not args.dry_run else ():
+            faults.append(error)
+    for plan in plans if not options.dry_run else ():
         try:
-            run_split(args, stage, split, train_cases, validation_cases, settings, device)
+            train_split(options, plan, device)
         except InputError as error:
-            faults.append(str(error))
+            faults.append(error)
         except KeyboardInterrupt:
-            again = "finished epochs are kept: go on with the same command and --resume"
-            print(f"\ninterrupted with {split.name} held out; {again}", file=sys.stderr)
+            print(
+                f"\ninterrupted with {plan.split.name} held out; finished epochs are kept: "
+                "go on with the same command and --resume",
+                file=sys.stderr,
+            )
             return EXIT_INTERRUPTED
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
 
 
-def check(settings: TrainSettings) -> None:
-    """Raises InputError for a setting that cannot be trained with."""
-    positive = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
-    for setting in fields(settings):
-        value = getattr(settings, setting.name)
-        flag = f"--{setting.name.replace('_', '-')} {value}"
-        if not math.isfinite(value) or value < 0 or (value == 0 and setting.name in positive):
-            raise InputError(f"{flag}: must be {'positive' if setting.name in positive else 'zero or more'}")
-    if settings.width % 8:
-        raise InputError(f"--width {settings.width}: must be a multiple of 8")
+def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Plan:
+    """Collect the training and validation cases of a split that hold what the stage segments.
 
-
-def usable_cases(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> tuple[list[Case], list[Case]]:
-    """Training and validation cases of a split that hold what the stage segments. Raises InputError for none."""
-    box = "tumour_box" if stage.sampling.target == "tumour" else "pancreas_box"
-    train, validation = (
-        [case for case in select(centres, keys) if getattr(case, box)] for keys in (split.train, split.validation)
+    Raises:
+        InputError: If no training case does.
+    """
+    target = stage.sampling.target
+    train_cases, validation_cases = (
+        [case for case in select_cases(centres, keys) if (case.tumour_box if target == "tumour" else case.pancreas_box)]
+        for keys in (split.train, split.validation)
     )
-    if not train:
-        what = stage.sampling.target
-        raise InputError(f"hold out {split.name}: no training case has a labelled {what}; prepare a centre that has")
-    return train, validation
+    if not train_cases:
+        raise InputError(
+            f"hold out {split.name}", f"no training case has a labelled {target}", "prepare a centre that has one"
+        )
+    return Plan(split, train_cases, validation_cases)
 
 
-def describe(split: Split, train: list[Case], validation: list[Case], settings: TrainSettings) -> str:
-    """What a run will do, in one line."""
-    counts = Counter(case.centre for case in train)
+def describe(plan: Plan, settings: TrainSettings) -> str:
+    """Return one line that says what a run will do."""
+    counts = Counter(case.centre for case in plan.train_cases)
     parts = ", ".join(f"{centre} {count}" for centre, count in counts.items())
-    steps = settings.epochs * -(-len(train) // settings.batch_size)
     return (
-        f"  hold out {split.name}: train on {len(train)} cases ({parts}), validate on {len(validation)}, "
-        f"{settings.epochs} epochs, {steps} steps"
+        f"  hold out {plan.split.name}: train on {len(plan.train_cases)} cases ({parts}), "
+        f"validate on {len(plan.validation_cases)}, {settings.epochs} epochs, {count_steps(plan, settings)} steps"
     )
 
 
-def run_split(
-    args: argparse.Namespace,
-    stage: Stage,
-    split: Split,
-    train_cases: list[Case],
-    validation_cases: list[Case],
-    settings: TrainSettings,
-    device: torch.device,
-) -> None:
-    """Train one split in a new run folder, or go on in its newest one."""
-    runs = list_runs(args.path, stage, split.name) if args.resume else []
-    folder = runs[-1] if runs else new_run(args.path, stage, split.name)
+def count_steps(plan: Plan, settings: TrainSettings) -> int:
+    """Return the number of optimisation steps of a run."""
+    return settings.epochs * -(-len(plan.train_cases) // settings.batch_size)
+
+
+def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None:
+    """Train one split in a new run folder, or resume its newest run.
+
+    Raises:
+        InputError: If the run cannot be resumed, fails, or is being trained by another process.
+    """
+    runs = list_runs(options.path, options.stage, plan.split.name) if options.resume else []
+    folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
+    with exclusive_lock(folder, "wait until it ends, or leave out --resume to start a run of its own"):
+        train_in(folder, options, plan, device)
+
+
+def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.device) -> None:
+    """Train in a run folder that nobody else is using.
+
+    A resumed run keeps the recipe that it was started with; what was typed differently now is printed.
+
+    Raises:
+        InputError: If the run cannot be resumed, or fails.
+    """
+    stage, split, recipe = options.stage, plan.split, options.recipe(plan.train_cases)
     remove_unfinished([folder])  # each is as large as a checkpoint
     checkpoint = None
     if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name)
-        started_with, method = TrainSettings(**checkpoint["settings"]), Method.from_record(checkpoint["method"])
-        if checkpoint["split_hash"] != split.hash:
-            raise InputError(f"{folder}: trained on another split of the data; start a new run without --resume")
-        changed = [f"{k} {v}" for k, v in asdict(started_with).items() if v != getattr(settings, k)]
-        changed += ["another variant or other weights"] if method != stage.method else []
+        if checkpoint.split_hash != split.hash:
+            raise InputError(folder, "trained on another split of the data", "start a new run without --resume")
+        changed = differences(checkpoint.recipe.to_record(), recipe.to_record())
         kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
-        if checkpoint["epoch"] >= started_with.epochs:
-            others = "; for a run with those given now leave out --resume" if changed else ""
-            print(f"{folder}: finished already, {started_with.epochs} epochs{kept}{others}")
+        recipe = checkpoint.recipe
+        stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
+        if checkpoint.epoch >= recipe.training.epochs:
+            others = "; leave out --resume to start a run with the settings given now" if changed else ""
+            print(f"{folder}: already finished, {recipe.training.epochs} epochs{kept}{others}")
             return
-        print(f"{folder}: goes on after epoch {checkpoint['epoch']}{kept}")
-        settings, stage = started_with, replace(stage, method=method)
+        print(f"{folder}: goes on after epoch {checkpoint.epoch}{kept}")
     else:
-        record = {
-            "stage": stage.name,
-            "held_out": split.name,
-            "split_hash": split.hash,
-            "device": str(device),
-            "store": str(args.store),
-            **asdict(settings),
-            "method": stage.method.to_record(),
-        }
-        write_settings(folder, record)
-    training = prepare_training(stage, split, train_cases, validation_cases, settings, device, folder, checkpoint)
-    fit(training)
-    print(f"{folder}: {f'validation Dice {training.best_dice:.3f}' if validation_cases else 'no case to validate on'}")
+        write_settings(
+            folder,
+            {
+                "stage": stage.name,
+                "split": split.name,
+                "split_hash": split.hash,
+                "device": str(device),
+                "store": str(options.store),
+                **recipe.to_record(),
+            },
+        )
+    training = prepare_training(
+        stage=stage,
+        split=split,
+        recipe=recipe,
+        train_cases=plan.train_cases,
+        validation_cases=plan.validation_cases,
+        device=device,
+        folder=folder,
+        checkpoint=checkpoint,
+    )
+    train(training)
+    result = "no case to validate on" if training.best_dice is None else f"validation Dice {training.best_dice:.3f}"
+    print(f"{folder}: {result}")

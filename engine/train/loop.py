@@ -1,50 +1,36 @@
-"""One training loop for the four stages."""
+"""The training loop of all four stages."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
-from data.splits.leave_one_out import Split
-from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.device import autocast, naming_memory_errors
+from data.splits.split import Split
+from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from engine.device import autocast, is_out_of_memory, naming_memory_errors
+from engine.recipe import Recipe
 from engine.stages import Stage
 from engine.train.run_log import RunLog
 from engine.train.validate import choose_thresholds, validation_dice
-from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
 from models.views import random_views
 
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What a user may change; the published values are the defaults. ``help`` becomes the command line's."""
-
-    epochs: int = field(default=0, metadata={"help": "passes over the training cases; 0: as the stage's table says"})
-    batch_size: int = field(default=1, metadata={"help": "boxes a step"})
-    seed: int = field(default=2022, metadata={"help": "of every random draw"})
-    lr: float = field(default=1e-4, metadata={"help": "first learning rate of Adam; falls to 0 with power 0.9"})
-    weight_decay: float = field(default=5e-4, metadata={"help": "of Adam"})
-    width: int = field(default=32, metadata={"help": "channels at full resolution, a multiple of 8; 32 is the paper's"})
-    workers: int = field(default=2, metadata={"help": "processes that read boxes; 0 reads in the training process"})
-    validate_every: int = field(default=5, metadata={"help": "epochs between validations"})
-    clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
+SILENCE_S = 600  # a process of the loader that sends nothing for so long is taken to hang
 
 
-class EpochSampler:
-    """The order of an epoch: (epoch, index) of every case once, shuffled by seed and epoch alone."""
+class EpochSampler(Sampler[tuple[int, int]]):
+    """The order of an epoch: (epoch, index) of every case once, shuffled by the seed and the epoch only."""
 
-    def __init__(self, count: int, seed: int):
+    def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def __len__(self) -> int:
@@ -55,133 +41,268 @@ class EpochSampler:
         return iter([(self.epoch, i) for i in torch.randperm(self.count, generator=generator).tolist()])
 
 
+class NamingDataset(Dataset[Sample | InputError]):
+    """Read boxes in the processes of a loader; whatever goes wrong there names its case.
+
+    An exception that leaves such a process arrives as text that ends in its traceback. So what the user can mend is
+    returned in place of the sample, and raised by the process that trains.
+    """
+
+    def __init__(self, boxes: BoxDataset) -> None:
+        self.boxes = boxes
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample | InputError:
+        key = self.boxes.cases[item[1]].key
+        try:
+            return self.boxes[item]
+        except InputError as error:
+            return error
+        except Exception as error:
+            if is_out_of_memory(error):
+                return InputError(key, "reading its box needs more memory than there is", "use fewer --workers")
+            if isinstance(error, OSError):
+                return InputError(key, f"cannot be read ({error})", "check the disk of the store")
+            raise RuntimeError(f"{key}: its box cannot be read") from error
+
+
 @dataclass
 class Training:
-    """Everything that one run holds while it trains.
+    """One run while it trains.
 
-    data_hash: of the cases that it trains and validates on, as they were when it began.
+    Attributes:
+        stage: With the method and the sampling of the recipe.
+        split: Names the training and validation cases.
+        recipe: All settings.
+        device: Where the network is.
+        folder: The run folder.
+        boxes: Of the training cases.
+        loader: Yields the samples of a step as a list, or an error in place of a sample.
+        sampler: Orders them; knows the epoch.
+        validation: Boxes of the validation cases; may be empty.
+        net: The network.
+        optimiser: Adam.
+        criterion: The loss.
+        data_hash: Hash of the training and validation cases as they were prepared when the run began.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm that the network meets.
+        epochs_done: Completed epochs.
+        best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
     """
 
     stage: Stage
     split: Split
-    settings: TrainSettings
+    recipe: Recipe
     device: torch.device
     folder: Path
-    train_loader: DataLoader
+    boxes: BoxDataset
+    loader: DataLoader[Sample | InputError]
+    sampler: EpochSampler
     validation: BoxDataset
     net: nn.Module
     optimiser: torch.optim.Optimizer
     criterion: DualTaskLoss
     data_hash: str
+    spacing_range: list[list[float]]
     epochs_done: int = 0
-    best_dice: float = -1.0
+    best_dice: float | None = None
 
     @property
     def steps(self) -> int:
-        """In the whole run."""
-        return self.settings.epochs * len(self.train_loader)
+        """Number of optimisation steps of the whole run."""
+        return self.recipe.training.epochs * len(self.loader)
+
+    @property
+    def title(self) -> str:
+        """The run in a few words, for progress bars and pictures."""
+        return f"{self.stage.title}, {self.split.name} held out"
 
 
 def prepare_training(
+    *,
     stage: Stage,
     split: Split,
+    recipe: Recipe,
     train_cases: Sequence[Case],
     validation_cases: Sequence[Case],
-    settings: TrainSettings,
     device: torch.device,
     folder: Path,
-    checkpoint: dict | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
-    """Build the network, the optimiser and the loaders; with a checkpoint, in the state that it was saved in."""
+    """Build the network, the optimiser and the loader of a run.
+
+    Args:
+        stage: With the method and the sampling of the recipe.
+        split: Names the cases.
+        recipe: All settings.
+        train_cases: At least one.
+        validation_cases: May be empty.
+        device: Where to compute.
+        folder: The run folder, which exists.
+        checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
+
+    Raises:
+        InputError: If the cases have been prepared again since the checkpoint was written.
+    """
+    settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights
-    net = DualTaskNet(width=settings.width, heads=stage.method.heads).to(device, memory_format=torch.channels_last_3d)
-    optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    net = recipe.build_network(device)
     dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
-    loader = DataLoader(
-        dataset,
-        batch_size=settings.batch_size,
-        sampler=EpochSampler(len(dataset), settings.seed),
-        num_workers=settings.workers,
-        collate_fn=list,
-        persistent_workers=settings.workers > 0,
-        generator=torch.Generator(),  # the loader's own draws must not shift the dropout's
-    )
+    sampler = EpochSampler(len(dataset), settings.seed)
     training = Training(
-        stage,
-        split,
-        settings,
-        device,
-        folder,
-        loader,
-        BoxDataset(validation_cases, stage.sampling, None),
-        net,
-        optimiser,
-        DualTaskLoss(
+        stage=stage,
+        split=split,
+        recipe=recipe,
+        device=device,
+        folder=folder,
+        boxes=dataset,
+        loader=DataLoader(
+            NamingDataset(dataset),
+            batch_size=settings.batch_size,
+            sampler=sampler,
+            num_workers=settings.workers,
+            collate_fn=list,
+            persistent_workers=settings.workers > 0,
+            timeout=SILENCE_S if settings.workers else 0,
+            generator=torch.Generator(),  # the loader's own draws must not shift those of the dropout
+        ),
+        sampler=sampler,
+        validation=BoxDataset(validation_cases, stage.sampling, None),
+        net=net,
+        optimiser=torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        criterion=DualTaskLoss(
             stage.method.weights,
-            min_cells=stage.min_cells,
+            min_cells=stage.method.min_anchor_cells,
             ramp=stage.method.ramp,
             steepness=stage.method.steepness,
         ),
-        digest([*train_cases, *validation_cases]),
+        data_hash=digest([*train_cases, *validation_cases]),
+        spacing_range=spacing_range(train_cases, stage.sampling),
     )
-    if checkpoint:
-        if checkpoint["data_hash"] != training.data_hash:
-            raise InputError(f"{folder}: its cases have been prepared anew since; start a new run without --resume")
-        net.load_state_dict(checkpoint["net"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
-        training.epochs_done, training.best_dice = checkpoint["epoch"], checkpoint["best_dice"]
+    if checkpoint is not None:
+        if checkpoint.data_hash != training.data_hash:
+            raise InputError(folder, "its cases have been prepared again since", "start a new run without --resume")
+        net.load_state_dict(checkpoint.net)
+        if checkpoint.optimiser is not None:
+            training.optimiser.load_state_dict(checkpoint.optimiser)
+        training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice
     return training
 
 
-def fit(training: Training) -> None:
-    """Train to the last epoch. After each, ``last.pt`` holds all that is needed to go on as if never stopped."""
+def train(training: Training) -> None:
+    """Train to the last epoch.
+
+    After every epoch ``last.pt`` holds all that is needed to go on as if the training had never been interrupted.
+
+    Raises:
+        InputError: If a loss is not finite or the memory does not suffice; it names the case.
+    """
+    settings = training.recipe.training
     log = RunLog(training.folder, training.epochs_done)
-    title = f"{training.stage.title}, {training.split.name} held out"
-    done = training.epochs_done * len(training.train_loader)
-    with tqdm(total=training.steps, initial=done, unit="step", desc=title, mininterval=1) as bar:
-        for epoch in range(training.epochs_done + 1, training.settings.epochs + 1):
+    done = training.epochs_done * len(training.loader)
+    with tqdm(total=training.steps, initial=done, unit="step", desc=training.title, mininterval=1) as bar:
+        for epoch in range(training.epochs_done + 1, settings.epochs + 1):
             start = time.monotonic()
-            row = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
-            dice = ""
-            if epoch == training.settings.epochs or epoch % training.settings.validate_every == 0:
+            row: dict[str, float | None] = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
+            validates = epoch == settings.epochs or epoch % settings.validate_every == 0
+            dice = None
+            if validates and len(training.validation):
                 dice = validation_dice(training.net, training.validation, training.device)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
             log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
-            keep(training, epoch, dice)
-            if dice != "":
-                log.draw_curves(title)
+            # Without validation cases no epoch can be told to be better than another: the last one counts.
+            is_best = validates and (dice is None or training.best_dice is None or dice > training.best_dice)
+            training.best_dice = dice if is_best else training.best_dice
+            save_epoch(training, epoch, is_best)
+            if validates:
+                log.draw_curves(training.title)
     log.close()
 
 
 def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, float]:
-    """One pass over the training cases. Returns the mean of the loss and of each term, unweighted.
+    """Make one pass over the training cases.
 
-    Raises InputError naming the case when a loss or gradient is not finite or the memory does not suffice.
+    Returns:
+        The learning rate of the last step and the mean over the steps of the loss, each unweighted term and the norm of
+        the gradient.
+
+    Raises:
+        InputError: If a loss or gradient is not finite or the memory does not suffice; it names the case.
     """
-    settings, loader = training.settings, training.train_loader
+    seed = training.recipe.training.seed
     training.net.train()
-    loader.sampler.epoch = epoch
-    torch.manual_seed(derive_seed(settings.seed, epoch))  # of the dropout
+    training.sampler.epoch = epoch
+    torch.manual_seed(derive_seed(seed, epoch))  # of the dropout
     sums: dict[str, float] = {}
-    for step, samples in enumerate(loader):
-        progress = ((epoch - 1) * len(loader) + step) / training.steps
-        set_learning_rate(training, progress)
-        generator = torch.Generator().manual_seed(derive_seed(settings.seed, epoch, step + 1))
+    for step, samples in enumerate(read_batches(training)):
+        progress = ((epoch - 1) * len(training.loader) + step) / training.steps
+        for group in training.optimiser.param_groups:  # polynomial decay with power 0.9, per step
+            group["lr"] = training.recipe.training.lr * (1 - progress) ** 0.9
+        generator = torch.Generator().manual_seed(derive_seed(seed, epoch, step + 1))
         names = ", ".join(sample.key for sample in samples)
         with naming_memory_errors(names, training.device, "start a new run with a smaller --batch-size or --width"):
             terms = train_step(training, samples, generator, progress)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         bar.update()
-    return {"lr": training.optimiser.param_groups[0]["lr"], **{name: v / len(loader) for name, v in sums.items()}}
+    means = {name: total / len(training.loader) for name, total in sums.items()}
+    return {"lr": training.optimiser.param_groups[0]["lr"], **means}
+
+
+def read_batches(training: Training) -> Iterator[list[Sample]]:
+    """Yield the samples of every step of an epoch.
+
+    Raises:
+        InputError: If a case cannot be read, or if a process that reads boxes has died or is silent for SILENCE_S.
+    """
+    batches = iter(training.loader)
+    for step in range(len(training.loader)):
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            # torch has no type for a process of a loader that has died, or that has sent nothing for too long.
+            if "DataLoader" not in str(error):
+                raise
+            first, size = step * training.recipe.training.batch_size, training.recipe.training.batch_size
+            awaited = [index for _, index in training.sampler][first : first + size]
+            keys = ", ".join(training.boxes.cases[index].key for index in awaited)
+            raise InputError(
+                keys,
+                f"no sample was received, as a process that reads boxes died or sent nothing for {SILENCE_S} s",
+                "close other programs, use fewer --workers, or use --workers 0 to read in the training process",
+            ) from error
+        for sample in batch:
+            if isinstance(sample, InputError):
+                raise sample
+        yield batch
 
 
 def train_step(
     training: Training, samples: Sequence[Sample], generator: torch.Generator, progress: float
-) -> dict[str, torch.Tensor]:
-    """Augment, make the views, forward, backward, update. Returns the loss, each term and the gradient's norm."""
+) -> dict[str, Tensor]:
+    """Augment the samples, make their views, run the network forward and backward, and update it.
+
+    Args:
+        training: The run.
+        samples: Of one batch.
+        generator: Draws augmentation, views and anchors.
+        progress: Share of the training that is done, in [0, 1].
+
+    Returns:
+        The loss, each unweighted term and the norm of the gradient before clipping.
+
+    Raises:
+        InputError: If the loss or the gradient is not finite; it names the cases.
+    """
     method, device = training.stage.method, training.device
-    batch = make_batch(samples, device, generator)
+    batch = make_batch(
+        samples,
+        device,
+        hu_window=training.stage.sampling.hu_window,
+        augmentation=training.recipe.augmentation,
+        generator=generator,
+    )
     phi = method.distance_target(batch.mask, batch.spacing)
     images = random_views(batch.image, method.views, generator)
     with autocast(device):
@@ -189,57 +310,50 @@ def train_step(
     loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)
     training.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(training.net.parameters(), training.settings.clip_norm)
+    norm = nn.utils.clip_grad_norm_(training.net.parameters(), training.recipe.training.clip_norm)
     terms = {"loss": loss.detach(), **terms, "gradient_norm": norm}
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
-        raise InputError(f"{', '.join(batch.keys)}: loss not finite ({values}); look at the case or lower --lr")
+        raise InputError(
+            ", ".join(batch.keys), f"the loss is not finite ({values})", "look at the case, or use a lower --lr"
+        )
     training.optimiser.step()
     return terms
 
 
-def set_learning_rate(training: Training, progress: float) -> None:
-    """Polynomial decay with power 0.9, per step; ``progress`` is the share of the steps that are done."""
-    for group in training.optimiser.param_groups:
-        group["lr"] = training.settings.lr * (1 - progress) ** 0.9
+def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
+    """Save the state after an epoch: ``best_so_far.pt`` if it is the best one, then ``last.pt``.
 
-
-def keep(training: Training, epoch: int, dice: float | str) -> None:
-    """Save ``best_so_far.pt`` where this epoch is the best on validation (or none can be told), then ``last.pt``.
-
-    After the last epoch the best weights get their thresholds and become ``best.pt``: what has one is finished. The
-    network is left holding them.
+    After the last epoch the best weights get their thresholds and become ``best.pt``, the mark of a finished run. The
+    network is then left holding these weights.
     """
-    content = {
-        "stage": training.stage.name,
-        "held_out": training.split.name,
-        "split_hash": training.split.hash,
-        "data_hash": training.data_hash,
-        "preparation": training.train_loader.dataset.cases[0].preparation.to_json(),
-        "spacing_range": spacing_range(training.train_loader.dataset.cases, training.stage.sampling),
-        "settings": asdict(training.settings),
-        "method": training.stage.method.to_record(),
-        "epoch": epoch,
-        "net": {name: value.clone() for name, value in training.net.state_dict().items()},
-    }
-    so_far, finished = training.folder / "best_so_far.pt", epoch == training.settings.epochs
-    if dice != "" and (math.isnan(dice) or dice > training.best_dice):
-        training.best_dice = -1.0 if math.isnan(dice) else dice
-        save_checkpoint(so_far, content)
+    checkpoint = Checkpoint(
+        stage=training.stage.name,
+        split=training.split.name,
+        split_hash=training.split.hash,
+        data_hash=training.data_hash,
+        recipe=training.recipe,
+        spacing_range=training.spacing_range,
+        epoch=epoch,
+        net={name: value.clone() for name, value in training.net.state_dict().items()},
+        best_dice=training.best_dice,
+    )
+    best_so_far, finished = training.folder / "best_so_far.pt", epoch == training.recipe.training.epochs
+    if is_best:
+        save_checkpoint(best_so_far, checkpoint)
     if finished:
-        best = load_checkpoint(so_far, training.stage.name)
-        training.net.load_state_dict(best["net"])
+        best = load_checkpoint(best_so_far, training.stage.name)
+        training.net.load_state_dict(best.net)
         thresholds = choose_thresholds(training.net, training.stage, training.validation.cases, training.device)
-        save_checkpoint(training.folder / "best.pt", {**best, "thresholds": thresholds})
-    state = {"best_dice": training.best_dice, "optimiser": training.optimiser.state_dict()}
-    save_checkpoint(training.folder / "last.pt", {**content, **state})
+        save_checkpoint(training.folder / "best.pt", replace(best, thresholds=thresholds))
+    save_checkpoint(training.folder / "last.pt", replace(checkpoint, optimiser=training.optimiser.state_dict()))
     if finished:
-        so_far.unlink()
+        best_so_far.unlink()
     training.epochs_done = epoch
 
 
 def derive_seed(*parts: int) -> int:
-    """One seed for each (seed, epoch, step): nothing depends on what was drawn before."""
+    """Return one seed for each (seed, epoch, step), so that no draw depends on what was drawn before."""
     seed = 0
     for part in parts:
         seed = (seed * 1_000_003 + part) % 2**63

@@ -4,6 +4,7 @@ import csv
 import importlib.metadata
 import importlib.util
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,45 +16,57 @@ from data.common.files import replacing
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_RECORDED = ("torch", "numpy", "scipy", "scikit-image", "SimpleITK")
+# Distribution -> the module that shows whether a run has used it.
+_PACKAGES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "scikit-image": "skimage",
+    "SimpleITK": "SimpleITK",
+    "medpy": "medpy",
+    "opencv-python-headless": "cv2",
+    "matplotlib": "matplotlib",
+    "seaborn": "seaborn",
+    "tensorboard": "tensorboard",
+    "PyYAML": "yaml",
+    "tqdm": "tqdm",
+}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in _RECORDED:
-        if importlib.util.find_spec("skimage" if package == "scikit-image" else package):
-            found[package] = importlib.metadata.version(package)
-    return found
+    """Return the versions of Python and of those packages that this process has imported."""
+    used = [package for package, module in _PACKAGES.items() if module in sys.modules]
+    return {"python": platform.python_version()} | {package: importlib.metadata.version(package) for package in used}
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """``settings.yaml``: what a run was asked to do, with the versions it runs on."""
+    """Write ``settings.yaml``: what a run was asked to do, with the versions that it uses."""
     with replacing(folder / "settings.yaml") as unfinished:
         unfinished.write_text(yaml.safe_dump({**settings, "versions": versions()}, sort_keys=False))
 
 
 class RunLog:
-    """Writes the record of one run into its folder.
+    """Write the record of one run into its folder.
 
-    Where TensorBoard or matplotlib is not installed (a rented machine that only trains), that part is left out
-    and said once; everything that they show stands in ``losses.csv`` too.
+    Where TensorBoard or matplotlib is not installed (on a rented machine that only trains, say), its part is left out,
+    which is printed once; ``losses.csv`` holds everything that they would show.
 
     Args:
-        folder: of the run. epochs_done: rows of an earlier part of the run to keep when it is resumed.
+        folder: Of the run.
+        epochs_done: Rows of an earlier part of the run to keep when it is resumed.
     """
 
-    def __init__(self, folder: Path, epochs_done: int = 0):
+    def __init__(self, folder: Path, epochs_done: int = 0) -> None:
         self.folder = folder
         self.table = folder / "losses.csv"
         self.history = self._read_table()[:epochs_done] if epochs_done else []
         self.missing = [name for name in ("tensorboard", "matplotlib", "seaborn") if not importlib.util.find_spec(name)]
         if self.missing:
-            print(f"not installed: {', '.join(self.missing)}; the curves are in {self.table} alone")
+            print(f"not installed: {', '.join(self.missing)}; the losses are in {self.table} only")
         self._board = self._open_board(epochs_done)
 
-    def add_epoch(self, row: Mapping[str, Any]) -> None:
-        """One row of ``losses.csv``: numbers by name, "" where an epoch has none."""
+    def add_epoch(self, row: Mapping[str, float | None]) -> None:
+        """Add a row to ``losses.csv``; a value of None leaves its cell empty."""
         self.history.append(dict(row))
         columns = list(dict.fromkeys(name for epoch in self.history for name in epoch))
         with replacing(self.table) as unfinished, unfinished.open("w", newline="") as file:
@@ -62,27 +75,28 @@ class RunLog:
             writer.writerows(self.history)
         if self._board:
             for name, value in row.items():
-                if name != "epoch" and value != "":
-                    self._board.add_scalar(name, value, row["epoch"])
+                if name != "epoch" and value is not None:
+                    self._board.add_scalar(name, value, int(row["epoch"] or 0))
             self._board.flush()
 
     def draw_curves(self, title: str) -> None:
-        """``curves.png``: the terms of the loss and the validation Dice over the epochs."""
+        """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs."""
         if "matplotlib" not in self.missing and "seaborn" not in self.missing:
-            from engine.report.plots import curves
+            from engine.report.plots import draw_curves
 
-            curves(self.folder / "curves.png", self.history, title)
+            draw_curves(self.folder / "curves.png", self.history, title)
 
     def close(self) -> None:
+        """Close the TensorBoard file."""
         if self._board:
             self._board.close()
 
-    def _read_table(self) -> list[dict[str, Any]]:
+    def _read_table(self) -> list[dict[str, float | None]]:
         if not self.table.exists():
-            print(f"{self.table}: gone; the table of this run begins anew")
+            print(f"{self.table}: missing; the table of this run starts again with the next epoch")
             return []
         with self.table.open(newline="") as file:
-            return [{name: float(v) if v else "" for name, v in row.items()} for row in csv.DictReader(file)]
+            return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
     def _open_board(self, epochs_done: int) -> "SummaryWriter | None":
         if "tensorboard" in self.missing:
@@ -90,3 +104,10 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self.folder), purge_step=epochs_done + 1 if epochs_done else None)
+
+
+def _number(text: str) -> float | None:
+    """Read a cell as it was written: whole numbers stay whole, an empty cell is None."""
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdecimal() else float(text)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Generator
 
-from data.augment import Augmentation, Pose, draw_pose, make_batch, resample, window
+from data.augment import Augmentation, Batch, Pose, draw_pose, make_batch, resample, window
+from data.cases.labels import HU_WINDOW
 from data.samples import NetworkGrid, Sample
 
 CPU = torch.device("cpu")
@@ -16,30 +17,40 @@ def ball_sample(shape=(32, 48, 40), spacing=(2.0, 1.0, 1.0), factor=(1.0, 1.0, 1
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
     centre = np.array(shape).reshape(3, 1, 1, 1) / 2 - 0.5
     distance = np.sqrt((((grid - centre) * np.array(spacing).reshape(3, 1, 1, 1)) ** 2).sum(0))
-    mask = torch.from_numpy((distance < radius).astype(np.uint8))
-    image = torch.from_numpy(np.where(mask, 150, 0).astype(np.int16))
+    mask = (distance < radius).astype(np.uint8)
+    image = np.where(mask, 150, 0).astype(np.int16)
     out = tuple(-(-int(n / f) // 8) * 8 for n, f in zip(shape, factor, strict=True))
     return Sample("c/ball", image, mask, spacing, NetworkGrid(out, factor))
 
 
+def augmented(sample: Sample, seed: int, settings: Augmentation | None = None) -> Batch:
+    return make_batch(
+        [sample],
+        CPU,
+        hu_window=HU_WINDOW,
+        augmentation=settings or Augmentation(),
+        generator=Generator().manual_seed(seed),
+    )
+
+
 def test_window_maps_the_published_range():
     hu = torch.tensor([-1000, -100, 70, 240, 3000], dtype=torch.int16)
-    assert window(hu).tolist() == [0, 0, 0.5, 1, 1]
+    assert window(hu, HU_WINDOW).tolist() == [0, 0, 0.5, 1, 1]
 
 
 def test_without_a_generator_the_box_is_only_windowed_and_padded():
     sample = ball_sample(shape=(5, 20, 24))
-    batch = make_batch([sample], CPU, None)
+    batch = make_batch([sample], CPU, hu_window=HU_WINDOW)
     assert batch.image.shape == (1, 1, 8, 24, 24)
-    assert torch.equal(batch.image[0, 0, :5, :20, :24], window(sample.image))
-    assert torch.equal(batch.mask[0, 0, :5, :20, :24], sample.mask.float())
+    assert torch.equal(batch.image[0, 0, :5, :20, :24], window(torch.from_numpy(sample.image), HU_WINDOW))
+    assert torch.equal(batch.mask[0, 0, :5, :20, :24], torch.from_numpy(sample.mask).float())
     assert batch.mask[..., 5:, :, :].sum() == 0
 
 
 def test_halving_is_the_mean_of_eight_voxels_and_doubles_the_spacing():
     sample = ball_sample(factor=(2.0, 2.0, 2.0))
-    batch = make_batch([sample], CPU, None)
-    expected = torch.nn.functional.avg_pool3d(window(sample.image)[None, None], 2)
+    batch = make_batch([sample], CPU, hu_window=HU_WINDOW)
+    expected = torch.nn.functional.avg_pool3d(window(torch.from_numpy(sample.image), HU_WINDOW)[None, None], 2)
     assert torch.allclose(batch.image[:, :, :16, :24, :20], expected, atol=1e-5)
     assert batch.spacing.tolist() == [[4, 2, 2]]
 
@@ -74,7 +85,9 @@ def test_a_rotated_ball_stays_a_ball_in_mm_whatever_the_spacing(seed):
     """Rotation in voxels instead of mm would shear it: the release's fault."""
     settings_ = Augmentation(probability=1.0, scale=(1.0, 1.0), elastic_mm=0.0, noise=0.0, gamma=(1.0, 1.0))
     sample = ball_sample(radius=17)  # large beside its voxels: what is left is the shape
-    batch = make_batch([sample], CPU, Generator().manual_seed(seed), settings_)
+    batch = make_batch(
+        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
+    )
     overlap = (batch.mask[0, 0] * sample.mask).sum() * 2 / (batch.mask.sum() + sample.mask.sum())
     assert overlap > 0.97
 
@@ -84,7 +97,9 @@ def test_a_rotated_ball_stays_a_ball_in_mm_whatever_the_spacing(seed):
 def test_scaling_scales_the_volume(seed):
     settings_ = Augmentation(probability=1.0, rotation_degrees=0.0, scale=(1.2, 1.2), elastic_mm=0.0)
     sample = ball_sample()
-    batch = make_batch([sample], CPU, Generator().manual_seed(seed), settings_)
+    batch = make_batch(
+        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
+    )
     assert float(batch.mask.sum() / sample.mask.sum()) == pytest.approx(1.2**3, rel=0.05)
 
 
@@ -93,8 +108,10 @@ def test_scaling_scales_the_volume(seed):
 def test_image_and_mask_move_together(seed):
     sample = ball_sample()
     settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0))
-    batch = make_batch([sample], CPU, Generator().manual_seed(seed), settings_)
-    background, ball = (float(window(torch.tensor(hu))) for hu in (0, 150))
+    batch = make_batch(
+        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
+    )
+    background, ball = (float(window(torch.tensor(hu), HU_WINDOW)) for hu in (0, 150))
     inside = ndimage.binary_erosion(batch.mask[0, 0].numpy() > 0, iterations=4)
     assert batch.image.min() >= 0 and batch.image.max() <= 1
     assert torch.allclose(batch.image[0, 0][torch.from_numpy(inside)], torch.tensor(ball), atol=1e-3)
@@ -102,13 +119,22 @@ def test_image_and_mask_move_together(seed):
 
 
 def test_the_same_seed_repeats_and_another_does_not():
-    batches = [make_batch([ball_sample()], CPU, Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    batches = [
+        make_batch(
+            [ball_sample()],
+            CPU,
+            hu_window=HU_WINDOW,
+            augmentation=Augmentation(),
+            generator=Generator().manual_seed(seed),
+        )
+        for seed in (1, 1, 2)
+    ]
     assert torch.equal(batches[0].image, batches[1].image)
     assert not torch.equal(batches[0].image, batches[2].image)
 
 
 def test_boxes_of_different_shapes_share_a_batch():
-    batch = make_batch([ball_sample((16, 40, 40)), ball_sample((24, 32, 48))], CPU, None)
+    batch = make_batch([ball_sample((16, 40, 40)), ball_sample((24, 32, 48))], CPU, hu_window=HU_WINDOW)
     assert batch.image.shape == (2, 1, 24, 40, 48) and batch.keys == ("c/ball", "c/ball")
 
 

@@ -1,4 +1,4 @@
-"""The export is a data set of nnU-Net with our splits, and comes back through our own reader voxel for voxel."""
+"""The export is a data set of nnU-Net with our split, and our own reader reads it back voxel by voxel."""
 
 import json
 import pickle
@@ -15,10 +15,10 @@ from data.duplicates.pairs import find_duplicates
 from data.prepare import command as prepare
 from data.scans.volume import read_image, read_label
 from data.sources.catalogue import SOURCES, load_entry
-from data.splits.leave_one_out import frozen_splits
+from data.splits.frozen import frozen_splits
 from tests.conftest import affine_of, save, tiny_scan
 
-# A scan of each centre lies another way: turned axes, mirrored, oblique.
+# The scans of each centre have another orientation: permuted axes, mirrored, oblique.
 AXES = {
     "east": ((0, 1, 2), (1, 1, 1), (0.0, 0.0, 0.0)),
     "west 2": ((2, 0, 1), (-1, 1, -1), (4.0, -6.0, 9.0)),
@@ -119,7 +119,7 @@ def test_our_nnunet_source_reads_the_export_back_voxel_for_voxel(kind, store, tm
         assert again.tumour_box == case.tumour_box
 
 
-def test_another_reader_finds_the_scan_where_it_was(store, tmp_path):
+def test_nibabel_finds_the_exported_scan_at_its_original_position(store, tmp_path):
     folder = exported(tmp_path, store, "--data", "west")
     for case in read_store(store)["west"]:
         there = nib.load(folder / "imagesTs" / f"{case.file_name}_0000.nii.gz")
@@ -130,7 +130,7 @@ def test_another_reader_finds_the_scan_where_it_was(store, tmp_path):
         assert np.array_equal(mask.affine, there.affine) and mask.get_data_dtype() == np.uint8
 
 
-def test_a_part_of_a_scan_is_exported_where_it_lies_in_the_scan(store, part, tmp_path):
+def test_a_cropped_case_is_exported_at_its_position_in_the_scan(store, part, tmp_path):
     folder = exported(tmp_path, part, "--data", "west")
     for case in read_store(part)["west"]:
         there = read_image(folder / "imagesTs" / f"{case.file_name}_0000.nii.gz")
@@ -142,7 +142,7 @@ def test_a_part_of_a_scan_is_exported_where_it_lies_in_the_scan(store, part, tmp
         assert np.allclose(faces[-1], np.array(box.stop[::-1]) - 0.5, atol=1e-3)
 
 
-def test_a_stopped_export_goes_on_and_a_finished_one_is_left_alone(store, tmp_path):
+def test_an_interrupted_export_is_continued_and_written_files_are_not_touched(store, tmp_path):
     folder = exported(tmp_path, store, "--data", "west")
     whole = contents(folder)
     lost = folder / "labelsTr" / "east__case_1.nii.gz"
@@ -159,14 +159,17 @@ def test_a_stopped_export_goes_on_and_a_finished_one_is_left_alone(store, tmp_pa
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--data", "north"], "no such centre is prepared"),
-        (["--id", "1000"], "--id 1000: nnU-Net's numbers have three digits"),
-        (["--name", "my set"], "--name my set: not usable as a name"),
-        (["--name", "Other"], "has Dataset901_Pancreas, and nnU-Net takes a number once; choose another --id"),
-        (["--data", "east"], "exported from other cases or another split; delete it"),
+        (["--data", "north"], "split north: no split has this name"),
+        (["--id", "1000"], "--id 1000: nnU-Net's data sets have numbers of three digits"),
+        (["--name", "my set"], "--name my set: this cannot be used as the name of a data set"),
+        (
+            ["--name", "Other"],
+            "Dataset901_Pancreas is there already, and nnU-Net accepts one data set per number. Choose another --id",
+        ),
+        (["--data", "east"], "the folder holds an export of other cases or of another split. Delete it"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(store, tmp_path, capsys, options, complaint):
+def test_a_wrong_option_is_reported_in_one_line_and_changes_nothing(store, tmp_path, capsys, options, complaint):
     folder = exported(tmp_path, store, "--data", "west")
     before = contents(folder)
     assert export.main([str(tmp_path), "--store", str(store), *options]) == 2
@@ -175,22 +178,24 @@ def test_what_cannot_be_exported_is_one_line(store, tmp_path, capsys, options, c
     assert contents(folder) == before
 
 
-def test_a_folder_of_someone_else_is_not_touched(store, tmp_path, capsys):
+def test_a_folder_with_other_files_is_not_touched(store, tmp_path, capsys):
     other = tmp_path / "Dataset901_Pancreas" / "imagesTr" / "case_0000.nii.gz"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"years of work")
     assert export.main([str(tmp_path), "--store", str(store)]) == 2
-    assert "not empty and not made by this command" in capsys.readouterr().err
+    assert "the folder is not empty and was not made by this command" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.*")) == [other]
 
 
 def test_a_damaged_case_is_named_and_the_others_are_exported(store, tmp_path, capsys):
     shutil.copytree(store, tmp_path / "store")
-    find_duplicates(case for cases in read_store(tmp_path / "store").values() for case in cases)  # while all were whole
+    find_duplicates(
+        case for cases in read_store(tmp_path / "store").values() for case in cases
+    )  # before one is damaged
     damaged = tmp_path / "store" / "east" / "case_2" / "image.npy"
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert export.main([str(tmp_path / "raw"), "--store", str(tmp_path / "store")]) == 2
-    assert f"failed: east/case_2: {damaged}: damaged" in capsys.readouterr().err
+    assert f"failed: east/case_2: {damaged}: " in capsys.readouterr().err
     folder = tmp_path / "raw" / "Dataset901_Pancreas"
     assert len(list((folder / "labelsTr").iterdir())) == 7 and not (folder / "dataset.json").exists()
     assert export.main([str(tmp_path / "raw2"), "--store", str(store)]) == 0
@@ -203,32 +208,32 @@ def test_a_centre_without_labelled_tumours_is_tested_on_but_not_trained_on(store
         grid = {"spacing": case.spacing, "grid": case.grid, "preparation": case.preparation}
         write_case(tmp_path / "store", "organs", case.name, image, label, patient="p", source={}, **grid)
     folder = exported(tmp_path / "raw", tmp_path / "store", "--data", "west")
-    assert "not for training, as no tumour is labelled in them: organs" in capsys.readouterr().out
+    assert "not exported for training, as no tumour is labelled there: organs" in capsys.readouterr().out
     assert {path.name.split("__")[0] for path in (folder / "imagesTr").iterdir()} == {"east"}
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 4
     exported(tmp_path / "raw2", tmp_path / "store", "--data", "organs")
     assert len(list((tmp_path / "raw2").glob("*/imagesTs/organs__*"))) == 4
 
 
-def test_what_is_sent_to_a_process_does_not_grow_with_the_export(store, tmp_path, monkeypatch):
+def test_what_is_sent_to_a_process_does_not_grow_with_the_number_of_cases(store, tmp_path, monkeypatch):
     sent = []
 
-    def alone(work, items, workers, title):
+    def run_here(work, items, workers, title):
         sent.extend(len(pickle.dumps((work, item))) for item in items)
         return map(work, items)
 
-    monkeypatch.setattr(export, "in_parallel", alone)
+    monkeypatch.setattr(export, "in_parallel", run_here)
     exported(tmp_path, store)
     assert len(sent) == 8 and 2 * max(sent) < len(pickle.dumps(read_store(store)))
 
 
-def test_names_are_plain_and_told_apart(store):
+def test_file_names_are_ascii_and_distinct(store):
     west = {case.name: case.file_name for case in read_store(store)["west"]}
     assert west["case_0"] == "west__case_0"
     assert west["münchen 3"].startswith("west__m-nchen-3-") and west["münchen 3"].isascii()
 
 
-def test_images_and_labels_agree_to_the_last_digit(store, tmp_path):
+def test_images_and_labels_have_exactly_the_same_grid(store, tmp_path):
     folder = exported(tmp_path, store, "--data", "west")
     for path in (folder / "imagesTs").iterdir():
         image = read_image(path)

@@ -30,7 +30,7 @@ spacings = st.tuples(*[st.floats(0.4, 6.0)] * 3)
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), shape=st.tuples(*[st.integers(2, 24)] * 3), spacing=spacings)
-def test_equals_scipys_exact_transform(seed, shape, spacing):
+def test_signed_distance_equals_the_exact_transform_of_scipy(seed, shape, spacing):
     mask = random_blob(seed, shape)
     outside = ndimage.distance_transform_edt(~mask, sampling=spacing)
     inside = ndimage.distance_transform_edt(mask, sampling=spacing)
@@ -61,12 +61,12 @@ def test_a_small_tumour_in_a_large_box(corner):
     assert (phi[mask] < 0).all()
 
 
-def test_one_voxel_in_a_box_as_large_as_itself_is_full():
+def test_a_mask_of_a_single_voxel_is_full():
     assert signed_distance(torch.ones(1, 1, 1, 1, 1), (1.0, 1.0, 1.0)).item() == -1
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float32, torch.float64])
-def test_any_type_of_mask_gives_a_distance_without_gradient(dtype):
+def test_every_type_of_mask_gives_a_distance_without_gradient(dtype):
     mask = as_batch(random_blob(4))
     phi = signed_distance(mask.to(dtype).requires_grad_(dtype.is_floating_point), (2.0, 1.0, 1.0))
     assert phi.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -140,7 +140,7 @@ def test_infinite_steepness_is_the_published_threshold_and_trains_nothing():
     assert distance_to_mask(torch.zeros(1), k=math.inf).item() == 0
 
 
-def test_steepness_saturates_as_published():
+def test_published_steepness_saturates_within_a_fraction_of_a_voxel():
     d = torch.tensor([-0.004, 0.0, 0.004])
     assert distance_to_mask(d, k=1500).tolist() == pytest.approx([0.9975, 0.5, 0.0025], abs=1e-3)
 
@@ -150,13 +150,19 @@ def test_transform_stays_in_float32_under_autocast():
         assert distance_to_mask(torch.zeros(3, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-def test_per_case_distance_equals_the_test_vector(shared):
-    recorded = np.load(shared / "parity" / "original_losses.npz")
-    ours = per_case_distance(torch.from_numpy(recorded["mask"])).numpy()
-    assert np.abs(ours - recorded["sdf_target"]).max() < 1e-6
+def test_per_case_distance_of_an_empty_and_a_full_mask_is_zero():
+    mask = torch.stack([torch.zeros(1, 4, 5, 6), torch.ones(1, 4, 5, 6)])
+    assert torch.equal(per_case_distance(mask), torch.zeros_like(mask))
 
 
-def test_what_is_computed_needs_torch_alone():
+@pytest.mark.parametrize("transform", [signed_distance, mask_to_distance])
+@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, math.nan)])
+def test_spacing_must_be_positive(transform, spacing):
+    with pytest.raises(ValueError, match="must be positive"):
+        transform(as_batch(random_blob(1)), spacing)
+
+
+def test_models_import_nothing_but_torch():
     for path in (REPOSITORY / "models").glob("*.py"):
         for node in ast.parse(path.read_text()).body:
             imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

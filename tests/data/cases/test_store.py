@@ -1,42 +1,65 @@
+"""The store: what is written comes back, atomically, and stores of earlier versions stay valid."""
+
 import contextlib
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.cases.preparation import Preparation
-from data.cases.store import read_case, read_store, write_case
+from data.cases.store import Case, digest, read_case, read_store, write_case
 from data.common.errors import InputError
 from data.scans.boxes import Box
-from data.scans.grid import Grid
+from data.scans.grid import Grid, Part
 
-OLD = {
+VERSION_1 = {
     "format": 1,
     "orientation": "LPS",
     "image": "int16 HU",
     "label": "uint8 0 background, 1 pancreas, 2 tumour",
 }
+MANIFEST_KEYS = [
+    "centre",
+    "name",
+    "patient",
+    "shape",
+    "spacing",
+    "pancreas_box",
+    "tumour_box",
+    "grid",
+    "source",
+    "preparation",
+    "preparation_hash",
+]
+SHAPE, SPACING = (4, 5, 6), (2.5, 0.8, 0.8)
+# A file whose axes run along z, x and y of the patient (the columns of its direction), 10 x 8 x 7 voxels in LPS.
+TURNED = Grid.of((10, 7, 8), (2.5, 0.6, 0.4), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0))
 
 
-def write(store, centre="a", name="one", value=0, **more):
-    image = np.full((4, 5, 6), value, np.int16)
-    label = np.zeros((4, 5, 6), np.uint8)
+def small_label() -> np.ndarray:
+    """A pancreas of 12 voxels and a tumour of one."""
+    label = np.zeros(SHAPE, np.uint8)
     label[1:3, 2:4, 3:6] = 1
     label[2, 3, 5] = 2
+    return label
+
+
+def write(store: Path, centre: str = "a", name: str = "one", value: int = 0, part: Part | None = None, **more) -> Path:
     facts = {
         "patient": "p",
-        "spacing": (2.5, 0.8, 0.8),
-        "grid": Grid.plain(image.shape, (2.5, 0.8, 0.8)),
+        "spacing": SPACING,
+        "grid": replace(TURNED, part=part) if part else Grid.plain(SHAPE, SPACING),
         "source": {"x": 1},
     }
-    return write_case(store, centre, name, image, label, **facts, **more)
+    return write_case(store, centre, name, np.full(SHAPE, value, np.int16), small_label(), **facts, **more)
 
 
 def test_a_case_comes_back_as_written(tmp_path):
     case = read_case(write(tmp_path, value=-1000))
-    assert (case.key, case.patient, case.shape, case.spacing) == ("a/one", "p", (4, 5, 6), (2.5, 0.8, 0.8))
+    assert (case.key, case.patient, case.shape, case.spacing) == ("a/one", "p", SHAPE, SPACING)
     assert case.pancreas_box == Box((1, 2, 3), (3, 4, 6)) and case.tumour_box == Box((2, 3, 5), (3, 4, 6))
     assert isinstance(case.image(), np.memmap) and case.image().dtype == np.int16 and (case.image() == -1000).all()
     assert int(case.label().sum()) == 13
@@ -49,7 +72,7 @@ def test_writing_again_replaces_and_leaves_nothing_behind(tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["one"]
 
 
-def test_the_store_lists_whole_cases_only(tmp_path):
+def test_the_store_lists_only_complete_cases(tmp_path):
     for centre, name in (("b", "z"), ("a", "two"), ("a", "one")):
         write(tmp_path, centre, name)
     (tmp_path / "a" / ".three.99.unfinished").mkdir()
@@ -57,20 +80,24 @@ def test_the_store_lists_whole_cases_only(tmp_path):
     assert [case.key for cases in centres.values() for case in cases] == ["a/one", "a/two", "b/z"]
 
 
-def test_an_empty_store_says_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"no centre is prepared; run python -m data\.prepare"):
+def test_an_empty_store_says_how_to_fill_it(tmp_path):
+    with pytest.raises(InputError) as error:
         read_store(tmp_path)
+    assert (error.value.path, error.value.problem) == (tmp_path, "no centre is prepared here")
+    assert error.value.remedy == f"run python -m data.prepare SOURCE ROOT --centre NAME --store {tmp_path}"
 
 
 def test_a_case_prepared_in_another_way_says_how_to_renew_it(tmp_path):
     path = write(tmp_path) / "case.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "preparation_hash": "0"}))
-    with pytest.raises(InputError, match=r"case\.json: prepared with other settings.*delete .* run python -m"):
+    with pytest.raises(InputError, match="prepared with settings that this version cannot read") as error:
         read_case(path.parent)
+    assert error.value.path == path
+    assert error.value.remedy == f"delete {path.parent} and run python -m data.prepare again"
 
 
-def test_cases_prepared_in_two_ways_are_not_one_store(tmp_path):
+def test_a_store_with_cases_prepared_in_two_ways_is_refused(tmp_path):
     ways = Preparation(crop="body"), Preparation(crop="body", spacing=(1.0, 0.8, 0.8))
     for name, way in zip(("one", "two"), ways, strict=True):
         write(tmp_path, name=name, preparation=way)
@@ -81,20 +108,98 @@ def test_cases_prepared_in_two_ways_are_not_one_store(tmp_path):
     assert len(read_store(tmp_path)["a"]) == 2
 
 
-def test_stores_from_before_there_was_a_choice_stay_valid(tmp_path):
-    """The hash that version 1 wrote for its only way, of 2022's format, orientation and types."""
-    assert Preparation().hash == hashlib.sha256(json.dumps(OLD, sort_keys=True).encode()).hexdigest()[:16]
-    assert json.loads((write(tmp_path) / "case.json").read_text())["preparation"] == OLD
+def test_stores_of_version_1_stay_valid(tmp_path):
+    """Hash, manifest and digest of a case that is neither cropped nor resampled are those that version 1 wrote."""
+    assert Preparation().hash == hashlib.sha256(json.dumps(VERSION_1, sort_keys=True).encode()).hexdigest()[:16]
+    text = (write(tmp_path, scan_label=small_label()) / "case.json").read_text()
+    assert list(json.loads(text)) == MANIFEST_KEYS and json.loads(text)["preparation"] == VERSION_1
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "bce7f5fb29ccf7a2"
+    assert digest(read_store(tmp_path)["a"]) == "d0ac81348640732b"
+
+
+CROPPED = Part((2, 3, 1), (6, 8, 7), SHAPE)  # 4 x 5 x 6 voxels of the scan, kept as they are
+RESAMPLED = Part((1, 2, 0), (9, 7, 6), SHAPE)  # 8 x 5 x 6 voxels of the scan, every second slice left out
+
+
+def write_resampled(store: Path) -> tuple[Case, np.ndarray]:
+    """A case of which the scan's own label has twice as many slices, with detail that the resampled one lacks."""
+    fine = small_label().repeat(2, axis=0)
+    fine[3, 2, 3] = 2
+    return read_case(write(store, part=RESAMPLED, scan_label=fine)), fine
+
+
+def test_a_resampled_case_keeps_the_label_on_the_voxels_of_the_scan(tmp_path):
+    case, fine = write_resampled(tmp_path)
+    assert case.has_scan_label and case.scan_label().dtype == np.uint8
+    assert case.scan_label().shape == (8, 5, 6) and np.array_equal(case.scan_label(), fine)
+    assert case.shape == SHAPE and np.array_equal(case.label(), small_label())
+
+
+@pytest.mark.parametrize("part", [None, CROPPED])
+def test_without_resampling_the_label_on_the_voxels_of_the_scan_is_the_label(part, tmp_path):
+    case = read_case(write(tmp_path, part=part, scan_label=small_label()))
+    assert case.has_scan_label and not (case.folder / "scan_label.npz").exists()
+    assert np.array_equal(case.scan_label(), small_label())
+
+
+def test_the_spacing_of_the_scan_is_given_in_lps(tmp_path):
+    case, _ = write_resampled(tmp_path)
+    assert case.scan_spacing == (2.5, 0.4, 0.6) != case.spacing
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (8, 5, 5)])
+def test_a_label_of_other_voxels_than_those_of_the_part_is_refused(shape, tmp_path):
+    with pytest.raises(ValueError, match=r"for a part of \(8, 5, 6\) voxels"):
+        write(tmp_path, part=RESAMPLED, scan_label=np.zeros(shape, np.uint8))
+
+
+def test_a_resampled_case_of_an_earlier_version_says_how_to_prepare_it_again(tmp_path):
+    case = read_case(write(tmp_path, part=RESAMPLED))
+    assert not case.has_scan_label and np.array_equal(case.label(), small_label())
+    with pytest.raises(InputError, match="an earlier version prepared this case") as error:
+        case.scan_label()
+    assert error.value.path == case.folder / "scan_label.npz"
+    assert error.value.remedy == "run python -m data.prepare again for this centre, with the same options"
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "other shape", "other key"])
+def test_a_damaged_label_on_the_voxels_of_the_scan_is_named(damage, tmp_path):
+    case, fine = write_resampled(tmp_path)
+    path = case.folder / "scan_label.npz"
+    if damage == "other shape":
+        np.savez_compressed(path, label=fine[1:])
+    elif damage == "other key":
+        np.savez_compressed(path, mask=fine)
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "garbage": b"x" * 300}[damage])
+    with pytest.raises(InputError) as error:
+        case.scan_label()
+    assert error.value.path == path and error.value.remedy.startswith(f"delete {case.folder} and run")
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_a_missing_or_damaged_array_is_named(name, tmp_path):
+    case = read_case(write(tmp_path))
+    path = case.folder / f"{name}.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="damaged") as error:
+        getattr(case, name)()
+    assert error.value.path == path
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        getattr(case, name)()
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised where a test pretends that the process is killed."""
 
 
-@pytest.mark.parametrize("step", range(1, 9))
-def test_killed_at_any_step_a_case_is_whole_or_not_there(tmp_path, monkeypatch, step):
-    """Writing over an earlier version, in place of which there may be none, but never a half."""
-    write(tmp_path, value=1)
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_process_killed_at_any_step_leaves_a_complete_case_or_none(tmp_path, monkeypatch, step):
+    """Writing over an earlier version may leave that version, the new one or none, but never an incomplete case."""
+    fine = small_label().repeat(2, axis=0)
+    write(tmp_path, value=1, part=RESAMPLED, scan_label=fine)
     calls = []
 
     def dying(function, after):
@@ -110,15 +215,17 @@ def test_killed_at_any_step_a_case_is_whole_or_not_there(tmp_path, monkeypatch, 
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", dying(np.save, after=True))
+        for name in ("save", "savez_compressed"):
+            patch.setattr(np, name, dying(getattr(np, name), after=True))
         for name in ("mkdir", "write_text", "rename"):
             patch.setattr(Path, name, dying(getattr(Path, name), after=False))
         with contextlib.suppress(Killed):
-            write(tmp_path, value=2)
-        assert len(calls) == min(step, 6)
+            write(tmp_path, value=2, part=RESAMPLED, scan_label=fine)
+        assert len(calls) == min(step, 7)
     for path in tmp_path.glob("[!.]*/[!.]*"):
         case = read_case(path)
         assert int(case.image()[0, 0, 0]) in (1, 2) and case.image().shape == case.label().shape == case.shape
+        assert np.array_equal(case.scan_label(), fine)
     write(tmp_path, value=3)
     assert (read_case(tmp_path / "a" / "one").image() == 3).all()
 
@@ -127,5 +234,6 @@ def test_killed_at_any_step_a_case_is_whole_or_not_there(tmp_path, monkeypatch, 
 def test_a_damaged_manifest_is_named(tmp_path, text):
     path = write(tmp_path) / "case.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"case\.json: not a readable manifest"):
+    with pytest.raises(InputError, match="not a readable manifest") as error:
         read_store(tmp_path)
+    assert error.value.path == path

@@ -1,4 +1,4 @@
-"""One scan under two names is found however it was processed, two patients never are; leaking splits are refused."""
+"""One scan under two names is found however it was processed, two patients never are; splits that leak are refused."""
 
 import errno
 import shutil
@@ -10,11 +10,12 @@ from scipy import ndimage
 
 from data.cases.store import read_store, renew_source, write_case
 from data.common.errors import InputError
-from data.duplicates import thumbnail as thumbnail_room
-from data.duplicates.pairs import IDENTICAL, PROCESSED, find_duplicates, inseparable, refuse_leaks
+from data.duplicates import thumbnail as thumbnail_module
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.duplicates.pairs import IDENTICAL, PROCESSED, find_duplicates
 from data.phantom.command import main as make_phantom
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split
+from data.splits.split import Split
 from tests.conftest import tiny_scan
 
 BASE = (5.0, 5.0, 5.0)
@@ -22,7 +23,7 @@ SHAPE = (44, 50, 70)  # 22 x 25 x 35 cm
 
 
 def patient(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """An ellipse of fat with organs of its own and a pancreas, int16 HU and uint8."""
+    """An elliptical body with random organs and a pancreas: image (int16 HU) and label (uint8)."""
     rng = np.random.default_rng(seed)
     z, y, x = np.indices(SHAPE)
     body = ((y - 25) / 23) ** 2 + ((x - 35) / 33) ** 2 < 1
@@ -51,7 +52,7 @@ def stored(store: Path) -> list:
 
 
 def leaks(split: Split, store: Path, allow: bool = False) -> list[str]:
-    return refuse_leaks(split, inseparable([split], stored(store)), allow)
+    return check_leaks(split, find_inseparable_pairs([split], stored(store)), allow=allow)
 
 
 def found(store: Path) -> dict[tuple[str, str], str]:
@@ -95,8 +96,8 @@ def test_phantoms_of_one_scanner_are_not_one_scan(tmp_path):
     assert found(tmp_path / "store") == {}
 
 
-def test_scraps_are_one_scan_only_voxel_for_voxel(put, tmp_path):
-    """Of less than two litres, noise apart, one cannot tell."""
+def test_small_pieces_are_one_scan_only_if_all_voxels_are_identical(put, tmp_path):
+    """Less than two litres of a body do not suffice to recognise a processed scan."""
     image, label = tiny_scan(0)
     put("a/0", image, label)
     put("a/1", image + 1, label)
@@ -105,14 +106,14 @@ def test_scraps_are_one_scan_only_voxel_for_voxel(put, tmp_path):
     assert found(tmp_path) == {("a/0", "b/0"): IDENTICAL}
 
 
-def test_thumbnails_are_kept_and_renewed_with_their_case(put, tmp_path):
+def test_thumbnails_are_stored_and_renewed_with_their_case(put, tmp_path):
     put("a/0", *patient(0))
     put("b/0", *patient(0))
     assert found(tmp_path) == {("a/0", "b/0"): IDENTICAL}
-    (tmp_path / "a" / "0" / "image.npy").unlink()  # the second time nothing but thumbnails is read
+    (tmp_path / "a" / "0" / "image.npy").unlink()  # the second time only thumbnails are read
     assert found(tmp_path) == {("a/0", "b/0"): IDENTICAL}
-    (kept,) = (tmp_path / "b" / "0").glob("thumbnail.*.npy")
-    kept.write_bytes(kept.read_bytes()[:-100])
+    (stored_thumbnail,) = (tmp_path / "b" / "0").glob("thumbnail.*.npy")
+    stored_thumbnail.write_bytes(stored_thumbnail.read_bytes()[:-100])
     assert found(tmp_path) == {("a/0", "b/0"): IDENTICAL}
     put("b/0", *patient(1), patient="another")
     assert found(tmp_path) == {}
@@ -140,14 +141,14 @@ def test_a_manifest_that_changed_outdates_the_thumbnail(put, tmp_path):
     assert len(list((tmp_path / "a" / "0").glob("thumbnail.*"))) == 1
 
 
-def test_a_read_only_store_is_compared_all_the_same(put, tmp_path, monkeypatch):
+def test_the_cases_of_a_read_only_store_are_compared_too(put, tmp_path, monkeypatch):
     put("a/0", *patient(0))
     put("b/0", *patient(0))
 
     def refuse(path):
         raise OSError(errno.EROFS, "read-only", str(path))
 
-    monkeypatch.setattr(thumbnail_room, "replacing", refuse)
+    monkeypatch.setattr(thumbnail_module, "replacing", refuse)
     assert found(tmp_path) == {("a/0", "b/0"): IDENTICAL}
     assert not list(tmp_path.rglob("thumbnail*"))
 
@@ -160,10 +161,11 @@ def test_a_split_that_leaks_is_refused_unless_allowed(put, tmp_path):
     leaking = Split("b", tuple(keys[0]), (), tuple(keys[1]))
     with pytest.raises(InputError) as caught:
         leaks(leaking, tmp_path)
-    line = str(caught.value)
-    assert "\n" not in line and line.count("identical voxels") == 3 and "2 pairs more" in line
-    assert "a/0 (train) and b/0 (test)" in line and line.split("; ")[1].startswith("delete one case")
-    assert "--allow-duplicates" in line
+    error = caught.value
+    assert error.path == "split b" and "\n" not in str(error)
+    assert error.problem.count("identical voxels") == 3 and "and 2 more pairs" in error.problem
+    assert "a/0 (train) and b/0 (test)" in error.problem
+    assert error.remedy.startswith("delete one case") and "--allow-duplicates" in error.remedy
     assert len(leaks(leaking, tmp_path, allow=True)) == 5
     within = Split("b", ("a/0", "b/0"), ("a/1", "b/1"), ("a/2",))
     assert leaks(within, tmp_path) == []
@@ -171,7 +173,7 @@ def test_a_split_that_leaks_is_refused_unless_allowed(put, tmp_path):
         leaks(Split("b", ("a/0",), ("b/0",), ("a/2",)), tmp_path)
 
 
-def test_a_patient_is_known_by_id_within_one_set_alone(put, tmp_path):
+def test_patient_identifiers_are_compared_only_within_one_set(put, tmp_path):
     one, other = ({"adapter": "panorama", "root": root} for root in ("/one", "/other"))
     put("a/0", *patient(0), patient="7", source=one)
     put("b/1", *patient(1), patient="7", source=one | {"adapter": "panorama-pancreas"})

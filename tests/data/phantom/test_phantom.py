@@ -1,4 +1,4 @@
-"""The phantom: same seed same voxels, labels that make sense, centres that differ, label maps in their true place."""
+"""The phantom: reproducible voxels, plausible labels, centres that differ, label maps in their true place."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,11 +37,11 @@ def label_map(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def low_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of the height, for what does not depend on it."""
-    monkeypatch.setattr("data.phantom.scanner.SMALL_HEIGHT", (50.0, 60.0))
+    """Scans of a third of the height, for tests that do not depend on it."""
+    monkeypatch.setattr("data.phantom.scanner.SMALL_HEIGHT_MM", (50.0, 60.0))
 
 
-def test_same_seed_same_voxels_and_another_seed_others(centres: dict) -> None:
+def test_the_same_seed_gives_the_same_voxels_and_another_seed_does_not(centres: dict) -> None:
     image, label, spacing = centres["north"][1]
     again = render_case(BY_NAME["north"], 1, seed=0)
     assert np.array_equal(image, again[0]) and np.array_equal(label, again[1]) and spacing == again[2]
@@ -49,7 +49,7 @@ def test_same_seed_same_voxels_and_another_seed_others(centres: dict) -> None:
     assert all(image.shape != other[0].shape or not np.array_equal(label, other[1]) for other in others)
 
 
-def test_slabs_leave_no_seam(centres: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slabs_leave_no_seam(centres: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     image, label, _ = centres["west"][0]
     monkeypatch.setattr("data.phantom.scanner.SLAB", 7)
     narrow_image, narrow_label, _ = render_case(BY_NAME["west"], 0, seed=0)
@@ -57,7 +57,7 @@ def test_slabs_leave_no_seam(centres: dict, monkeypatch: pytest.MonkeyPatch) -> 
     assert np.abs(image.astype(int) - narrow_image).max() <= 1  # rounding of float32 sums
 
 
-def test_labels_are_a_pancreas_with_its_tumour_in_it(centres: dict) -> None:
+def test_labels_show_a_pancreas_that_contains_its_tumour(centres: dict) -> None:
     for name, cases in centres.items():
         for image, label, spacing in cases:
             assert image.dtype == np.int16 and label.dtype == np.uint8 and image.shape == label.shape
@@ -79,8 +79,8 @@ def test_one_case_in_six_has_no_tumour(centres: dict) -> None:
         assert sum(not (label == 2).any() for _, label, _ in cases) == 1
 
 
-def test_the_gland_is_not_where_it_was(centres: dict) -> None:
-    """Size and place vary from case to case, so that a network cannot learn one mask by heart."""
+def test_size_and_place_of_the_gland_vary(centres: dict) -> None:
+    """Otherwise a network could memorise one mask."""
     for cases in centres.values():
         volumes = [(label > 0).sum() for _, label, _ in cases]
         assert np.std(volumes) / np.mean(volumes) > 0.05
@@ -89,7 +89,7 @@ def test_the_gland_is_not_where_it_was(centres: dict) -> None:
 
 
 def _noise(image: np.ndarray) -> tuple[float, float]:
-    """Sd and correlation of neighbours in the air beside the patient, where there is nothing but noise."""
+    """Standard deviation and correlation of neighbours in the air beside the patient, where there is only noise."""
     corner = image[:, :12, :12].astype(float)
     corner -= corner.mean()
     return corner.std(), (corner[..., 1:] * corner[..., :-1]).mean() / corner.var()
@@ -109,14 +109,16 @@ def test_centres_differ_as_scanners_do(centres: dict) -> None:
     assert max(contrast.values()) - min(contrast.values()) > 3
 
 
-def test_noise_is_what_the_scanner_says(low_scans: None) -> None:
+def test_the_noise_is_that_of_the_scanner(low_scans: None) -> None:
     quiet, loud = (replace(BY_NAME["north"], noise=noise) for noise in (0.0, 20.0))
     clean, label, _ = render_case(quiet, 0, seed=1)
     noisy, _, _ = render_case(loud, 0, seed=1)
-    assert 14 < (noisy.astype(float) - clean)[label > 0].std() < 22  # less off the centre of the body
+    assert (
+        14 < (noisy.astype(float) - clean)[label > 0].std() < 22
+    )  # it falls with the distance from the centre of the body
 
 
-def test_bias_and_contrast_move_what_they_name(low_scans: None) -> None:
+def test_bias_shifts_all_voxels_and_contrast_only_the_tumour(low_scans: None) -> None:
     base = replace(BY_NAME["north"], bias=0.0, contrast=(30, 30))
     image, label, _ = render_case(base, 1, seed=0)
     shifted, _, _ = render_case(replace(base, bias=12.0), 1, seed=0)
@@ -127,7 +129,7 @@ def test_bias_and_contrast_move_what_they_name(low_scans: None) -> None:
 
 
 def test_the_patient_lies_in_lps(centres: dict) -> None:
-    """Liver at the patient's right (column 0), spine at the back (last row), tail higher than head, and left of it."""
+    """Liver on the right (column 0), spine at the back (last row), tail of the pancreas above and left of its head."""
     for cases in centres.values():
         for image, label, _ in cases:
             bone = np.argwhere(image > 300)
@@ -142,13 +144,13 @@ def test_the_patient_lies_in_lps(centres: dict) -> None:
             assert soft[0] > soft[1]
 
 
-def test_full_size_is_clinical(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.phantom.scanner.FULL_HEIGHT", (40, 41))
+def test_full_scans_have_a_clinical_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.phantom.scanner.FULL_HEIGHT_MM", (40, 41))
     image, label, spacing = render_case(BY_NAME["south"], 0, 0, size="full")
     assert image.shape[1:] == (512, 512) and 0.65 < spacing[1] < 0.95 and label.any()
 
 
-def test_label_map_lies_in_its_true_place(label_map: Path) -> None:
+def test_a_label_map_lies_in_its_true_place(label_map: Path) -> None:
     image, label, spacing = render_case(BY_NAME["north"], 0, 0, size="full", anatomy=label_map)
     assert image.shape == (48, 200, 208) and spacing == (2.5, 1.5, 1.5)
     expected = np.zeros(image.shape, np.uint8)
@@ -160,7 +162,7 @@ def test_label_map_lies_in_its_true_place(label_map: Path) -> None:
     assert gland - image[19:23, 91:97, 91:97].mean() > 5
 
 
-def test_label_map_at_small_size_keeps_field_of_view_and_place(label_map: Path) -> None:
+def test_a_small_label_map_keeps_field_of_view_and_place(label_map: Path) -> None:
     scanner = BY_NAME["south"]
     image, label, spacing = render_case(scanner, 0, 0, size="small", anatomy=label_map)
     assert spacing == scanner.small
@@ -180,24 +182,24 @@ def test_real_label_maps_keep_their_volumes(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("cubic", [False, True])
-def test_field_agrees_with_spline_interpolation(cubic: bool) -> None:
+def test_a_field_agrees_with_spline_interpolation(cubic: bool) -> None:
     noise = smooth_noise(np.random.default_rng(0), (0, 0, 0), (30, 40, 50), 6.0)
     field = Field(noise.start, noise.step, noise.values, cubic)
     axes = (np.arange(0, 30, 2.3), np.arange(0, 40, 3.1), np.arange(0, 50, 1.7))
     places = [(a - s) / t for a, s, t in zip(axes, field.start, field.step, strict=True)]
     grid = np.meshgrid(*places, indexing="ij")
     expected = map_coordinates(field.values.astype(float), grid, order=3 if cubic else 1, prefilter=False)
-    assert field.at(axes) == pytest.approx(expected, abs=1e-5)
+    assert field.sample(axes) == pytest.approx(expected, abs=1e-5)
 
 
 def test_shapes_are_signed_distances() -> None:
     line, _ = curve([(0, 0, 0, 5), (0, 0, 30, 5)], 1.0)
     axes = (np.array([0.0]), np.array([-9.0, -5.0, -2.0, 0.0]), np.array([15.0]))
-    assert tubes(line, 1.0).at(axes).ravel() == pytest.approx([4, 0, -3, -5], abs=0.6)
+    assert tubes(line, 1.0).sample(axes).ravel() == pytest.approx([4, 0, -3, -5], abs=0.6)
     ball = ellipsoid((0, 0, 0), (20, 20, 20), 2.0)
     axes = (np.array([0.0]), np.array([10.0, 20.0, 26.0]), np.array([0.0]))
-    assert ball.at(axes).ravel() == pytest.approx([-10, 0, 6], abs=0.3)
+    assert ball.sample(axes).ravel() == pytest.approx([-10, 0, 6], abs=0.3)
 
 
-def test_every_tissue_has_its_hounsfield_units() -> None:
+def test_every_tissue_has_hounsfield_units() -> None:
     assert list(HOUNSFIELD) == list(Tissue)

@@ -1,4 +1,4 @@
-"""The phantom's command: what it writes, goes on with, and refuses."""
+"""The phantom command: what it writes, how it resumes, and what it refuses."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from data.scans.volume import read_image, read_label
 
 @pytest.fixture
 def low_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of the height, for what does not depend on the voxels; in this process only."""
-    monkeypatch.setattr("data.phantom.scanner.SMALL_HEIGHT", (50.0, 60.0))
+    """Scans of a third of the height, for tests that do not depend on the voxels; in this process only."""
+    monkeypatch.setattr("data.phantom.scanner.SMALL_HEIGHT_MM", (50.0, 60.0))
 
 
 def _label_map(path: Path) -> Path:
@@ -26,7 +26,7 @@ def _label_map(path: Path) -> Path:
     return path
 
 
-def test_command_writes_the_folder_layout_whatever_the_number_of_workers(tmp_path: Path, capsys) -> None:
+def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path: Path, capsys) -> None:
     for workers in ("1", "2"):
         assert main([str(tmp_path / workers), "--cases", "1", "--seed", "5", "--workers", workers]) == 0
     assert "spacing" in capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_command_writes_the_folder_layout_whatever_the_number_of_workers(tmp_pat
             assert image.spacing == pytest.approx(expected[2], abs=1e-6)
 
 
-def test_command_goes_on_where_it_stopped(low_scans: None, tmp_path: Path) -> None:
+def test_the_command_resumes_where_it_stopped(low_scans: None, tmp_path: Path) -> None:
     arguments = [str(tmp_path / "out"), "--centres", "south", "--workers", "1"]
     assert main([*arguments, "--cases", "1"]) == 0
     first = tmp_path / "out" / "south" / "images" / "south_000.nii.gz"
@@ -49,7 +49,7 @@ def test_command_goes_on_where_it_stopped(low_scans: None, tmp_path: Path) -> No
     assert (tmp_path / "out" / "south" / "labels" / "south_001.nii.gz").exists()
 
 
-def test_command_makes_a_case_again_whose_label_is_missing(low_scans: None, tmp_path: Path) -> None:
+def test_a_case_with_a_missing_label_is_written_again(low_scans: None, tmp_path: Path) -> None:
     arguments = [str(tmp_path / "out"), "--centres", "south", "--workers", "1", "--cases", "1"]
     assert main(arguments) == 0
     label = tmp_path / "out" / "south" / "labels" / "south_000.nii.gz"
@@ -63,13 +63,11 @@ def test_command_makes_a_case_again_whose_label_is_missing(low_scans: None, tmp_
     ("extra", "words"),
     [
         (["--seed", "1"], "other settings"),
-        (["--centres", "nowhere"], "choose from"),
+        (["--centres", "nowhere"], "Choose from"),
         (["--anatomy", "{}/empty"], "no sub-folder"),
     ],
 )
-def test_command_refuses_what_it_cannot_do(
-    low_scans: None, tmp_path: Path, capsys, extra: list[str], words: str
-) -> None:
+def test_wrong_options_are_refused(low_scans: None, tmp_path: Path, capsys, extra: list[str], words: str) -> None:
     (tmp_path / "empty").mkdir()
     arguments = [str(tmp_path / "out"), "--cases", "1", "--workers", "1"]
     if words == "other settings":
@@ -79,7 +77,7 @@ def test_command_refuses_what_it_cannot_do(
     assert words in error and error.strip().splitlines()[-1].startswith("error: ")
 
 
-def test_command_refuses_a_folder_of_something_else(tmp_path: Path, capsys) -> None:
+def test_a_folder_with_other_content_is_refused(tmp_path: Path, capsys) -> None:
     (tmp_path / "thesis.txt").write_text("do not touch")
     assert main([str(tmp_path), "--cases", "1"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
@@ -87,7 +85,7 @@ def test_command_refuses_a_folder_of_something_else(tmp_path: Path, capsys) -> N
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_damaged_label_maps_are_named_and_the_others_are_done(tmp_path: Path, capsys, workers: str) -> None:
+def test_damaged_label_maps_are_named_and_the_others_are_rendered(tmp_path: Path, capsys, workers: str) -> None:
     good = _label_map(tmp_path / "maps" / "here" / "good.npz")
     damaged = [good.with_name(f"{name}.npz") for name in ("early", "late")]
     for path in damaged:

@@ -1,4 +1,4 @@
-"""The prepare command: what is stored, what is skipped, what fails and how it is said."""
+"""The prepare command: what it stores, what it skips, and how it reports what fails."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from data.prepare import command as prepare
 from data.prepare.command import main
 from data.prepare.provenance import fingerprint
 from data.scans.volume import read_image, write_lps, write_mask
-from data.splits.leave_one_out import frozen_splits
+from data.splits.frozen import frozen_splits
 from tests.conftest import tiny_scan
 
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """``run(root, ...)`` prepares into tmp_path/store in this process; returns exit code, stdout, stderr."""
+    """``run(root, ...)`` prepares into tmp_path/store in this process and returns exit code, stdout and stderr."""
 
     def prepared(root: Path, *more: str, kind: str = "folder", centre: str = "here"):
         argv = [kind, str(root), "--centre", centre, "--store", str(tmp_path / "store"), "--workers", "1", *more]
@@ -33,11 +33,12 @@ def run(tmp_path, capsys):
     return prepared
 
 
-def made_at(store: Path) -> dict[str, int]:
+def modification_times(store: Path) -> dict[str, int]:
+    """Nanoseconds at which the image of each stored case was written."""
     return {path.parent.name: path.stat().st_mtime_ns for path in store.glob("*/[!.]*/image.npy")}
 
 
-def test_prepared_cases_are_the_scans_and_go_back_onto_their_grid(run, write_centre, tmp_path):
+def test_prepared_cases_equal_the_scans_and_can_be_written_back_on_their_grid(run, write_centre, tmp_path):
     root = write_centre(cases=2)
     code, out, _ = run(root)
     assert code == 0 and "2 cases" in out.splitlines()[1] and "2 prepared" in out
@@ -55,13 +56,13 @@ def test_prepared_cases_are_the_scans_and_go_back_onto_their_grid(run, write_cen
 def test_only_what_changed_is_prepared_again(run, write_centre, tmp_path):
     root = write_centre(cases=3)
     run(root)
-    before = made_at(tmp_path / "store")
-    os.utime(root / "images" / "case_0.nii.gz")  # a new date alone is no new scan
+    before = modification_times(tmp_path / "store")
+    os.utime(root / "images" / "case_0.nii.gz")  # a new date on the same content
     label = nib.load(root / "labels" / "case_2.nii.gz")
     nib.save(nib.Nifti1Image(np.minimum(label.dataobj, 1), label.affine), root / "labels" / "case_2.nii.gz")
     shutil.rmtree(tmp_path / "store" / "here" / "case_1")
     code, out, _ = run(root)
-    after = made_at(tmp_path / "store")
+    after = modification_times(tmp_path / "store")
     assert code == 0 and "2 prepared, 1 already there, 0 failed" in out
     assert after["case_0"] == before["case_0"] and after["case_1"] > before["case_1"]
     assert read_store(tmp_path / "store")["here"][2].tumour_box is None
@@ -70,7 +71,7 @@ def test_only_what_changed_is_prepared_again(run, write_centre, tmp_path):
     assert read_store(tmp_path / "store")["here"][0].tumour_box is None
 
 
-def test_cases_that_the_splits_do_not_know_are_told(run, write_centre, tmp_path):
+def test_cases_missing_from_the_splits_are_reported(run, write_centre, tmp_path):
     root = write_centre(cases=2)
     assert "splits.json" not in run(root)[1]
     frozen_splits(tmp_path / "store", read_store(tmp_path / "store"))
@@ -79,7 +80,7 @@ def test_cases_that_the_splits_do_not_know_are_told(run, write_centre, tmp_path)
     assert "splits.json was drawn without 2 cases of the store, such as there/case_0; delete it" in last
 
 
-def test_an_older_preparation_is_renewed(run, write_centre, tmp_path):
+def test_an_outdated_or_damaged_case_is_prepared_again(run, write_centre, tmp_path):
     root = write_centre(cases=1)
     run(root)
     manifest = tmp_path / "store" / "here" / "case_0" / "case.json"
@@ -89,7 +90,7 @@ def test_an_older_preparation_is_renewed(run, write_centre, tmp_path):
     assert "1 prepared" in run(root)[1]
 
 
-def test_an_interruption_keeps_what_was_finished(run, write_centre, tmp_path, monkeypatch):
+def test_an_interruption_keeps_the_finished_cases(run, write_centre, tmp_path, monkeypatch):
     root, write, written = write_centre(cases=4), prepare.write_case, []
 
     def stop_at_the_third(*args, **kwargs):
@@ -107,32 +108,32 @@ def test_an_interruption_keeps_what_was_finished(run, write_centre, tmp_path, mo
     assert sorted(p.name for p in (tmp_path / "store" / "here").iterdir()) == left
 
 
-def test_a_second_run_beside_the_first_is_refused_and_takes_nothing_away(run, write_centre, tmp_path):
+def test_a_second_concurrent_run_is_refused_and_removes_nothing(run, write_centre, tmp_path):
     root, folder = write_centre(cases=1), tmp_path / "store" / "here"
     with exclusive_lock(folder, "wait"):
         (folder / ".case_0.123.unfinished").mkdir()
         code, _, err = run(root)
-        assert code == 2 and "here: cannot be locked" in err and "wait for the other run" in err
+        assert code == 2 and f"{folder}: " in err and "ait for the other run" in err
         assert err.count("\n") == 1 and (folder / ".case_0.123.unfinished").is_dir()
         assert run(root, centre="there")[0] == 0
     assert run(root)[0] == 0 and sorted(path.name for path in folder.iterdir()) == [".lock", "case_0"]
 
 
-def test_a_killed_run_goes_on_where_it_was(write_centre, tmp_path, run):
+def test_a_killed_run_resumes_where_it_stopped(write_centre, tmp_path, run):
     root, store = write_centre(cases=12), tmp_path / "store"
     argv = ["folder", str(root), "--centre", "here", "--store", str(store), "--workers", "1"]
     process = subprocess.Popen([sys.executable, "-m", "data.prepare", *argv], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not made_at(store):
+    while process.poll() is None and not modification_times(store):
         time.sleep(0.002)
     process.kill()
     process.wait()
-    before = made_at(store)
+    before = modification_times(store)
     assert run(root)[0] == 0
-    after = made_at(store)
+    after = modification_times(store)
     assert len(after) == 12 and before and all(after[name] == before[name] for name in before)
 
 
-def test_bad_cases_are_listed_and_the_good_ones_are_there(run, write_centre, tmp_path):
+def test_bad_cases_are_listed_and_the_others_are_stored(run, write_centre, tmp_path):
     root = write_centre(cases=7)
     images, labels = root / "images", root / "labels"
     (images / "case_1.nii.gz").write_bytes((images / "case_1.nii.gz").read_bytes()[:900])
@@ -152,18 +153,32 @@ def test_bad_cases_are_listed_and_the_good_ones_are_there(run, write_centre, tmp
     assert [case.name for case in read_store(tmp_path / "store")["here"]] == ["case_0", "case_6"]
 
 
-def test_a_resampled_label_is_told_and_a_failed_case_keeps_its_earlier_version(run, write_centre, tmp_path):
+def test_notes_of_the_readers_are_printed_once_with_the_number_of_cases(run, write_centre):
+    root = write_centre(cases=3)
+    for index in range(2):
+        label = root / "labels" / f"case_{index}.nii.gz"
+        write_lps(label, tiny_scan(index)[1].repeat(2, 2), (5.0, 4.0, 1.5), (-40.75, -30.0, 100.0 + index))
+    scan = nib.load(root / "images" / "case_2.nii.gz")
+    nib.save(nib.as_closest_canonical(scan), root / "images" / "case_2.nii.gz")
+    notes = [line for line in run(root)[1].splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert notes[0].startswith("note: label resampled") and notes[0].endswith(": case_0 and 1 more")
+    assert notes[1].startswith("note: image turned from RAS") and notes[1].endswith(": case_2")
+
+
+def test_a_resampled_label_is_reported_and_a_failed_case_keeps_its_earlier_version(run, write_centre, tmp_path):
     root = write_centre(cases=2)
     label = root / "labels" / "case_0.nii.gz"
     write_lps(label, tiny_scan(0)[1].repeat(2, 2), (5.0, 4.0, 1.5), (-40.75, -30.0, 100.0))
-    assert "note: case_0: label resampled" in run(root)[1]
+    (note,) = (line for line in run(root)[1].splitlines() if line.startswith("note: label resampled"))
+    assert note.endswith(": case_0")
     label.write_bytes(b"")
     code, _, err = run(root)
     assert code == 2 and "keeps an earlier version" in err
     assert np.array_equal(read_store(tmp_path / "store")["here"][0].label(), tiny_scan(0)[1])
 
 
-def test_several_processes_do_the_same_as_one(run, write_centre, tmp_path):
+def test_two_processes_give_the_same_result_as_one(run, write_centre, tmp_path):
     root = write_centre(cases=3)
     (root / "images" / "case_1.nii.gz").write_bytes(b"")
     code, out, err = run(root, "--workers", "2")
@@ -171,7 +186,7 @@ def test_several_processes_do_the_same_as_one(run, write_centre, tmp_path):
     assert [case.name for case in read_store(tmp_path / "store")["here"]] == ["case_0", "case_2"]
 
 
-def test_what_is_asked_wrongly_is_one_line(run, write_centre, tmp_path):
+def test_each_wrong_option_gives_one_line(run, write_centre, tmp_path):
     root, other = write_centre("first", cases=1), write_centre("second", cases=1)
     run(root)
     empty = tmp_path / "empty"
@@ -179,7 +194,7 @@ def test_what_is_asked_wrongly_is_one_line(run, write_centre, tmp_path):
     (empty / "labels").mkdir()
     (tmp_path / "file").write_text("x")
     for code, out, err in (
-        run(other),  # the name is taken
+        run(other),  # this name belongs to another data set
         run(tmp_path / "nowhere", centre="b"),
         run(empty, centre="b"),
         run(tmp_path, centre="b"),
@@ -187,6 +202,7 @@ def test_what_is_asked_wrongly_is_one_line(run, write_centre, tmp_path):
         run(root, centre="none"),
         run(root, centre="../b"),
         run(root, "--workers", "0"),
+        run(root, "--spacing", "1", "1", "0"),
         run(root, "--labels", "1:1"),
         run(root, "--store", str(tmp_path / "file" / "store")),
     ):
@@ -194,20 +210,20 @@ def test_what_is_asked_wrongly_is_one_line(run, write_centre, tmp_path):
     assert list(read_store(tmp_path / "store")) == ["here"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(run, write_centre, tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_line_and_leaves_nothing_unfinished(run, write_centre, tmp_path, monkeypatch):
     root = write_centre(cases=2)
 
     def short_write(file, array):
         Path(file).write_bytes(b"half")
-        raise OSError("5720 requested and 512 written")  # what numpy says on a full disk
+        raise OSError("5720 requested and 512 written")  # numpy's words on a full disk
 
     monkeypatch.setattr(np, "save", short_write)
     code, _, err = run(root)
-    assert code == 2 and "No space left" in err and "Traceback" not in err
+    assert code == 2 and "ree some space" in err and "Traceback" not in err
     assert [path.name for path in (tmp_path / "store" / "here").iterdir()] == [".lock"]
 
 
-def test_cases_gone_from_the_source_are_named(run, write_centre):
+def test_cases_that_the_source_no_longer_holds_are_named(run, write_centre):
     root = write_centre(cases=2)
     run(root)
     for kind in ("images", "labels"):
@@ -216,7 +232,7 @@ def test_cases_gone_from_the_source_are_named(run, write_centre):
     assert code == 0 and "still in the store: case_1" in out
 
 
-def test_fingerprint_is_of_the_content(tmp_path):
+def test_the_fingerprint_depends_on_the_content_only(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "slice").write_bytes(b"abc")
@@ -226,7 +242,7 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
 
 
-def test_the_real_slab_with_a_label_map(run, shared, tmp_path):
+def test_a_real_slab_with_a_label_map(run, shared, tmp_path):
     root = tmp_path / "amos"
     (root / "labels").mkdir(parents=True)
     source = shared / "real_ct" / "amos_0013_slab"

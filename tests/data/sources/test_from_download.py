@@ -1,4 +1,4 @@
-"""Each public set in miniature, by the commands of docs/data.md: as downloaded, verified, prepared, split, one step."""
+"""Each public data set in miniature goes through the commands of docs/data.md, up to a training step."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from data.verify import command as verify
 from engine.train import command as train_command
 from tests import miniatures
 
-WITH_FAULTS = {"pants"}  # its table flags tumours that are not drawn: listed, exit code 2, the others go on
+WITH_FAULTS = {"pants"}  # tumours that its table flags but its labels do not show: exit code 2, other cases go on
 WITH_TUMOURS = {"msd", "panorama", "pants"}
 
 
@@ -19,7 +19,7 @@ def test_from_a_download_to_a_training_step(source: str, tmp_path: Path, capsys)
     root, store = tmp_path / "download", tmp_path / "store"
     miniatures.BUILDERS[source](root)
     centre = [source, str(root), "--centre", "here", "--store", str(store), "--workers", "1"]
-    assert verify.main(centre) in (0, 2)  # miniatures are smaller than any patient, and it says so
+    assert verify.main(centre) in (0, 2)  # it warns that the miniatures are smaller than patients
     assert prepare.main(centre) == (2 if source in WITH_FAULTS else 0)
     assert split_kinds.main(["--store", str(store)]) == 0
     capsys.readouterr()
@@ -28,4 +28,4 @@ def test_from_a_download_to_a_training_step(source: str, tmp_path: Path, capsys)
     assert train_command.main("pancreas_fine", [*step, *places]) == 0
     assert list((tmp_path / "runs").glob("pancreas_fine/none/*/best.pt"))
     code = train_command.main("tumor_coarse", [*step, *places, "--dry-run"])
-    assert code == (0 if source in WITH_TUMOURS else 2), "without a labelled tumour nothing is trained to find one"
+    assert code == (0 if source in WITH_TUMOURS else 2), "the tumour stages need labelled tumours"

@@ -1,4 +1,4 @@
-"""Verifying one data set as the centres that a column makes of it, and what these have in common."""
+"""Verifying one data set as several centres, and the scans and patients that these share."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from tests.conftest import abdomens
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory) -> Path:
-    """Scans of two scanners: ``again`` is ``a``, ``later`` is the patient of ``b``; the scanner of ``c`` is unknown."""
+    """Scans of two scanners: ``again`` copies ``a``, ``later`` shows the patient of ``b``, ``c`` has no scanner."""
     root = abdomens(tmp_path_factory.mktemp("set"), {"a": 1, "b": 2, "c": 3, "later": 4, "z": 5})
     for kind in ("images", "labels"):
         shutil.copy(root / kind / "a.nii.gz", root / kind / "again.nii.gz")
@@ -31,19 +31,19 @@ def listed(tmp_path_factory) -> Path:
     return root
 
 
-def typed(*words: object) -> tuple[int, str, str]:
-    """What a user types behind ``python -m``: exit code, stdout, stderr."""
+def run_module(*words: object) -> tuple[int, str, str]:
+    """Run ``python -m`` with these words and return exit code, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-m", *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8"
     )
     return done.returncode, done.stdout, done.stderr
 
 
-def test_each_centre_of_a_column_has_its_report(listed, tmp_path):
+def test_each_centre_of_a_column_has_its_own_report(listed, tmp_path):
     store, found, sheets = tmp_path / "store", tmp_path / "found.json", tmp_path / "sheets"
     words = ["folder", listed, "--centre", "mine", "--centre-by", "scanner", "--store", store, "--workers", 1]
-    code, out, err = typed("data.verify", *words, "--json", found, "--sheet", sheets)
-    assert code == 2 and "Traceback" not in err  # c is of no centre
+    code, out, err = run_module("data.verify", *words, "--json", found, "--sheet", sheets)
+    assert code == 2 and "Traceback" not in err  # c belongs to no centre
     ge, siemens = (
         part.splitlines() for part in out.partition("\ncentre mine_GE\n")[2].split("\ncentre mine_Siemens-AG\n")
     )
@@ -61,7 +61,7 @@ def test_each_centre_of_a_column_has_its_report(listed, tmp_path):
     assert not store.exists()
 
 
-def test_centres_in_the_store_are_no_duplicates_of_themselves_but_of_the_whole(listed, tmp_path, capsys):
+def test_stored_centres_duplicate_the_whole_set_but_not_themselves(listed, tmp_path, capsys):
     words = ["folder", str(listed), "--centre", "mine", "--store", str(tmp_path / "store"), "--workers", "1"]
     assert prepare.main([*words, "--centre-by", "scanner"]) == 2  # without c
     capsys.readouterr()
@@ -73,7 +73,7 @@ def test_centres_in_the_store_are_no_duplicates_of_themselves_but_of_the_whole(l
     assert "mine_GE/b" in whole and "mine_Siemens-AG/z" in whole and "5 of them with warnings" in whole
 
 
-def test_a_column_that_prepare_refuses_verify_refuses_in_the_same_words(listed, tmp_path, capsys):
+def test_prepare_and_verify_refuse_a_column_with_the_same_message(listed, tmp_path, capsys):
     words = ["folder", str(listed), "--centre", "mine", "--store", str(tmp_path / "store"), "--centre-by", "vendor"]
     assert prepare.main(words) == 2
     told = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The verify command: each kind of finding and its level, what the store has already, and what it writes."""
+"""The verify command: each kind of finding and its level, duplicates in the store, and the files it writes."""
 
 import json
 import shutil
@@ -9,17 +9,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data.common.errors import InputError
 from data.prepare.command import main as prepare
 from data.scans.volume import write_lps
-from data.verify.command import main, table
-from data.verify.findings import Finding, Inspection, centre_findings
+from data.verify.command import format_findings, main
+from data.verify.findings import Finding, Inspection, find_outliers, finding_from_error
 from tests import miniatures
 from tests.conftest import SPACING, abdomens, tiny_scan
 
 
 @pytest.fixture
 def verify(tmp_path, capsys):
-    """``verify(root)`` runs the command; returns exit code, its table's rows by level, and the line that sums up."""
+    """``verify(root)`` runs the command and returns exit code, rows of its table by level, and summary line."""
 
     def run(root: Path, *more: str, source: str = "folder", name: str = "here"):
         argv = [source, str(root), "--centre", name, "--store", str(tmp_path / "store"), "--workers", "1", *more]
@@ -36,7 +37,7 @@ def verify(tmp_path, capsys):
 
 @pytest.fixture
 def stored(tmp_path):
-    """``stored(name, root)`` prepares a centre into the store that verify looks into."""
+    """``stored(name, root)`` prepares a centre into the store that ``verify`` uses."""
 
     def run(name: str, root: Path) -> None:
         assert (
@@ -55,13 +56,13 @@ def row_of(rows: dict[str, list[str]], words: str, level: str = "warning") -> st
     return row
 
 
-def test_a_good_centre_has_nothing_against_it_and_nothing_is_written(verify, write_centre, tmp_path):
+def test_a_good_centre_has_no_findings_and_nothing_is_written(verify, write_centre, tmp_path):
     code, rows, summary = verify(write_centre())
     assert code == 0 and not any(rows.values()) and summary.startswith("3 of 3 cases are fit")
     assert not (tmp_path / "store").exists()
 
 
-def test_what_prepare_would_refuse_is_fatal(verify, write_centre):
+def test_cases_that_prepare_would_refuse_are_fatal(verify, write_centre):
     root = write_centre(cases=5)
     (root / "images" / "case_1.nii.gz").write_bytes(b"")
     (root / "images" / "case_2.nii.gz").write_bytes(b"")
@@ -83,10 +84,10 @@ def test_a_missing_mask_of_a_case_with_a_folder_of_them_is_named_with_its_case(t
     found = json.loads((tmp_path / "found.json").read_text())["findings"]
     fatal = [finding for finding in found if finding["level"] == "fatal"]
     assert [finding["case"] for finding in fatal] == [str(mask.relative_to(tmp_path / "in")) for mask in masks]
-    assert {finding["what"] for finding in fatal} == {"no such file"}
+    assert {finding["problem"] for finding in fatal} == {"no such file"}
 
 
-def test_the_last_lines_say_what_is_fit_and_then_what_of_it_has_a_tumour(write_centre, stored, tmp_path, capsys):
+def test_the_last_lines_count_the_fit_cases_and_those_with_a_tumour(write_centre, stored, tmp_path, capsys):
     root = write_centre(cases=3)
     stored("other", root)
     for path in (tmp_path / "store" / "other" / "case_0").glob("*.npy"):
@@ -94,7 +95,9 @@ def test_the_last_lines_say_what_is_fit_and_then_what_of_it_has_a_tumour(write_c
     words = ["folder", str(root), "--centre", "here", "--store", str(tmp_path / "store"), "--workers", "1"]
     assert main(words) == 0
     out = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("warning") and "damaged" in line for line in out)  # a case of the store, not of here
+    assert any(
+        line.startswith("warning") and "other/case_0/image.npy" in line for line in out
+    )  # a case of another centre
     assert out[-2:] == ["3 of 3 cases are fit to train on, 0 of them with warnings", "2 of them have a tumour"]
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
@@ -102,7 +105,7 @@ def test_the_last_lines_say_what_is_fit_and_then_what_of_it_has_a_tumour(write_c
     assert capsys.readouterr().out.splitlines()[-1] == "0 of 3 cases are fit to train on, 0 of them with warnings"
 
 
-def test_labels_that_are_doubtful_are_warnings(verify, write_centre):
+def test_doubtful_labels_are_warnings(verify, write_centre):
     root = write_centre(cases=6)
     labels = [tiny_scan(index)[1] for index in range(6)]
     labels[0][:] = 0
@@ -121,7 +124,7 @@ def test_labels_that_are_doubtful_are_warnings(verify, write_centre):
     assert "case_1" in row_of(rows, "left end") and "case_4" in row_of(rows, "lower end")
 
 
-def test_images_that_are_doubtful_are_warnings(verify, write_centre):
+def test_doubtful_images_are_warnings(verify, write_centre):
     root = write_centre(cases=8)
     images = [tiny_scan(index)[0] for index in range(8)]
     images[0] = np.clip((images[0] + 100) / 1.4, 0, 255)
@@ -135,10 +138,9 @@ def test_images_that_are_doubtful_are_warnings(verify, write_centre):
     for kind in ("images", "labels"):
         change(root, kind, 4, tiny_scan(4)[kind == "labels"], (12.0, 4.0, 3.0))
     code, rows, _ = verify(root)
-    assert code == 0 and "case_0" in row_of(rows, "8-bit") and "case_2" in row_of(rows, "not HU, they lack")
-    assert "case_1, case_3, case_5" in row_of(rows, "cut to a window") and "case_4" in row_of(
-        rows, "implausible spacing"
-    )
+    assert code == 0 and "case_0" in row_of(rows, "8-bit") and "case_2" in row_of(rows, "lack the offset of HU")
+    assert "case_1, case_3, case_5" in row_of(rows, "clipped to a window")
+    assert "case_4" in row_of(rows, "implausible spacing")
     assert "case_2, case_5" in row_of(rows, "under the label")
     assert "case_2, case_5" in row_of(rows, "usual here is") and "case_6" not in str(rows)
 
@@ -155,23 +157,23 @@ def test_a_tilted_scan_is_named(verify, write_centre):
     assert code == 0 and "case_0" in row_of(rows, "tilted by 17 degrees")
 
 
-def test_what_is_unlike_the_rest_of_its_centre_is_named():
+def test_outliers_of_a_centre_are_named():
     cases = [Inspection(f"c{i}", "p", [], spacing=(5.0, 0.8, 0.8), gland_hu=95.0 + i) for i in range(9)]
-    assert centre_findings(cases) == []
+    assert find_outliers(cases) == []
     odd = [
         Inspection("thin", "p", [], spacing=(1.0, 0.8, 0.8), gland_hu=100.0),
         Inspection("bare", "p", [], spacing=(5.0, 0.8, 0.8), gland_hu=30.0),
         Inspection("unread", "p", []),
     ]
-    found = {finding.case: finding.what for finding in centre_findings(cases + odd)}
+    found = {finding.case: finding.problem for finding in find_outliers(cases + odd)}
     assert found == {
         "thin": "spacing 0.8 x 0.8 x 1 mm, usual here is 0.8 x 0.8 x 5",
         "bare": "pancreas of 30 HU, usual here is 99",
     }
-    assert centre_findings(cases[:3] + odd) == []  # too few to be unlike
+    assert find_outliers(cases[:3] + odd) == []  # too few cases to call one of them unusual
 
 
-def test_what_reading_mends_is_fixed(verify, write_centre):
+def test_adaptations_while_reading_are_fixed(verify, write_centre):
     root = write_centre(cases=2)
     for kind in ("images", "labels"):
         path = root / kind / "case_0.nii.gz"
@@ -184,7 +186,7 @@ def test_what_reading_mends_is_fixed(verify, write_centre):
     assert "image turned from RAS to LPS" in text and "label turned from RAS" in text and "label resampled" in text
 
 
-def test_scans_that_are_there_already_are_named(verify, stored, tmp_path):
+def test_scans_that_the_store_already_holds_are_named(verify, stored, tmp_path):
     first = abdomens(tmp_path / "first", {"a": 1, "b": 2, "c": 3})
     stored("first", first)
     second = abdomens(abdomens(tmp_path / "second", {"x": 2}, cut=4), {"y": 4, "z": 5})
@@ -221,18 +223,28 @@ def test_findings_go_to_json_and_pictures_to_a_folder(verify, write_centre, tmp_
     assert cv2.imread(str(tmp_path / "sheets" / "here_01.png")) is not None
 
 
-def test_the_table_joins_what_differs_in_numbers_alone():
+def test_findings_that_differ_only_in_numbers_share_a_row():
     findings = [Finding("warning", f"pancreas of {n / 10} ml", f"case_{n}", "look") for n in range(6)]
-    lines = table([*findings, Finding("fatal", "empty", "z", "copy"), Finding("fixed", "turned", "a", "nothing")])
-    rows = lines.splitlines()
+    findings += [Finding("fatal", "empty", "z", "copy"), Finding("fixed", "turned", "a", "nothing")]
+    rows = format_findings(findings).splitlines()
     assert [row.split()[:2] for row in rows[1:]] == [["fatal", "1"], ["warning", "6"], ["fixed", "1"]]
-    assert "case_0, case_1, case_2, case_3 and 2 more" in rows[2] and "and the like" in rows[2]
-    long = table([Finding("fatal", "lies elsewhere " * 20, "a", "give the right label " * 5)])
+    assert "case_0, case_1, case_2, case_3 and 2 more" in rows[2] and "(or similar)" in rows[2]
+    long = format_findings([Finding("fatal", "lies elsewhere " * 20, "a", "give the right label " * 5)])
     assert max(map(len, long.splitlines())) < 170 and long.count("elsewhere") == 20
 
 
-def test_the_three_real_scans_are_fit(verify, shared, tmp_path):
-    """A slab that holds half of the gland, a scan whose field of view cuts it, and a model's output in pieces."""
+def test_an_error_becomes_a_finding_about_its_file(tmp_path):
+    error = InputError(tmp_path / "labels" / "a.nii.gz", "the file is empty", "copy it again")
+    found = finding_from_error(error, "fatal", root=tmp_path)
+    assert found == Finding("fatal", "the file is empty", "labels/a.nii.gz", "copy it again")
+    elsewhere = finding_from_error(error, "warning", root=tmp_path / "other")
+    assert (elsewhere.level, elsewhere.case) == ("warning", "labels/a.nii.gz")
+    pasted = InputError(tmp_path / "a", "missing", "unpack it", command="tar -xf a.tar")
+    assert finding_from_error(pasted, "fatal", root=tmp_path).remedy == "unpack it: tar -xf a.tar"
+
+
+def test_three_real_scans_are_fit(verify, shared, tmp_path):
+    """A slab with half of the gland, a scan whose field of view cuts it, and a model's output in several parts."""
     folder = shared / "real_ct"
     scans = {
         "amos_0013_slab": ("label.nii.gz", "10=1,*=0", "lower and upper end"),

@@ -9,7 +9,7 @@ import torch
 from data.cases.preparation import Preparation
 from data.cases.store import read_store
 from data.common.errors import InputError
-from data.splits.leave_one_out import frozen_splits
+from data.splits.frozen import frozen_splits
 from engine.evaluate import stage as evaluate
 from engine.evaluate.stage import Evaluation
 from engine.infer.cascade import StageModel
@@ -36,7 +36,10 @@ def test_a_centre_where_no_tumour_is_labelled_is_refused(without_tumours, tmp_pa
     options = ["--store", str(without_tumours), "--path", str(tmp_path / "runs"), "--gpu", "cpu"]
     assert evaluate.main("tumor_coarse", ["--data", CENTRES[0], *options]) == 2
     message = capsys.readouterr().err
-    assert f"hold out {CENTRES[0]}: no tumour is labelled there" in message and message.count("\n") == 1
+    assert (
+        f"split {CENTRES[0]}: no tumour is labelled in the centres of its test cases" in message
+        and message.count("\n") == 1
+    )
     assert not Path(tmp_path / "runs").exists()
     assert evaluate.main("pancreas_coarse", ["--data", CENTRES[0], *options]) == 2
     assert "no trained pancreas coarse model" in capsys.readouterr().err

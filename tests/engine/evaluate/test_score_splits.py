@@ -124,7 +124,7 @@ def test_a_name_that_two_centres_have_is_asked_about(store, exported, tmp_path, 
     [
         (["--data", "none"], "--data none: has no test case of a centre where a tumour is labelled"),
         (["--data", "organs"], "--data organs: has no test case of a centre where a tumour is labelled"),
-        (["--data", "east"], "--data east: no such centre is prepared; choose one of"),
+        (["--data", "east"], "split east: no split has this name. Choose one of"),
         (["--centre", "north", "--part", "validation"], "a centre has no parts; give --data"),
     ],
 )

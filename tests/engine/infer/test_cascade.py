@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from data.augment import Augmentation
 from data.cases.preparation import Preparation
-from engine.checkpoint import save_checkpoint
+from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 
@@ -93,16 +95,26 @@ def test_a_stage_without_a_predecessors_mask_is_empty_and_says_so(scan):
     assert not result.mask.any() and "the stage before found nothing" in result.note
 
 
-def test_a_checkpoint_from_before_cases_were_cropped_or_resampled_loads(tmp_path):
+def test_a_model_is_computed_with_the_recipe_of_its_checkpoint_whatever_the_table_says(tmp_path):
     stage = STAGES["pancreas_fine"]
     run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
-    content = {"stage": stage.name, "settings": {"width": 8}, "method": stage.method.to_record(), "epoch": 1}
-    content |= {"thresholds": {"segmentation": 0.4}, "split_hash": "", "net": net_of(stage).state_dict()}
+    recipe = Recipe(
+        network=NetworkSettings(width=8),
+        method=replace(stage.method, ramp=0.25),
+        sampling=replace(stage.sampling, hu_window=(-50.0, 200.0), margin_mm=(1.0, 2.0, 3.0), max_voxels=1000),
+        augmentation=Augmentation(gamma=(1.0, 1.0)),
+        training=TrainSettings(epochs=3),
+        preparation=Preparation(crop="body", spacing=(3.0, 2.0, 2.0)),
+    )
+    facts = {"split": "west", "split_hash": "", "data_hash": "", "spacing_range": None, "epoch": 1}
+    content = Checkpoint(
+        stage=stage.name, recipe=recipe, net=net_of(stage).state_dict(), thresholds={"segmentation": 0.4}, **facts
+    )
     save_checkpoint(run / "best.pt", content)
-    assert load_model(tmp_path, stage.name, "west", torch.device("cpu")).preparation == Preparation()
-    coarser = Preparation(crop="body", spacing=(3.0, 2.0, 2.0))
-    save_checkpoint(run / "best.pt", content | {"preparation": coarser.to_json()})
-    assert load_model(tmp_path, stage.name, "west", torch.device("cpu")).preparation == coarser
+    assert load_checkpoint(run / "best.pt", stage.name).recipe == recipe
+    model = load_model(tmp_path, stage.name, "west", torch.device("cpu"))
+    assert (model.stage.sampling, model.stage.method) == (recipe.sampling, recipe.method)
+    assert model.preparation == recipe.preparation and model.threshold == 0.4
 
 
 def net_of(stage: Stage) -> DualTaskNet:

@@ -1,7 +1,6 @@
-"""The study: its runs and their order, and what it refuses."""
+"""Making a study: which runs, in which order, on which device, and what is refused before hours are spent."""
 
 import json
-import math
 import shutil
 import signal
 import subprocess
@@ -11,18 +10,32 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from data.augment import Augmentation
+from data.common.errors import InputError
 from data.common.files import REPOSITORY, exclusive_lock
 from data.phantom import command as phantom
 from engine.report.tables import read_case_table
-from engine.stages import STAGES, VARIANTS
+from engine.stages import STAGES, VARIANTS, with_variant
 from engine.study import command as study
 from engine.study import jobs as study_jobs
-from engine.study.runs import Run, read_studies
+from engine.study.plan import assign_gpus, plan_study
+from engine.study.runs import SHARED_PARTS, Run, merge_with_record, read_studies
 from engine.train import command as train_command
 from tests.study_parts import CENTRES, fake_run, options, parse_tables
 
-NAN = math.nan
+
+def plan(arguments: list[str]):
+    return plan_study(study.parse(arguments))[0]
+
+
+def refusal(arguments: list[str]) -> InputError:
+    """The error by which a study is refused before anything is made."""
+    with pytest.raises(InputError) as error:
+        study.run_study(study.parse(arguments))
+    assert "\n" not in str(error.value)
+    return error.value
 
 
 def test_all_variants_of_the_first_seed_and_centre_come_first(study_store, tmp_path, fake_scripts):
@@ -44,18 +57,26 @@ def test_by_default_every_variant_with_every_centre(study_store, tmp_path, capsy
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
-def test_the_scripts_understand_what_they_are_given(study_store, tmp_path, stage):
-    """And of two variants, only the one with a distance head is read out as the mean of both tasks."""
+def test_the_scripts_understand_their_command_lines(study_store, tmp_path, stage):
+    """Of two variants, only the one with a distance head is read out as the mean of both tasks."""
     averaged = ["--average"] if stage.startswith("tumor") else []
     more = ["--stage", stage, "--variants", "baseline", "full", "--centres", "west", "--lr", "3e-3", *averaged]
-    made, _ = study.plan(study.parse(options(study_store, tmp_path, *more)), "")
+    more += ["--augment", "rotation_degrees=5", "--sampling", "hu_window=-50,150"]
+    asked = study.parse(options(study_store, tmp_path, *more))
+    made, _ = plan_study(asked)
     for variant in ("baseline", "full"):
-        train, evaluate = study_jobs.commands(made, Run(variant, 5, "west"), "cpu", ["--workers", "0"])
-        assert train[1].endswith(f"train_sh_{stage}.py") and evaluate[1].endswith(f"evaluate_sh_{stage}.py")
-        assert Path(train[1]).exists() and Path(evaluate[1]).exists()
-        args = train_command.parse(STAGES[stage], train[2:])
-        assert (args.variant, args.seed, args.data, args.epochs, args.lr) == (variant, 5, "west", 2, 3e-3)
-        assert args.resume and args.path == tmp_path / variant / "seed_5" and args.store == study_store
+        run = Run(variant, 5, "west")
+        train, evaluate = study_jobs.build_commands(made, run, "cpu", asked.training_options)
+        assert train[1] == str(REPOSITORY / STAGES[stage].script_path("train")) and Path(train[1]).exists()
+        assert evaluate[1] == str(REPOSITORY / STAGES[stage].script_path("evaluate")) and Path(evaluate[1]).exists()
+        understood = train_command.parse(STAGES[stage], train[2:])
+        assert understood.stage.method == with_variant(STAGES[stage], variant).method
+        assert understood.stage.sampling == asked.stage.sampling and understood.augmentation == asked.augmentation
+        assert asked.stage.sampling.hu_window == (-50, 150) and asked.augmentation != Augmentation()
+        training = understood.training
+        assert (training.seed, training.epochs, training.lr, training.workers) == (5, 2, 3e-3, 0)
+        assert understood.split == "west" and understood.network.width == 8 and understood.resume
+        assert understood.path == tmp_path / variant / "seed_5" and understood.store == study_store
         assert ("--average" in evaluate) is (variant == "full" and stage.startswith("tumor"))
         assert ("--roi" in evaluate) is (stage != "pancreas_coarse")
 
@@ -73,25 +94,55 @@ def test_a_finished_run_is_not_made_again_and_more_may_be_added(study_store, tmp
     assert len((tmp_path / "order").read_text().splitlines()) == 3
     (made,) = read_studies(tmp_path).values()
     assert (list(made.variants), made.seeds, list(made.steps)) == (["baseline", "sdf"], (2022, 3), ["west", "east"])
-    assert len(made.runs()) == 3 and made.steps["west"] == 2 * 4
+    assert sum(made.is_finished(run) for run in made.runs) == 3 and made.steps["west"] == 2 * 4
+
+
+def test_the_record_holds_everything_that_the_runs_share(study_store, tmp_path, fake_scripts):
+    fake_scripts()
+    few = ["--variants", "baseline", "--centres", "west", "--augment", "rotation_degrees=5"]
+    assert study.main(options(study_store, tmp_path, *few)) == 0
+    recipe = yaml.safe_load((tmp_path / "study.yaml").read_text())["tumor_coarse"]["recipe"]
+    assert list(recipe) == list(SHARED_PARTS)
+    assert recipe["network"] == {"width": 8} and recipe["augmentation"]["rotation_degrees"] == 5
+    assert recipe["sampling"]["hu_window"] == list(STAGES["tumor_coarse"].sampling.hu_window)
+    assert recipe["preparation"]["orientation"] == "LPS"
+    assert recipe["training"]["epochs"] == 2 and not {"seed", "workers"} & recipe["training"].keys()
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "problem"),
     [
-        (["--epochs", "3"], "started with --epochs 2, not 3"),
-        (["--lr", "1e-3", "--width", "16"], "started with --lr 0.0001, not 0.001; started with --width 8, not 16"),
+        (["--epochs", "3"], "started with training.epochs 2, now training.epochs 3"),
+        (
+            ["--lr", "1e-3", "--width", "16"],
+            "started with network.width 8, training.lr 0.0001, now network.width 16, training.lr 0.001",
+        ),
+        (
+            ["--augment", "rotation_degrees=5"],
+            f"started with augmentation.rotation_degrees {Augmentation().rotation_degrees}, "
+            "now augmentation.rotation_degrees 5.0",
+        ),
+        (["--sampling", "rounds=2"], "started with sampling.rounds 1, now sampling.rounds 2"),
         (["--average", "--variants", "sdf"], "started without --average"),
     ],
 )
-def test_other_settings_are_refused_in_one_line(study_store, tmp_path, fake_scripts, capsys, change, words):
+def test_runs_of_another_recipe_are_refused(study_store, tmp_path, fake_scripts, change, problem):
     fake_scripts()
     few = ["--variants", "baseline", "--centres", "west"]
     assert study.main(options(study_store, tmp_path, *few)) == 0
-    capsys.readouterr()
-    assert study.main(options(study_store, tmp_path, *few, *change)) == 2
-    message = capsys.readouterr().err
-    assert words in message and "choose another folder" in message and message.count("\n") == 1
+    error = refusal(options(study_store, tmp_path, *few, *change))
+    assert (error.path, error.problem) == (tmp_path / "study.yaml", problem)
+    assert error.remedy == "go on as it was started, or choose another folder"
+
+
+def test_cases_that_were_prepared_in_another_way_are_refused(study_store, tmp_path, fake_scripts):
+    fake_scripts()
+    few = ["--variants", "baseline", "--centres", "west"]
+    assert study.main(options(study_store, tmp_path, *few)) == 0
+    record = tmp_path / "study.yaml"
+    record.write_text(record.read_text().replace("crop: none", "crop: body"))
+    error = refusal(options(study_store, tmp_path, *few))
+    assert error.problem == "started with preparation.crop body, now preparation.crop none"
 
 
 def test_other_cases_and_another_method_are_refused(study_store, tmp_path, fake_scripts, capsys):
@@ -100,31 +151,59 @@ def test_other_cases_and_another_method_are_refused(study_store, tmp_path, fake_
     folder, other = tmp_path / "study", tmp_path / "store"
     assert study.main(options(study_store, folder, *few)) == 0
     shutil.copytree(study_store, other)
-    assert study.main(options(other, folder, *few)) == 0  # merely moved
+    assert study.main(options(other, folder, *few)) == 0  # the store was only moved
     manifest = other / "west" / "case0" / "case.json"
     manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"new": 1}'))
-    assert study.main(options(other, folder, *few)) == 2
-    assert "other prepared cases" in capsys.readouterr().err
+    assert "other prepared cases" in refusal(options(other, folder, *few)).problem
     record = folder / "study.yaml"
     record.write_text(record.read_text().replace("bce: 1", "bce: 5"))
-    assert study.main(options(study_store, folder, *few)) == 2
-    assert "defines the variant baseline otherwise" in capsys.readouterr().err
+    problem = refusal(options(study_store, folder, *few)).problem
+    assert problem == "started with weights.bce 5 in the variant baseline, which is now defined with weights.bce 1"
     record.write_text("tumor_coarse: [")
     assert study.main(["report", str(folder)]) == 2
-    assert "study.yaml: not a record of a study" in capsys.readouterr().err
+    assert "study.yaml: not the record of a study" in capsys.readouterr().err
+
+
+OLD_RECORD = """
+tumor_coarse:
+  store: bench
+  cases: 2cee4fdc44114223
+  splits: 856023e1b4d85e0b f9bfda7fca4f2872
+  settings: {epochs: 24, batch_size: 1, lr: 0.002, width: 8}
+  average: false
+  variants: {baseline: {weights: {dice: 1}, views: none}}
+  readouts: {baseline: segmentation}
+  seeds: [2022]
+  steps: {west: 1536}
+  commands: [python -m engine.study run docs/study]
+"""
+
+
+def test_a_record_without_the_whole_recipe_can_be_reported_but_not_continued(study_store, tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text(OLD_RECORD)
+    fake_run(tmp_path, Run("baseline", 2022, "west"), [{"case": "west/a", "centre": "west", "error": "damaged"}])
+    (old,) = read_studies(tmp_path).values()
+    assert old.recipe == {"network": {"width": 8}, "training": {"epochs": 24, "batch_size": 1, "lr": 0.002}}
+    assert old.data_hash == "2cee4fdc44114223" and old.split_hashes == ("856023e1b4d85e0b", "f9bfda7fca4f2872")
+    assert study.main(["report", str(tmp_path)]) == 2
+    assert "no run of tumor coarse is finished" in capsys.readouterr().err
+    with pytest.raises(InputError) as error:
+        merge_with_record(plan(options(study_store, tmp_path, "--centres", "west")))
+    assert error.value.problem.endswith("which did not record sampling, augmentation, preparation")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--centres", "south"], "no such centre is prepared"),
-        (["--centres", "none"], "holds no centre out"),
-        (["--jobs", "0"], "--jobs 0: must be 1 or more"),
-        (["--width", "12"], "--width 12: must be a multiple of 8"),
-        (["--against", "view"], "--against view: not in this study"),
-        (["--average", "--variants", "baseline"], "no variant of tumor coarse has a distance head"),
-        (["--stage", "tumor_fine"], "run python -m engine.study run"),
-        (["--seeds", "1", "-1"], "--seed -1: must be zero or more"),
+        (["--centres", "south"], "split south: no split has this name"),
+        (["--centres", "none"], "--centres none: holds no centre out"),
+        (["--jobs", "0"], "--jobs 0: fewer than one run at a time"),
+        (["--width", "12"], "--width 12: not a multiple of 8"),
+        (["--against", "view"], "--against view: not a variant of this study"),
+        (["--average", "--variants", "baseline"], "no variant of tumor coarse in this study has a distance head"),
+        (["--stage", "tumor_fine"], "python -m engine.study run"),
+        (["--seeds", "1", "-1"], "--seed -1: out of range"),
+        (["--augment", "rotation=5"], "--augment rotation=5: no such setting"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(study_store, tmp_path, capsys, change, words):
@@ -133,31 +212,42 @@ def test_bad_options_are_one_line_and_leave_nothing(study_store, tmp_path, capsy
     assert words in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
 
 
+def test_a_stage_that_needs_an_earlier_one_names_the_command_that_makes_it(study_store, tmp_path):
+    error = refusal(options(study_store, tmp_path / "my study", "--stage", "tumor_fine", "--variants", "full"))
+    assert error.path == tmp_path / "my study" and "no finished run of full, seed 2022" in error.problem
+    start = f"python -m engine.study run '{tmp_path}/my study' --stage tumor_coarse --store {study_store}"
+    assert error.command == f"{start} --variants full --centres {' '.join(CENTRES)} --seeds 2022"
+
+
 def test_a_centre_without_a_labelled_tumour_is_refused_before_anything_is_trained(without_tumours, tmp_path, capsys):
     assert study.main(options(without_tumours, tmp_path / "new", "--centres", CENTRES[0])) == 2
     message = capsys.readouterr().err
-    assert "no tumour is labelled there" in message and message.count("\n") == 1 and not (tmp_path / "new").exists()
+    assert (
+        "no tumour is labelled in the centres of its test cases" in message
+        and message.count("\n") == 1
+        and not (tmp_path / "new").exists()
+    )
     pancreas = ["--centres", CENTRES[0], "--stage", "pancreas_coarse", "--dry-run"]
     assert study.main(options(without_tumours, tmp_path / "new", *pancreas)) == 0
 
 
-def test_a_run_of_which_no_case_has_a_dice_has_its_line(study_store, tmp_path):
+def test_a_finished_run_without_any_dice_is_described(study_store, tmp_path):
     run = Run("full", 2022, "west")
     fake_run(tmp_path, run, [{"case": "west/a", "centre": "west", "error": "cannot be read"}])
-    made, _ = study.plan(study.parse(options(study_store, tmp_path, "--centres", "west")), "")
-    assert study_jobs.result_line(made, run) == f"{run}: no Dice to tell"
+    made = plan(options(study_store, tmp_path, "--centres", "west"))
+    assert study_jobs.describe_result(made, run) == f"{run}: no case has a Dice"
 
 
-def test_a_leak_is_refused_unless_allowed_and_the_scripts_are_told(leaking_store, tmp_path, monkeypatch, capsys):
+def test_a_leak_is_refused_unless_allowed_and_the_scripts_get_the_option(leaking_store, tmp_path, monkeypatch, capsys):
     few = ["--variants", "full", "--centres", "west"]
     assert study.main(options(leaking_store, tmp_path / "new", *few)) == 2
     message = capsys.readouterr().err
     assert "east/case0" in message and "--allow-duplicates" in message and message.count("\n") == 1
     assert not (tmp_path / "new").exists()
-    told = []
-    monkeypatch.setattr(study_jobs, "commands", lambda study, run, gpu, more: told.append(more) or [])
+    given = []
+    monkeypatch.setattr(study_jobs, "build_commands", lambda study, run, gpu, more: given.append(more) or [])
     assert study.main(options(leaking_store, tmp_path / "new", *few, "--allow-duplicates")) == 0
-    assert "warning: east/case0" in capsys.readouterr().out and told == [["--workers", "0", "--allow-duplicates"]]
+    assert "warning: east/case0" in capsys.readouterr().out and given == [["--workers", "0", "--allow-duplicates"]]
 
 
 def test_a_dry_run_leaves_nothing_in_the_store(leaking_store, tmp_path):
@@ -171,7 +261,7 @@ def test_a_dry_run_leaves_nothing_in_the_store(leaking_store, tmp_path):
 
 def test_scans_are_compared_once_for_all_splits(study_store, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("data.duplicates.pairs.like_pairs", lambda *thumbnails: calls.append(thumbnails) or [])
+    monkeypatch.setattr("data.duplicates.pairs.match_thumbnails", lambda *thumbnails: calls.append(thumbnails) or [])
     script = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--dry-run"]
     assert train_command.main("tumor_coarse", script) == 0
     assert len(calls) == 1
@@ -181,18 +271,19 @@ def test_a_failed_run_is_listed_with_its_log_and_the_others_go_on(study_store, t
     fake_scripts(failing="full")
     more = ["--variants", "full", "baseline", "--centres", "west", "--jobs", "2"]
     assert study.main(options(study_store, tmp_path, *more)) == 2
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     log = tmp_path / "full" / "seed_2022" / "tumor_coarse_west.log"
-    assert said.err.splitlines()[-1].startswith("error: full, seed 2022, west held out")
-    assert str(log) in said.err and "error: no luck" in log.read_text()
-    assert "| baseline" in said.out and "Dice 0.600 over 3 cases" in said.out
+    last = printed.err.splitlines()[-1]
+    assert last.startswith(f"error: {log}: ") and "(full, seed 2022, west held out)" in last
+    assert "error: no luck" in log.read_text()
+    assert "| baseline" in printed.out and "Dice 0.600 over 3 cases" in printed.out
     assert study.main(options(study_store, tmp_path, *more, "--against", "full")) == 2
     assert "full, seed 2022, west held out" in capsys.readouterr().err  # also where there is nothing to report against
 
 
-def test_children_share_the_cores_and_the_folder_is_locked(study_store, tmp_path, monkeypatch, capsys):
+def test_scripts_share_the_cores_and_the_folder_is_locked(study_store, tmp_path, monkeypatch, capsys):
     code = "import os; print('threads', os.environ['OMP_NUM_THREADS'])"
-    monkeypatch.setattr(study_jobs, "commands", lambda *_: [[sys.executable, "-c", code]])
+    monkeypatch.setattr(study_jobs, "build_commands", lambda *_: [[sys.executable, "-c", code]])
     assert study.main(options(study_store, tmp_path, "--variants", "full", "--centres", "west")) == 0
     threads = (tmp_path / "full" / "seed_2022" / "tumor_coarse_west.log").read_text().splitlines()[-1]
     assert threads == f"threads {torch.get_num_threads()}"
@@ -211,37 +302,40 @@ def test_children_share_the_cores_and_the_folder_is_locked(study_store, tmp_path
         (2, "cpu", "cpu cpu cpu"),
     ],
 )
-def test_runs_at_the_same_time_take_the_gpus_in_turn(monkeypatch, count, gpu, wanted):
+def test_runs_at_the_same_time_use_the_gpus_in_turn(monkeypatch, count, gpu, wanted):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    assert study.places(gpu, 3) == wanted.split()
+    assert assign_gpus(gpu, 3) == wanted.split()
 
 
 STUDY_OF_SLEEPERS = """
 import signal, sys; sys.path.insert(0, {root!r})
 from engine.study import command as study
 from engine.study import jobs as study_jobs
-if {deaf}: signal.signal(signal.SIGINT, signal.SIG_IGN)
+if {ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)
 code = "import time; print('asleep', flush=True); time.sleep(60)"
-study_jobs.commands = lambda *_: [[sys.executable, "-c", code]]
+study_jobs.build_commands = lambda *_: [[sys.executable, "-c", code]]
 sys.exit(study.main({arguments!r}))
 """
 
 
-@pytest.mark.parametrize(("number", "deaf"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)])
-def test_ctrl_c_ends_the_children_and_says_how_to_go_on(study_store, tmp_path, number, deaf):
+@pytest.mark.parametrize(
+    ("number", "ignored"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_an_interruption_ends_the_scripts_and_says_how_to_go_on(study_store, tmp_path, number, ignored):
+    """Also where the study was started with SIGINT ignored, as a shell starts its background jobs."""
     arguments = options(study_store, tmp_path, "--variants", "full", "--centres", "west", "east", "--jobs", "2")
-    code = STUDY_OF_SLEEPERS.format(root=str(REPOSITORY), arguments=arguments, deaf=deaf)
+    code = STUDY_OF_SLEEPERS.format(root=str(REPOSITORY), arguments=arguments, ignored=ignored)
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300  # it has to import torch, on a machine that may be busy
     logs = [tmp_path / "full" / "seed_2022" / f"tumor_coarse_{centre}.log" for centre in ("west", "east")]
     while not all(log.exists() and "\nasleep" in log.read_text() for log in logs) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Run the same command again" in said and "Traceback" not in said
-    with exclusive_lock(tmp_path, "wait"):  # the children are gone: they held the lock too
-        assert all(deaf or "KeyboardInterrupt" in log.read_text() for log in logs)
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Run the same command again" in printed and "Traceback" not in printed
+    with exclusive_lock(tmp_path, "wait"):  # the scripts, which held the lock too, have exited
+        assert all(ignored or "KeyboardInterrupt" in log.read_text() for log in logs)
 
 
 @pytest.mark.slow
@@ -249,21 +343,25 @@ def test_a_miniature_study(tmp_path, capsys):
     study_store, folder = tmp_path / "store", tmp_path / "study"
     assert phantom.main([str(study_store), "--prepared", "--cases", "3", "--workers", "1"]) == 0
     more = ["--variants", "baseline", "full", "--centres", "west", "--jobs", "2", "--lr", "1e-3", "--epochs", "1"]
+    more += ["--augment", "rotation_degrees=5"]
     assert study.main(options(study_store, folder, *more)) == 0
     out = capsys.readouterr().out
     assert "baseline, seed 2022, west held out: Dice" in out and "2 to do" in out
     runs = sorted(folder.glob("*/seed_2022/tumor_coarse/west/*/evaluation_reference/summary.json"))
     assert len(runs) == 2 and json.loads(runs[0].read_text())["counts"]["failed"] == 0
+    assert yaml.safe_load((runs[0].parents[1] / "settings.yaml").read_text())["augmentation"]["rotation_degrees"] == 5
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*")}
     assert study.main(options(study_store, folder, *more)) == 0
     assert "2 finished, 0 to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*")}
     assert study.main(["report", str(folder)]) == 0
-    tables = parse_tables((folder / "tumor_coarse_table.md").read_text())
-    assert [row[0] for row in tables[0][1:]] == ["baseline", "full"]
-    places = [str(path.parents[1]) for path in runs]
-    assert study.main(["compare", *places]) == 0
+    text = (folder / "tumor_coarse_table.md").read_text()
+    assert [row[0] for row in parse_tables(text)[0][1:]] == ["baseline", "full"]
+    assert study.main(["condense", str(folder), str(tmp_path / "condensed")]) == 0
+    assert study.main(["report", str(tmp_path / "condensed")]) == 0
+    assert parse_tables((tmp_path / "condensed" / "tumor_coarse_table.md").read_text()) == parse_tables(text)
+    assert study.main(["compare", *(str(path.parents[1]) for path in runs)]) == 0
     assert len(read_case_table(runs[0].with_name("cases.csv"))) == 3
-    for benchmark in ("lesion_erased", "term_gradients"):
+    for experiment in ("lesion_erased", "term_gradients"):
         of_run = ["--store", study_store, "--path", folder / "full" / "seed_2022", "--data", "west"]
-        subprocess.run([sys.executable, REPOSITORY / "benchmarks" / f"{benchmark}.py", *of_run], check=True)
+        subprocess.run([sys.executable, REPOSITORY / "experiments" / f"{experiment}.py", *of_run], check=True)

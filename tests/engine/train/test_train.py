@@ -2,9 +2,11 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +14,24 @@ import pytest
 import torch
 import yaml
 
+from data.augment import Augmentation
+from data.cases.preparation import Preparation
 from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
-from data.common.files import REPOSITORY
+from data.common.files import REPOSITORY, exclusive_lock
 from data.scans.grid import Grid
-from data.splits.leave_one_out import Split, frozen_splits
-from engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from engine.stages import STAGES, VARIANTS, with_variant
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split
+from engine.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
-from engine.train.loop import TrainSettings, fit, prepare_training, train_step
+from engine.train.loop import prepare_training, read_batches, train, train_step
 from engine.train.run_log import write_settings
 from engine.train.validate import choose_threshold, dice_by_threshold
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(epochs=4, width=8, workers=0, lr=2e-3, validate_every=2)
+SETTINGS = TrainSettings(epochs=4, workers=0, lr=2e-3, validate_every=2)
 
 
 def make_cases(store: Path, count: int = 3) -> list[Case]:
@@ -67,7 +73,20 @@ def training_of(
     (tmp_path / folder).mkdir(exist_ok=True)
     stage = with_variant(STAGES[stage], variant)
     stage = replace(stage, method=stage.method.changed(weights))
-    return prepare_training(stage, split, cases[:2], cases[2:], settings, CPU, tmp_path / folder, checkpoint)
+    return prepare_training(
+        stage=stage,
+        split=split,
+        recipe=recipe_of(stage, settings),
+        train_cases=cases[:2],
+        validation_cases=cases[2:],
+        device=CPU,
+        folder=tmp_path / folder,
+        checkpoint=checkpoint,
+    )
+
+
+def recipe_of(stage: Stage, settings: TrainSettings, width: int = 8) -> Recipe:
+    return Recipe(NetworkSettings(width), stage.method, stage.sampling, Augmentation(), settings, Preparation())
 
 
 def read_losses(folder: Path) -> list[dict[str, float]]:
@@ -78,8 +97,8 @@ def read_losses(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_every_stage_runs_and_records_every_term(tmp_path, stage, batch_size):
-    settings = TrainSettings(epochs=2, width=8, workers=0, validate_every=1, batch_size=batch_size)
-    fit(training_of(tmp_path, stage, settings))
+    settings = TrainSettings(epochs=2, workers=0, validate_every=1, batch_size=batch_size)
+    train(training_of(tmp_path, stage, settings))
     rows = read_losses(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(STAGES[stage].method.weights.active) <= set(rows[0]) and all(
@@ -89,14 +108,14 @@ def test_every_stage_runs_and_records_every_term(tmp_path, stage, batch_size):
 
 
 def test_a_tiny_training_learns(tmp_path):
-    training = training_of(tmp_path, "pancreas_fine", TrainSettings(epochs=30, width=8, workers=0, lr=3e-3))
-    fit(training)
+    training = training_of(tmp_path, "pancreas_fine", TrainSettings(epochs=30, workers=0, lr=3e-3))
+    train(training)
     losses = [row["loss"] for row in read_losses(training.folder)]
     assert training.best_dice > 0.8 and losses[-1] < 0.5 * losses[0]
-    assert load_checkpoint(training.folder / "last.pt", "pancreas_fine")["best_dice"] == training.best_dice
+    assert load_checkpoint(training.folder / "last.pt", "pancreas_fine").best_dice == training.best_dice
     best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
-    training.net.load_state_dict(best["net"])
-    assert best["thresholds"]["segmentation"] == choose_threshold(
+    training.net.load_state_dict(best.net)
+    assert best.thresholds["segmentation"] == choose_threshold(
         training.net, training.stage, training.validation.cases, CPU
     )
 
@@ -105,7 +124,7 @@ def test_a_tiny_training_learns(tmp_path):
 def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
     settings = replace(SETTINGS, workers=workers)
     whole = training_of(tmp_path, "tumor_fine", settings, "whole")
-    fit(whole)
+    train(whole)
     stopped = training_of(tmp_path, "tumor_fine", settings, "stopped")
 
     class PowerCut(Exception):
@@ -120,11 +139,11 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         patch.setattr("engine.train.loop.train_step", cut)
-        fit(stopped)
+        train(stopped)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
-    assert checkpoint["epoch"] == 2 and not (stopped.folder / "best.pt").exists()
+    assert checkpoint.epoch == 2 and not (stopped.folder / "best.pt").exists()
     resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint)
-    fit(resumed)
+    train(resumed)
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, resumed.net.state_dict()[name]), name
     timeless = [
@@ -139,11 +158,11 @@ def test_cases_prepared_anew_while_it_trains_neither_stop_it_nor_pass_for_those_
     manifest = tmp_path / "store" / "c" / "case0" / "case.json"
     manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"new": 1}'))
     (tmp_path / "store" / "c" / "case1" / "case.json").unlink()
-    fit(training)
+    train(training)
     last = load_checkpoint(training.folder / "last.pt", "pancreas_fine")
-    assert last["data_hash"] == began_with
-    with pytest.raises(InputError, match="prepared anew since"):
-        training_of(tmp_path, "pancreas_fine", SETTINGS, checkpoint=last | {"data_hash": "of other cases"})
+    assert last.data_hash == began_with
+    with pytest.raises(InputError, match="prepared again since"):
+        training_of(tmp_path, "pancreas_fine", SETTINGS, checkpoint=replace(last, data_hash="of other cases"))
 
 
 def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kill_left(study_store, tmp_path, capsys):
@@ -152,30 +171,85 @@ def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kil
     stage = STAGES["pancreas_fine"]
     run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
     split = frozen_splits(study_store, read_store(study_store))["west"]
-    settings = asdict(TrainSettings(epochs=stage.epochs))
-    content = {"stage": stage.name, "split_hash": split.hash, "epoch": stage.epochs, "settings": settings}
-    save_checkpoint(run / "last.pt", content | {"method": stage.method.to_record()})
+    recipe = recipe_of(stage, TrainSettings(epochs=stage.epochs), width=32)
+    facts = {"split": "west", "split_hash": split.hash, "data_hash": "", "spacing_range": None, "net": {}}
+    finished = Checkpoint(stage=stage.name, recipe=recipe, epoch=stage.epochs, **facts)
+    save_checkpoint(run / "last.pt", finished)
     (run / ".4711.unfinished.last.pt").write_bytes(b"half a checkpoint")
     assert train_command.main(stage.name, options) == 0
-    assert capsys.readouterr().out.endswith(f"{run}: finished already, {stage.epochs} epochs\n")
-    assert [path.name for path in run.iterdir()] == ["last.pt"]
+    assert capsys.readouterr().out.endswith(f"{run}: already finished, {stage.epochs} epochs\n")
+    assert {path.name for path in run.iterdir()} == {"last.pt", ".lock"}
     assert train_command.main(stage.name, [*options, "--variant", "baseline", "--lr", "1"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert "finished already" in said and "started with: lr 0.0001, another variant or other weights; " in said
-    assert said.endswith("leave out --resume")
+    assert "already finished" in said and "started with: method.weights.contrast 0.1, training.lr 0.0001; " in said
+    assert said.endswith("leave out --resume to start a run with the settings given now")
+
+
+def test_two_trainings_never_share_a_run_folder(study_store, tmp_path, capsys):
+    run = tmp_path / "pancreas_fine" / "west" / "2026_01_01_00_00_00"
+    options = ["--store", str(study_store), "--path", str(tmp_path), "--data", "west", "--gpu", "cpu", "--resume"]
+    with exclusive_lock(run, "wait"):
+        assert train_command.main("pancreas_fine", options) == 2
+    said = capsys.readouterr().err
+    assert f"{run}: cannot be locked, because process {os.getpid()} on" in said and "leave out --resume" in said
+    assert [path.name for path in run.iterdir()] == [".lock"]
 
 
 def test_a_loss_that_is_not_finite_names_the_case_and_the_term(tmp_path):
     training = training_of(tmp_path, "pancreas_fine", SETTINGS)
     with torch.no_grad():
         training.net.seg.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match=r"c/case\d: loss not finite \(loss nan, dice nan.*lower --lr"):
-        fit(training)
+    with pytest.raises(InputError, match=r"c/case\d: the loss is not finite \(loss nan, dice nan.*lower --lr"):
+        train(training)
     assert not (training.folder / "last.pt").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_case_that_cannot_be_read_is_named_in_one_line(tmp_path, workers):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=workers))
+    image = tmp_path / "store" / "c" / "case1" / "image.npy"
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(InputError) as caught:
+        train(training)
+    assert str(image) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_ends_the_training_with_the_cases_it_waited_for(tmp_path, monkeypatch):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=1))
+    monkeypatch.setattr(type(training.boxes), "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(InputError) as caught:
+        train(training)
+    assert str(caught.value.path).startswith("c/case") and "--workers 0" in caught.value.remedy
+
+
+def test_a_worker_that_is_silent_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.train.loop.SILENCE_S", 1)
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=1))
+    monkeypatch.setattr(type(training.boxes), "__getitem__", lambda *_: time.sleep(30))
+    with pytest.raises(InputError, match="sent nothing for 1 s"):
+        train(training)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_cannot_be_allocated_while_reading_names_the_case(tmp_path, monkeypatch, workers):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=workers))
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(type(training.boxes), "__getitem__", no_memory)
+    with pytest.raises(InputError, match=r"c/case\d: reading its box needs more memory"):
+        train(training)
+
+
+def test_samples_travel_without_shared_memory(tmp_path):
+    """Tensors would need /dev/shm, of which a container has 64 MB by default."""
+    training = training_of(tmp_path, "pancreas_fine", SETTINGS)
+    assert all(isinstance(array, np.ndarray) for array in training.boxes[1, 0][1:3])
+
+
 def test_learning_rate_decays_to_zero_with_power_0_9(tmp_path):
-    fit(training_of(tmp_path, "pancreas_fine", SETTINGS))
+    train(training_of(tmp_path, "pancreas_fine", SETTINGS))
     rates = [row["lr"] for row in read_losses(tmp_path / "run")]
     # The rate of an epoch's last step: steps 1, 3, 5, 7 of 8.
     assert rates == pytest.approx([2e-3 * (1 - step / 8) ** 0.9 for step in (1, 3, 5, 7)])
@@ -191,8 +265,8 @@ def test_the_threshold_is_the_one_of_best_dice():
 
 def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
     training = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, epochs=1, validate_every=1))
-    fit(training)
-    assert tuple(load_checkpoint(training.folder / "best.pt", "tumor_coarse")["thresholds"]) == (
+    train(training)
+    assert tuple(load_checkpoint(training.folder / "best.pt", "tumor_coarse").thresholds) == (
         "segmentation",
         "average",
     )
@@ -202,7 +276,7 @@ def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
 @pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
 def test_every_variant_trains(tmp_path, stage, variant):
     training = training_of(tmp_path, stage, replace(SETTINGS, epochs=1), variant=variant)
-    samples = next(iter(training.train_loader))
+    samples = next(read_batches(training))
     terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
     assert {"dice", "bce"} <= set(terms) and all(torch.isfinite(term) for term in terms.values())
     assert set(training.stage.method.weights.active) <= set(terms)
@@ -211,10 +285,13 @@ def test_every_variant_trains(tmp_path, stage, variant):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "truncated or damaged|holds more"),
-        (b"PK\x03\x04 not a zip", "truncated or damaged|holds more"),
+        (b"", "truncated or damaged"),
+        (b"PK\x03\x04 not a zip", "truncated or damaged"),
         ("cut", "truncated or damaged"),
-        ({"format": 0}, "not a checkpoint of this project"),
+        (
+            {"format": 2},
+            "format 2, where format 3 is read. Train this stage again: python train_pancreas",
+        ),
         ({"format": FORMAT, "stage": "tumor_fine"}, "belongs to the stage tumor_fine"),
         ({"format": FORMAT, "stage": Path}, "holds more than tensors"),
     ],

@@ -1,0 +1,100 @@
+"""The two voxel grids of an evaluation.
+
+A stage segments on the grid of the *prepared case*, and the next stage looks around its mask on the same grid. Masks
+are therefore kept on it, as files of packed bits. The written predictions have the voxels of the scan and cannot replace
+them: if the store was resampled to finer voxels, a mask that went through its prediction would come back changed (with
+a Dice of about 0.95 to itself).
+
+A mask is scored on the *scan's own voxels*, within the part of the scan that was prepared, against the label as it was
+drawn. On the voxels of the store, a mask would not be charged for the detail that the store has lost.
+"""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.cases.labels import target_mask
+from data.cases.store import Case
+from data.common.errors import InputError
+from data.common.files import replacing
+from data.samples import MARGIN_MM
+from data.scans.grid import resample_nearest
+from engine.metrics import case_metrics
+
+
+class Reference(NamedTuple):
+    """The reference of a case on the scan's own voxels, within the part of the scan that was prepared.
+
+    Attributes:
+        mask: uint8 mask of the target, shape (D, H, W).
+        spacing: Spacing (z, y, x) of these voxels in mm.
+    """
+
+    mask: np.ndarray
+    spacing: tuple[float, float, float]
+
+
+def read_reference(case: Case, target: str) -> Reference:
+    """Read the mask of the target ("pancreas", which includes the tumour, or "tumour") that a case is scored against.
+
+    Raises:
+        InputError: If the label is missing or damaged.
+    """
+    label = np.asarray(case.scan_label())
+    was_resampled = label.shape != case.shape
+    return Reference(target_mask(label, target), case.scan_spacing if was_resampled else case.spacing)
+
+
+def score_prepared_mask(
+    mask: np.ndarray, reference: Reference, margin_mm: tuple[float, float, float] = MARGIN_MM
+) -> dict[str, float]:
+    """Score a mask on the grid of the prepared case against the reference on the scan's own voxels.
+
+    Args:
+        mask: Boolean mask, shape (D, H, W) of the prepared case. If the case was resampled, its nearest voxels are
+            taken, as in the written prediction.
+        reference: The reference of the case.
+        margin_mm: Margin (z, y, x) in mm of the next stage's region of interest.
+
+    Returns:
+        The metrics by name (``engine.metrics``).
+    """
+    return case_metrics(resample_nearest(mask, reference.mask.shape), reference.mask, reference.spacing, margin_mm)
+
+
+def write_prepared_mask(path: Path, mask: np.ndarray) -> None:
+    """Write a boolean mask, shape (D, H, W), as packed bits; the file at ``path`` is complete at all times."""
+    with replacing(path) as unfinished:
+        np.savez_compressed(unfinished, bits=np.packbits(mask), shape=np.array(mask.shape))
+
+
+def read_prepared_mask(path: Path, shape: tuple[int, int, int], *, command: str) -> np.ndarray:
+    """Read what ``write_prepared_mask`` wrote.
+
+    Args:
+        path: The file.
+        shape: Shape (D, H, W) of the prepared case.
+        command: The command that evaluates the case again.
+
+    Returns:
+        Boolean mask, shape (D, H, W).
+
+    Raises:
+        InputError: If the file is missing or damaged, or belongs to a case of another shape.
+    """
+    remedy = "run this evaluation again"
+    try:
+        with np.load(path) as archive:
+            bits, stored_shape = archive["bits"], tuple(archive["shape"].tolist())
+    except FileNotFoundError as error:
+        raise InputError(path, "no such mask", remedy, command=command) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(path, f"the mask is damaged ({error})", remedy, command=command) from error
+    voxels = int(np.prod(shape))
+    if stored_shape != shape or bits.shape != (-(-voxels // 8),):
+        problem = f"holds a mask of shape {stored_shape}, expected {shape}"
+        raise InputError(path, problem, remedy, command=command)
+    return np.unpackbits(bits, count=voxels).astype(bool).reshape(shape)

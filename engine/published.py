@@ -1,0 +1,117 @@
+"""Make a checkpoint of the published release usable here: python -m engine.published FILE --stage STAGE.
+
+The network and its weights are the release's, and its outputs are the same (tests/models). How the release crops and
+resamples a scan is approximated by the boxes of this project, which are in mm instead of voxels.
+"""
+
+import argparse
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.augment import Augmentation
+from data.cases.preparation import Preparation
+from data.common.errors import InputError, command
+from data.common.process import set_up_process
+from data.common.text import HelpFormatter
+from data.splits.split import NONE_HELD_OUT
+from engine.checkpoint import Checkpoint, create_run, save_checkpoint
+from engine.options import add_path
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.stages import STAGES
+from models.published import load_published
+
+
+def import_published(file: Path, stage_name: str, threshold: float, checkpoints: Path, split: str) -> Path:
+    """Write a checkpoint of the published release as a finished run of this project.
+
+    Args:
+        file: What ``torch.save`` wrote: the parameters by the release's names, or a dictionary with them as a value.
+        stage_name: The stage that it was trained for.
+        threshold: Binarisation threshold to use it with.
+        checkpoints: Folder of all runs.
+        split: Name of the split under which ``predict.py --data`` finds it.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: If the file is no such checkpoint, or has not the heads that the stage needs.
+    """
+    stage = STAGES[stage_name]
+    remedy = "give a checkpoint file of the published release"
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        net = load_published(_find_parameters(content))
+    except FileNotFoundError as error:
+        raise InputError(file, "no such file", remedy) from error
+    except ValueError as error:
+        raise InputError(file, str(error), remedy) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(file, "holds more than tensors and numbers, or is damaged", remedy) from error
+    if set(net.heads) != set(stage.published.heads):
+        heads = f"has the heads {', '.join(net.heads)}, where {stage.title} has {', '.join(stage.published.heads)}"
+        raise InputError(file, heads, "name the stage that it was trained for with --stage")
+    run = create_run(checkpoints, stage, split)
+    recipe = Recipe(
+        network=NetworkSettings(width=net.width),
+        method=stage.published,
+        sampling=replace(stage.sampling, halve_below_mm=float("inf") if stage.sampling.roi == "scan" else 0.0),
+        augmentation=Augmentation(),
+        training=TrainSettings(epochs=stage.epochs),
+        preparation=Preparation(),
+    )
+    save_checkpoint(
+        run / "best.pt",
+        Checkpoint(
+            stage=stage.name,
+            split=split,
+            split_hash="",
+            data_hash="",
+            recipe=recipe,
+            spacing_range=None,
+            epoch=stage.epochs,
+            net=net.state_dict(),
+            thresholds={"segmentation": threshold},
+        ),
+    )
+    return run
+
+
+def _find_parameters(content: object) -> Mapping[str, Tensor]:
+    """Return the parameters of a checkpoint that holds them directly or as one of its values."""
+    for candidate in (content, *(content.values() if isinstance(content, dict) else ())):
+        if isinstance(candidate, dict) and candidate and all(isinstance(value, Tensor) for value in candidate.values()):
+            return candidate
+    raise ValueError("holds no parameters of a network")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Import one checkpoint as the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.published",
+        description="Make a checkpoint of the published release usable by predict.py.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the published release")
+    parser.add_argument("--stage", choices=STAGES, required=True, help="stage that it was trained for")
+    parser.add_argument("--thresh", type=float, default=0.5, metavar="FLOAT", help="binarisation threshold to use")
+    parser.add_argument(
+        "--data", default=NONE_HELD_OUT, metavar="NAME", help="name under which predict.py --data finds it"
+    )
+    add_path(parser)
+    args = parser.parse_args(argv)
+    if not 0 < args.thresh < 1:
+        raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
+    print(import_published(args.file, args.stage, args.thresh, args.path, args.data))
+
+
+if __name__ == "__main__":
+    set_up_process()
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The recipe of a stage: all settings that are needed to train it again and to compute with what was trained."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from data.augment import Augmentation
+from data.cases.preparation import Preparation
+from data.common.settings import from_record
+from data.samples import Sampling
+from engine.device import avoid_slow_convolutions
+from engine.method import Method
+from models.dual_task_net import DualTaskNet
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The size of the network; its heads follow from the method."""
+
+    width: int = field(
+        default=32, metadata={"help": "channels at full resolution, a multiple of 8; the published network has 32"}
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a network is optimised. The defaults are the published values, where there are any."""
+
+    epochs: int = field(default=0, metadata={"help": "passes over the training cases"})
+    batch_size: int = field(default=1, metadata={"help": "boxes per optimisation step"})
+    seed: int = field(default=2022, metadata={"help": "seed of every random draw"})
+    lr: float = field(
+        default=1e-4, metadata={"help": "initial learning rate of the Adam optimiser; it falls to 0 with power 0.9"}
+    )
+    weight_decay: float = field(default=5e-4, metadata={"help": "weight decay of the Adam optimiser"})
+    workers: int = field(
+        default=2, metadata={"help": "processes that read boxes; 0 reads them in the training process"}
+    )
+    validate_every: int = field(default=5, metadata={"help": "epochs between validations"})
+    clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a trained network is and how its input has to be prepared.
+
+    A checkpoint holds the recipe, so that whoever loads it computes with these settings and not with the defaults of
+    the day. ``settings.yaml`` of a run shows the same.
+    """
+
+    network: NetworkSettings
+    method: Method
+    sampling: Sampling
+    augmentation: Augmentation
+    training: TrainSettings
+    preparation: Preparation
+
+    def build_network(self, device: torch.device) -> DualTaskNet:
+        """Build the network on a device, with random weights, laid out in memory as that device computes fastest."""
+        net = DualTaskNet(width=self.network.width, heads=self.method.heads)
+        # The stubs of torch do not know that a module can be moved and given a memory format in one call.
+        net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        avoid_slow_convolutions(net)
+        return net
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the recipe as nested dictionaries of plain values, for a checkpoint or a YAML file."""
+        return asdict(self)
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> "Recipe":
+        """Rebuild a recipe from ``to_record``.
+
+        Raises:
+            TypeError: If the record has other fields than this version's recipe.
+        """
+        return from_record(Recipe, record)

@@ -1,0 +1,55 @@
+"""What the experiments on a trained stage share: their options, and the opening of the store and the run."""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from data.cases.store import Case, read_store
+from data.common.errors import InputError
+from data.splits.frozen import frozen_splits
+from data.splits.split import Split, choose_splits
+from engine.device import choose_device
+from engine.infer.cascade import StageModel, load_model
+from engine.options import add_gpu, add_path, add_store
+
+
+class OpenRun(NamedTuple):
+    """A trained stage, the prepared cases by centre, and the split that says which of them it was trained on."""
+
+    model: StageModel
+    centres: dict[str, list[Case]]
+    split: Split
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a store and a run: --data, --store, --path and --gpu."""
+    parser.add_argument(
+        "--data",
+        metavar="NAME",
+        required=True,
+        help="split of the run: the centre that was held out, or the name of another split of the store",
+    )
+    add_store(parser)
+    add_path(parser)
+    add_gpu(parser)
+
+
+def open_run(stage: str, split_name: str, *, store: Path, checkpoints: Path, gpu: str) -> OpenRun:
+    """Read the prepared cases of a store and the newest model of a stage and split.
+
+    Args:
+        stage: Name of the stage, such as "tumor_coarse".
+        split_name: Name of the split, such as the centre that was held out.
+        store: Folder of the prepared cases.
+        checkpoints: Folder of the runs.
+        gpu: Device, as ``engine.device.choose_device`` takes it.
+
+    Raises:
+        InputError: If the store is empty, the split or the device does not exist, or no such model has been trained.
+    """
+    centres = read_store(store)
+    splits = choose_splits(frozen_splits(store, centres, save=False), split_name)
+    if len(splits) != 1:
+        names = ", ".join(split.name for split in splits)
+        raise InputError(f"--data {split_name}", f"names {len(splits)} splits", f"choose one of {names}")
+    return OpenRun(load_model(checkpoints, stage, split_name, choose_device(gpu)), centres, splits[0])
