@@ -11,7 +11,6 @@ from data.cases.store import read_store
 from data.common.errors import InputError
 from data.splits.frozen import frozen_splits
 from engine.evaluate import stage as evaluate
-from engine.evaluate.stage import Evaluation
 from engine.infer.cascade import StageModel
 from engine.stages import STAGES
 from tests.study_parts import CENTRES
@@ -23,13 +22,12 @@ def test_a_store_prepared_in_another_way_than_the_models_is_refused(study_store,
     coarser = Preparation(spacing=(10.0, 8.0, 8.0))
     stage, run, cpu = STAGES["pancreas_coarse"], tmp_path / "run", torch.device("cpu")
     model = StageModel(stage, torch.nn.Identity(), "segmentation", 0.5, cpu, run, 1, split.hash, coarser)
-    args = evaluate.parse(stage, ["--path", str(tmp_path)])
+    options = evaluate.parse(stage, ["--path", str(tmp_path)])
     with pytest.raises(InputError) as caught:
-        Evaluation.start(model, split, centres["west"], args)
-    line = str(caught.value)
-    assert "--spacing 10 8 8, west/case0 with --crop none; give the --store of its training" in line
-    assert not run.exists()
-    Evaluation.start(replace(model, preparation=Preparation()), split, centres["west"], args)
+        evaluate.open_evaluation(options, model, split, centres["west"])
+    assert "--spacing 10 8 8, but west/case0 with --crop none" in caught.value.problem
+    assert "--store" in caught.value.remedy and not run.exists()
+    evaluate.open_evaluation(options, replace(model, preparation=Preparation()), split, centres["west"])
 
 
 def test_a_centre_where_no_tumour_is_labelled_is_refused(without_tumours, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The evaluation scripts and predict.py are one cascade: both give the same masks, and the scores are those of the masks.
+"""The evaluation scripts and predict.py are one cascade: they give the same masks, which are scored as written.
 
 The networks are stand-ins whose masks depend on the whole box that they see, as those of real networks do: a region of
 interest that differs in one slice shows in the masks of all later stages.
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import nn
 
-import engine.infer.cascade
+import engine.recipe
 from data.augment import Augmentation
 from data.cases.labels import target_mask
 from data.cases.store import Case, read_store
@@ -126,7 +126,7 @@ def write_model(root: Path, stage_name: str, case: Case, split_hash: str) -> Non
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in_networks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.infer.cascade, "DualTaskNet", BrighterThanTheBox)
+        patch.setattr(engine.recipe, "DualTaskNet", BrighterThanTheBox)
         yield
 
 

@@ -113,7 +113,7 @@ def test_a_folder_of_zeros_and_ones_is_not_guessed_at(store, tmp_path, capsys):
     folder = predict(tmp_path / "p", store, lambda c: (shifted(c) == 2).astype(np.uint8))
     assert run(store, folder, tmp_path / "out") == 2
     message = capsys.readouterr().err
-    assert "holds 0 and 1 alone, tumour or pancreas?" in message and "--values mask" in message
+    assert "only 0 and 1, which can mean the tumour or the pancreas" in message and "--values mask" in message
     assert not (tmp_path / "out").exists()
     assert run(store, folder, tmp_path / "labels", "--values", "labels") == 0
     assert rows_of(tmp_path / "labels")["east/case_0"]["dice"] == 0
@@ -140,7 +140,7 @@ def test_predictions_that_are_missing_damaged_or_elsewhere_are_failed_cases(stor
         "not on its scan's grid",
     ]
     assert len(errors) == 3 and all(text in line for text, line in zip(expected, errors, strict=True))
-    assert "not of east, left out: stranger.nii.gz" in printed.out and "dataset.json" not in printed.out
+    assert "not predictions of east: stranger.nii.gz" in printed.out and "dataset.json" not in printed.out
     rows = rows_of(tmp_path / "out")
     assert [bool(row.get("error")) for row in rows.values()] == [True, True, False, True]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["counts"]["failed"] == 3
@@ -180,9 +180,9 @@ def test_where_a_part_was_prepared_either_grid_is_taken_and_nothing_outside_it_i
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--centre", "north"], "--centre north: no such centre is prepared; choose one of east"),
-        (["--pattern", "mask.nii.gz"], "names one file for all cases"),
-        (["--pattern", "x_{case}.nii.gz"], "no prediction of east in it, such as x_case_0.nii.gz"),
+        (["--centre", "north"], "--centre north: no such centre is prepared. Choose one of east"),
+        (["--pattern", "mask.nii.gz"], "the name of one file for all cases"),
+        (["--pattern", "x_{case}.nii.gz"], "no prediction of east, such as x_case_0.nii.gz"),
         (["--predictions", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
@@ -200,7 +200,7 @@ def test_codes_that_are_no_labels_and_two_files_of_a_case_are_refused(store, tmp
     shutil.copy(folder / "case_2.nii.gz", folder / "east__case_2.nii.gz")
     assert run(store, folder, tmp_path / "out") == 2
     message = capsys.readouterr().err
-    assert "case_1.nii.gz: has the values 0, 4; give labels 0/1/2" in message
+    assert "case_1.nii.gz: has the values 0, 4. Give labels 0/1/2" in message
     assert "east__case_2.nii.gz is a prediction of the same case" in message
 
 
@@ -212,7 +212,7 @@ def test_only_its_own_folder_is_written_over(store, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.yaml").write_text("epoch: 3\n")
     assert run(store, folder, tmp_path / "run") == 2
-    assert "not empty and not made by this command" in capsys.readouterr().err
+    assert "not empty and was not made by this command" in capsys.readouterr().err
 
 
 def test_the_study_compares_two_scored_folders(store, tmp_path, capsys):

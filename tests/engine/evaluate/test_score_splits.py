@@ -115,7 +115,11 @@ def test_a_name_that_two_centres_have_is_asked_about(store, exported, tmp_path, 
     shutil.move(tmp_path / "p" / f"{name}.nii.gz", tmp_path / "p" / "case_0.nii.gz")
     assert run(store, tmp_path / "p", tmp_path / "out", "--data", "folds", "--label", "tumour", *pattern) == 2
     message = capsys.readouterr().err
-    assert "case_0.nii.gz: could be of" in message and "/case_0 and " in message and message.count("\n") == 1
+    assert (
+        "case_0.nii.gz: can be the prediction of" in message
+        and "/case_0 and of " in message
+        and message.count("\n") == 1
+    )
     assert run(store, tmp_path / "p", tmp_path / "mine", "--data", "north", "--label", "tumour") == 0
 
 
@@ -124,8 +128,8 @@ def test_a_name_that_two_centres_have_is_asked_about(store, exported, tmp_path, 
     [
         (["--data", "none"], "--data none: has no test case of a centre where a tumour is labelled"),
         (["--data", "organs"], "--data organs: has no test case of a centre where a tumour is labelled"),
-        (["--data", "east"], "split east: no split has this name. Choose one of"),
-        (["--centre", "north", "--part", "validation"], "a centre has no parts; give --data"),
+        (["--data", "east"], "--data east: no centre or split has this name. Choose one of"),
+        (["--centre", "north", "--part", "validation"], "a centre has no parts. Give a split with --data"),
     ],
 )
 def test_what_names_no_case_is_one_line(store, exported, tmp_path, capsys, options, complaint):

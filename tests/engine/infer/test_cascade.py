@@ -8,7 +8,10 @@ from torch import nn
 
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
+from data.samples import mask_box
+from data.scans.boxes import Box
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from engine.infer import cascade
 from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage
@@ -70,7 +73,7 @@ def test_no_coarse_tumour_sends_the_fine_stage_to_the_whole_pancreas(scan):
     models = all_models() | {"tumor_coarse": model("tumor_coarse", 900, 999)}
     result = segment_scan(models, scan, SPACING)
     assert np.array_equal(result.label == 2, scan == 50)
-    assert any("tumor fine looks around pancreas fine's mask" in note for note in result.notes)
+    assert any("tumor fine looked around the mask of pancreas fine" in note for note in result.notes)
 
 
 def test_a_coarse_speck_below_ten_voxels_is_no_tumour():
@@ -82,17 +85,68 @@ def test_a_coarse_speck_below_ten_voxels_is_no_tumour():
     assert select_roi(STAGES["pancreas_coarse"], {}, (1, 1, 1)) == (None, "")
 
 
-def test_rounds_stop_when_two_agree_and_after_four_at_most(scan):
-    fine = model("tumor_fine", 40, 60)
-    pancreas = scan >= 40
-    pancreas[:20] = False
-    segment_stage(fine, scan, SPACING, pancreas)
-    assert len(fine.net.seen) == 2 * 8  # the second round agrees with the first; eight flips each
+class Rounds(nn.Module):
+    """Segments in each round one of the given regions, whatever it is shown; a round is eight flips of one box."""
+
+    def __init__(self, *regions: tuple[slice, slice, slice]):
+        super().__init__()
+        self.regions, self.boxes = regions, []
+
+    def probability(self, image: np.ndarray, box: Box) -> np.ndarray:
+        mask = np.zeros(image.shape, np.float32)
+        mask[self.regions[min(len(self.boxes), len(self.regions) - 1)]] = 1
+        self.boxes.append(box)
+        return mask[box.slices]
+
+
+def segment_in_rounds(monkeypatch, shape: tuple[int, int, int], *regions) -> tuple[np.ndarray, list[Box]]:
+    """The mask of tumour fine where its successive rounds find these regions, and the boxes in which it looked."""
+    image, fine = np.zeros(shape, np.int16), Rounds(*regions)
+    cropped = []
+
+    def keep_box(mask, spacing, margin_mm):
+        cropped.append(mask_box(mask, spacing, margin_mm))
+        return cropped[-1]
+
+    monkeypatch.setattr(cascade, "mask_box", keep_box)
+    monkeypatch.setattr(cascade, "box_probability", lambda *_, **__: fine.probability(image, cropped[-1]))
+    roi = np.zeros(shape, bool)
+    roi[5:35, 20:80, 20:80] = True
+    return segment_stage(replace(model("tumor_fine", 0, 1), net=fine), image, SPACING, roi).mask, fine.boxes
+
+
+def region(first: int, size: int) -> tuple[slice, slice, slice]:
+    return (slice(16, 22), slice(first, first + size), slice(30, 30 + size))
+
+
+SHAPE = (40, 100, 100)
+
+
+def test_rounds_stop_when_two_of_them_agree(monkeypatch):
+    mask, boxes = segment_in_rounds(monkeypatch, SHAPE, region(30, 30), region(30, 29), region(60, 10))
+    assert len(boxes) == 2 and mask.sum() == 6 * 29 * 29
+
+
+def test_rounds_that_never_agree_end_after_four(monkeypatch):
+    regions = [region(20 + 8 * n, 30 - 6 * n) for n in range(6)]
+    mask, boxes = segment_in_rounds(monkeypatch, SHAPE, *regions)
+    assert len(boxes) == STAGES["tumor_fine"].sampling.rounds == 4 and mask.sum() == 6 * 12 * 12
+
+
+def test_a_round_that_loses_the_tumour_does_not_count(monkeypatch):
+    mask, boxes = segment_in_rounds(monkeypatch, SHAPE, region(30, 30), region(30, 1))
+    assert len(boxes) == 2 and mask.sum() == 6 * 30 * 30
+
+
+def test_a_round_in_the_same_box_is_not_repeated(monkeypatch):
+    whole = (slice(5, 35), slice(20, 80), slice(20, 80))
+    mask, boxes = segment_in_rounds(monkeypatch, SHAPE, whole, region(30, 10))
+    assert len(boxes) == 1 and mask.sum() == 30 * 60 * 60
 
 
 def test_a_stage_without_a_predecessors_mask_is_empty_and_says_so(scan):
     result = segment_stage(model("pancreas_fine", 40, 200), scan, SPACING, np.zeros(scan.shape, bool))
-    assert not result.mask.any() and "the stage before found nothing" in result.note
+    assert not result.mask.any() and "the stage before it found nothing" in result.note
 
 
 def test_a_model_is_computed_with_the_recipe_of_its_checkpoint_whatever_the_table_says(tmp_path):
@@ -129,4 +183,4 @@ def test_voxels_unlike_those_of_the_training_are_told(scan, spacing, familiar):
     fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
     note = segment_stage(fine, scan, spacing, scan > 0).note
     assert (note == "") == familiar
-    assert familiar or "trained on 2.5-5.5 x 0.8-1.6 x 0.8-1.6: not to be relied on" in note
+    assert familiar or ("unreliable" in note and "(2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in note)

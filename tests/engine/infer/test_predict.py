@@ -62,11 +62,11 @@ def test_a_label_map_for_a_scan_and_a_whole_body_for_a_pancreas_are_noted(seen, 
     assert predict.main([str(path), "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "values 0 to 2 are 8-bit grey values, not HU: give the scan itself" in printed
-    assert "ml is no pancreas: was the model trained long enough?" in printed
+    assert "ml are too much for a pancreas" in printed
 
 
 def test_a_ct_and_a_gland_get_no_note():
-    assert predict.doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+    assert predict.find_doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
 
 
 def test_of_a_folder_of_scans_the_files_are_asked_for(seen, tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_of_a_folder_of_scans_the_files_are_asked_for(seen, tmp_path, capsys):
     save(folder / "a.nii.gz", np.zeros((9, 9, 9), np.int16), affine_of())
     assert predict.main([str(folder), str(empty), "-o", str(tmp_path / "out")]) == 2
     first, second = capsys.readouterr().err.strip().splitlines()[-2:]
-    assert first.endswith(f"it holds scans, give its files: {folder}/*.nii.gz") and "it holds" not in second
+    assert first.endswith(f"holds scans as files; give these: {folder}/*.nii.gz") and "as files" not in second
 
 
 def test_where_models_lack_it_says_of_which_splits_there_are_some(tmp_path, capsys):
@@ -87,6 +87,6 @@ def test_where_models_lack_it_says_of_which_splits_there_are_some(tmp_path, caps
             (run / "best.pt").touch()
     options = ["scan.nii.gz", "-o", str(tmp_path / "out"), "--gpu", "cpu", "--data", "south"]
     assert predict.main([*options, "--path", str(tmp_path / "runs")]) == 2
-    assert capsys.readouterr().err.endswith("models there are for: --data north, --data west\n")
+    assert capsys.readouterr().err.endswith("use the models of another split: --data north or --data west.\n")
     assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
-    assert "models there are" not in capsys.readouterr().err
+    assert "another split" not in capsys.readouterr().err
