@@ -30,7 +30,7 @@ install: .venv/installed ## create .venv and install the packages that the scrip
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed ## train and evaluate the cascade on synthetic centres (about 9 minutes on 2 cores); continues if interrupted
+demo: .venv/installed ## train and evaluate the cascade on synthetic centres (9 to 14 minutes on 2 cores); continues if interrupted
 	$(PY) -m data.phantom $(DEMO)/raw --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \

@@ -84,7 +84,7 @@ def load_checkpoint(path: Path, stage: str) -> Checkpoint:
         InputError: If the file is missing, damaged, holds code, or belongs to another stage or another format. It names
             the command that trains a new one.
     """
-    remedy = {"remedy": "train this stage again", "command": STAGES[stage].script("train")}
+    remedy = {"remedy": "train this stage again", "command": _training_command(path, stage)}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
     if not _is_whole_archive(path):
@@ -107,6 +107,15 @@ def load_checkpoint(path: Path, stage: str) -> Checkpoint:
         return Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(path, f"its record is incomplete ({error})", **remedy) from error
+
+
+def _training_command(path: Path, stage: str) -> str:
+    """Return the command that trains a run like the one that ``path`` lies in, as far as its folders tell."""
+    command = STAGES[stage].script("train")
+    folders = path.absolute().parents  # <checkpoints>/<stage>/<split>/<time>
+    if len(folders) > 3 and folders[2].name == stage:
+        command += f" --data {shlex.quote(folders[1].name)}{path_option(folders[3])}"
+    return command
 
 
 def _is_whole_archive(path: Path) -> bool:
@@ -153,16 +162,22 @@ def find_run(checkpoints: Path, stage: Stage, split: str, at: str | None = None,
         until: Only runs that were started at this time or before.
 
     Raises:
-        InputError: If there is none; it names the command that trains one.
+        InputError: If there is none; it names the command that trains one, or that finishes an interrupted one.
     """
-    runs = [run for run in list_runs(checkpoints, stage, split) if (run / "best.pt").exists()]
+    runs = list_runs(checkpoints, stage, split)
     if at is not None:
         runs = [run for run in runs if run.name == at]
     if until is not None:
         runs = [run for run in runs if run.name <= until]
-    if not runs:
-        which = f" of {at}" if at else f" until {until}" if until else ""
-        folder = Path(checkpoints) / stage.name / split
-        command = f"{stage.script('train')} --data {shlex.quote(split)}{path_option(checkpoints)}"
-        raise InputError(folder, f"no trained {stage.title} model{which}", "train one", command=command)
-    return runs[-1]
+    finished = [run for run in runs if (run / "best.pt").exists()]
+    if finished:
+        return finished[-1]
+    command = f"{stage.script('train')} --data {shlex.quote(split)}{path_option(checkpoints)}"
+    if runs:
+        problem = f"the training of {stage.title} is not finished, so there is no model to use yet"
+        raise InputError(
+            runs[-1], problem, "finish it with the options that it was started with", command=f"{command} --resume"
+        )
+    which = f" of {at}" if at else f" until {until}" if until else ""
+    folder = Path(checkpoints) / stage.name / split
+    raise InputError(folder, f"no trained {stage.title} model{which}", "train one", command=command)

@@ -1,7 +1,7 @@
 """Make a checkpoint of the published release usable here: python -m engine.published FILE --stage STAGE.
 
-The network and its weights are the release's, and its outputs are the same (tests/models). How the release crops and
-resamples a scan is approximated by the boxes of this project, which are in mm instead of voxels.
+The network and its weights are those of the release, whose outputs it reproduces (tests/parity). The boxes of this
+project, which are defined in mm, approximate the voxel-based cropping and resampling of the release.
 """
 
 import argparse

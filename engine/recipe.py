@@ -74,6 +74,6 @@ class Recipe:
         """Rebuild a recipe from ``to_record``.
 
         Raises:
-            TypeError: If the record has other fields than this version's recipe.
+            TypeError: If the record lacks a field of this version's recipe, or has one that is unknown.
         """
-        return from_record(Recipe, record)
+        return from_record(Recipe, record, complete=True)

@@ -38,6 +38,11 @@ class Stage:
         return tuple(name for name in (self.predecessor, self.fallback) if name)
 
     @property
+    def segments_pancreas(self) -> bool:
+        """Whether the stage segments the pancreas, whose place the reference can take."""
+        return self.sampling.target == "pancreas"
+
+    @property
     def title(self) -> str:
         """The name in words."""
         return self.name.replace("_", " ")

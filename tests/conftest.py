@@ -80,10 +80,7 @@ def assert_clear(error: InputError, path: Path) -> None:
     """Assert that an error blames the path, says what is wrong and what to do, and prints as one line."""
     assert str(path) in str(error.path), error
     assert "\n" not in str(error) and "\r" not in str(error), repr(error)
-    if error.problem:
-        assert error.remedy, error
-    else:  # the transitional form, one string
-        assert "; " in str(error), error
+    assert error.problem and error.remedy, error
 
 
 def refused(path: Path, *words: str, remedy: str = "", read: Callable = read_image, **kwargs) -> str:
@@ -103,8 +100,8 @@ def refused(path: Path, *words: str, remedy: str = "", read: Callable = read_ima
         read(path, **kwargs)
     error = caught.value
     assert_clear(error, path)
-    assert all(word in (error.problem or str(error)) for word in words), error
-    assert remedy in (f"{error.remedy} {error.command}" if error.problem else str(error)), error
+    assert all(word in error.problem for word in words), error
+    assert remedy in f"{error.remedy} {error.command}", error
     return str(error)
 
 

@@ -84,7 +84,7 @@ def test_a_run_folder_records_everything(world):
     assert {"settings.yaml", "losses.csv", "curves.png", "last.pt", "best.pt"} <= {path.name for path in run.iterdir()}
     assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
     record = yaml.safe_load((run / "settings.yaml").read_text())
-    assert record["held_out"] == "east" and record["split_hash"] and record["method"]["weights"]["slice"] == 1
+    assert record["split"] == "east" and record["split_hash"] and record["method"]["weights"]["slice"] == 1
 
 
 def test_the_four_stages_are_evaluated_in_order(world):
@@ -226,12 +226,12 @@ def bad_training(root: Path, *options: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "problem", "remedy"),
     [
-        (["--data", "north"], "--data north: no such centre is prepared", "hoose one of east, west, none"),
+        (["--data", "north"], "--data north: no centre or split has this name", "hoose one of east, west, none"),
         (["--width", "12"], "--width 12", "multiple of 8"),
         (["--lr", "0"], "--lr 0", "positive"),
         (["--lr", "nan"], "--lr nan", "positive"),
-        (["--seed", "-1"], "--seed -1", "zero or more"),
-        (["--gpu", "99"], "--gpu 99: this machine has", "a number or cpu"),
+        (["--seed", "-1"], "--seed -1", ">= 0"),
+        (["--gpu", "99"], "--gpu 99: this machine has", "or cpu"),
         (["--views", "none", "--weight", "consistency=1"], "two views", "consistency=0"),
     ],
 )
@@ -249,7 +249,7 @@ def test_training_needs_two_centres_unless_none_is_held_out(tmp_path, world, cap
     assert "no centre is prepared" in message and "python -m data.prepare" in message
     shutil.copytree(world / "store" / "east", tmp_path / "east")
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 2
-    assert "only one centre is prepared" in capsys.readouterr().err
+    assert "--data east: it holds out the only prepared centre" in capsys.readouterr().err
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run", "--data", "none"]) == 0
 
 
@@ -277,7 +277,7 @@ def test_a_killed_training_resumes_after_its_last_epoch(world, tmp_path):
     assert [run] == list((tmp_path / "pancreas_fine" / "east").iterdir())
     with (run / "losses.csv").open() as file:
         assert [int(float(row["epoch"])) for row in csv.DictReader(file)] == list(range(1, 13))
-    assert "finished already" in run_command(command, tmp_path).stdout
+    assert "already finished" in run_command(command, tmp_path).stdout
 
 
 def test_a_damaged_checkpoint_is_named(world, tmp_path, capsys):
@@ -287,5 +287,7 @@ def test_a_damaged_checkpoint_is_named(world, tmp_path, capsys):
     assert evaluate.main("pancreas_coarse", ["--data", "east", *store(world), "--path", str(tmp_path / "c")]) == 2
     message = capsys.readouterr().err
     assert (
-        "best.pt: truncated or damaged" in message and "rain again" in message and "python train_pancreas/" in message
+        "best.pt: the file is truncated or damaged" in message
+        and "rain this stage again" in message
+        and "python train_pancreas/" in message
     )

@@ -41,13 +41,11 @@ class InputError(Exception):
         command: A command that can be pasted into a shell; empty if none helps.
     """
 
-    def __init__(self, path: Path | str, problem: str = "", remedy: str = "", *, command: str = "") -> None:
+    def __init__(self, path: Path | str, problem: str, remedy: str, *, command: str = "") -> None:
         super().__init__(path, problem, remedy)
         self.path, self.problem, self.remedy, self.command = path, problem, remedy, command
 
     def __str__(self) -> str:
-        if not self.problem:
-            return str(self.path)
         line = f"{self.path}: {self.problem}. {self.remedy[:1].upper()}{self.remedy[1:]}"
         return f"{line}: {self.command}" if self.command else f"{line}."
 

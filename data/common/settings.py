@@ -13,20 +13,27 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
+def from_record(kind: type[T], record: Mapping[str, Any], *, complete: bool = False) -> T:
     """Rebuild a settings dataclass, with those nested in it, from the plain values of ``dataclasses.asdict``.
 
     Lists, into which YAML and JSON turn tuples, become tuples again.
 
+    Args:
+        kind: The dataclass.
+        record: Its values by name.
+        complete: Whether every field has to be recorded. Otherwise a field that is not gets its default.
+
     Raises:
-        TypeError: If a field without a default is missing, or a field is unknown.
+        TypeError: If a field that has to be recorded is missing, or a field is unknown.
     """
     hints = get_type_hints(kind)
+    if complete and (missing := hints.keys() - record.keys()):
+        raise TypeError(f"{kind.__name__} lacks {', '.join(sorted(missing))}")
     values = {}
     for name, value in record.items():
         nested = hints.get(name)
         if isinstance(nested, type) and is_dataclass(nested):
-            value = from_record(nested, value)
+            value = from_record(nested, value, complete=complete)
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
 

@@ -99,10 +99,12 @@ def inflate(chunks: Iterable[bytes], zlib_bits: int) -> Iterator[bytes]:
 
 
 def check_three_axes(path: Path, sizes: tuple[int, ...]) -> None:
-    """Raise InputError unless a file has exactly three axes; a fourth one is refused even if its length is 1."""
-    if len(sizes) != 3 or min(sizes) < 1:
-        shape = " x ".join(map(str, sizes))
+    """Raise InputError unless a scan has exactly three axes with voxels; a fourth axis of length 1 is refused too."""
+    shape = " x ".join(map(str, sizes))
+    if len(sizes) != 3:
         raise InputError(path, f"has {len(sizes)} axes ({shape}), not 3", "save one 3-D volume per file")
+    if min(sizes) < 1:
+        raise InputError(path, f"its header promises {shape} voxels", AGAIN)
 
 
 def check_voxels(path: Path, chunks: Iterable[bytes], sizes: tuple[int, ...], dtype: np.dtype) -> None:

@@ -73,7 +73,9 @@ def centre_of(key: str) -> str:
     return key.split("/")[0]
 
 
-def choose_splits(splits: dict[str, Split], name: str | None, among: Container[str] | None = None) -> list[Split]:
+def choose_splits(
+    splits: dict[str, Split], name: str | None, among: Container[str] | None = None, *, option: str = "--data"
+) -> list[Split]:
     """Choose the splits of a run.
 
     Args:
@@ -81,6 +83,7 @@ def choose_splits(splits: dict[str, Split], name: str | None, among: Container[s
         name: Name of one split, or of a cross-validation for all its folds. None chooses every split that holds a
             centre out.
         among: If ``name`` is None, the centres that are worth holding out (see ``centres_with``); None for all.
+        option: The command-line option that gave the name, for messages.
 
     Returns:
         The chosen splits, at least one.
@@ -102,12 +105,14 @@ def choose_splits(splits: dict[str, Split], name: str | None, among: Container[s
         if not chosen:
             ordered = [split for kind in get_args(SplitKind) for split in splits.values() if split.kind == kind]
             names = dict.fromkeys(n for split in ordered for n in (split.cross_validation, split.name) if n)
-            raise InputError(f"split {name}", "no split has this name", f"choose one of {', '.join(names)}")
+            raise InputError(
+                f"{option} {name}", "no centre or split has this name", f"choose one of {', '.join(names)}"
+            )
     for split in chosen:
         if not split.train:
             problem = "it holds out the only prepared centre, which leaves no case to train on"
             others = f'use the split "{NONE_HELD_OUT}" to train on this centre, or add folds with python -m data.splits'
-            raise InputError(f"split {split.name}", problem, f"prepare another centre, {others}")
+            raise InputError(f"{option} {split.name}", problem, f"prepare another centre, {others}")
     return chosen
 
 

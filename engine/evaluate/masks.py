@@ -22,6 +22,7 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.samples import MARGIN_MM
 from data.scans.grid import resample_nearest
+from data.splits.split import Split
 from engine.metrics import case_metrics
 
 
@@ -98,3 +99,13 @@ def read_prepared_mask(path: Path, shape: tuple[int, int, int], *, command: str)
         problem = f"holds a mask of shape {stored_shape}, expected {shape}"
         raise InputError(path, problem, remedy, command=command)
     return np.unpackbits(bits, count=voxels).astype(bool).reshape(shape)
+
+
+def file_stem(split: Split, case: Case) -> str:
+    """Return the name of a case's files; in a split with several test centres it includes the centre."""
+    return case.name if case.centre == split.name else case.file_name
+
+
+def mask_path(folder: Path, split: Split, case: Case) -> Path:
+    """Return the file of a case's mask on the grid of the prepared case, in the folder of an evaluation."""
+    return folder / "masks" / f"{file_stem(split, case)}.npz"

@@ -13,6 +13,7 @@ An evaluation leaves in its folder, which is in the run folder of the model:
 """
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import sys
@@ -35,7 +36,14 @@ from data.splits.frozen import frozen_splits
 from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
 from engine.checkpoint import DEFAULT_CHECKPOINTS, find_run
 from engine.device import choose_device, naming_memory_errors
-from engine.evaluate.masks import read_prepared_mask, read_reference, score_prepared_mask, write_prepared_mask
+from engine.evaluate.masks import (
+    file_stem,
+    mask_path,
+    read_prepared_mask,
+    read_reference,
+    score_prepared_mask,
+    write_prepared_mask,
+)
 from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
 from engine.options import add_average, add_gpu, add_path, add_store
 from engine.report.results import write_results
@@ -125,7 +133,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
             help="look around the pancreas as the earlier stages predicted it, or around that of the reference, so "
             "that their errors do not count",
         )
-    if not is_pancreas(stage):
+    if not stage.segments_pancreas:
         add_average(parser)
     args = parser.parse_args(argv)
     if args.thresh is not None and not 0 < args.thresh < 1:
@@ -201,11 +209,11 @@ class Evaluation:
 
     def prediction_path(self, case: Case) -> Path:
         """Return the file of a case's mask on the grid of the scan."""
-        return self.folder / "predictions" / f"{_name_in(self.split, case)}.nii.gz"
+        return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
 
     def mask_path(self, case: Case) -> Path:
         """Return the file of a case's mask on the grid of the prepared case."""
-        return _mask_path(self.folder, self.split, case)
+        return mask_path(self.folder, self.split, case)
 
     def read_mask(self, case: Case) -> np.ndarray:
         """Read a case's mask on the grid of the prepared case: boolean, shape (D, H, W).
@@ -214,6 +222,12 @@ class Evaluation:
             InputError: If the mask is missing or damaged; it names the command that makes it again.
         """
         return read_prepared_mask(self.mask_path(case), case.shape, command=self.options.command())
+
+    def has_mask(self, case: Case) -> bool:
+        """Return whether the mask of a case can be read."""
+        with contextlib.suppress(InputError):
+            return self.read_mask(case).shape == case.shape
+        return False
 
 
 @dataclass(frozen=True)
@@ -282,7 +296,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     title = f"{model.stage.title}, {split.name} held out{pancreas}"
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
-    rows = [row for row in earlier_rows if not failed(row) and _has_mask(evaluation, by_key[row["case"]])]
+    rows = [row for row in earlier_rows if not failed(row) and evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in tqdm([case for case in evaluation.cases if case.key not in done], desc=title, unit="case"):
         try:
@@ -317,14 +331,12 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     stage = model.stage
     reference = read_reference(case, stage.sampling.target)
     masks = {
-        name: read_prepared_mask(
-            _mask_path(earlier.folder, evaluation.split, case), case.shape, command=earlier.command
-        )
+        name: read_prepared_mask(mask_path(earlier.folder, evaluation.split, case), case.shape, command=earlier.command)
         for name, earlier in evaluation.earlier.items()
     }
     if options.roi == "reference":
         pancreas = np.asarray(case.label()) > 0
-        masks |= {name: pancreas for name in stage.before if is_pancreas(STAGES[name])}
+        masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
     mask, note = segment_stage(model, case.image(), case.spacing, roi)
@@ -368,7 +380,7 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
     for name in options.stage.before:
         stage = STAGES[name]
         earlier = replace(options, stage=stage, split=split, time=None, threshold=None)
-        if is_pancreas(stage):
+        if stage.segments_pancreas:
             if options.roi == "reference":
                 continue
             earlier = replace(earlier, roi="predicted" if stage.predecessor else None, readout="segmentation")
@@ -391,25 +403,3 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, dict) else {}
-
-
-def is_pancreas(stage: Stage) -> bool:
-    """Return whether a stage segments the pancreas, whose place the reference can take."""
-    return stage.sampling.target == "pancreas"
-
-
-def _mask_path(folder: Path, split: Split, case: Case) -> Path:
-    return folder / "masks" / f"{_name_in(split, case)}.npz"
-
-
-def _name_in(split: Split, case: Case) -> str:
-    """Return the name of a case's files; in a split with several test centres it includes the centre."""
-    return case.name if case.centre == split.name else case.file_name
-
-
-def _has_mask(evaluation: Evaluation, case: Case) -> bool:
-    try:
-        evaluation.read_mask(case)
-    except InputError:
-        return False
-    return True

@@ -109,7 +109,9 @@ def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
     target = stage.sampling.target
     known = centres_with(centres, target)
     names: Sequence[str | None] = options.centres or [None]
-    chosen = [split for name in dict.fromkeys(names) for split in choose_splits(splits, name, known)]
+    chosen = [
+        split for name in dict.fromkeys(names) for split in choose_splits(splits, name, known, option="--centres")
+    ]
     cases = list(chain(*centres.values()))
     pairs = find_inseparable_pairs(chosen, cases, save=save)
     steps, lines = {}, []

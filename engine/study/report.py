@@ -16,7 +16,6 @@ import numpy as np
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from engine.evaluate.stage import is_pancreas
 from engine.report.plots import draw_study
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
@@ -258,7 +257,7 @@ def describe_region(study: Study) -> str:
     if not study.stage.predecessor:
         return ""
     before = STAGES[study.stage.predecessor]
-    if is_pancreas(before):
+    if before.segments_pancreas:
         return f", in the reference mask of {before.title}"
     return f", around the prediction of {before.title} of the same variant, in the reference pancreas"
 

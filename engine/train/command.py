@@ -190,6 +190,10 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
             for leak in check_leaks(split, pairs, allow=options.allow_duplicates):
                 print(f"  warning: {leak}")
             print(describe(plan, options.training))
+            if not plan.validation_cases:
+                print("    warning: no validation case, so the last epoch is used, and 0.5 as the threshold")
+            if options.dry_run and options.resume:
+                print(f"    {describe_resumption(options, plan)}")
             plans.append(plan)
         except InputError as error:
             faults.append(error)
@@ -236,6 +240,22 @@ def describe(plan: Plan, settings: TrainSettings) -> str:
         f"  hold out {plan.split.name}: train on {len(plan.train_cases)} cases ({parts}), "
         f"validate on {len(plan.validation_cases)}, {settings.epochs} epochs, {count_steps(plan, settings)} steps"
     )
+
+
+def describe_resumption(options: TrainOptions, plan: Plan) -> str:
+    """Return what ``--resume`` would do with a split.
+
+    Raises:
+        InputError: If the checkpoint of the newest run cannot be read.
+    """
+    runs = list_runs(options.path, options.stage, plan.split.name)
+    if not runs or not (runs[-1] / "last.pt").exists():
+        return "would start from the beginning"
+    checkpoint = load_checkpoint(runs[-1] / "last.pt", options.stage.name)
+    epochs = checkpoint.recipe.training.epochs
+    if checkpoint.epoch >= epochs:
+        return f"{runs[-1]} is already finished, {epochs} epochs"
+    return f"would go on in {runs[-1]} after epoch {checkpoint.epoch} of {epochs}"
 
 
 def count_steps(plan: Plan, settings: TrainSettings) -> int:

@@ -159,7 +159,7 @@ def test_an_interrupted_export_is_continued_and_written_files_are_not_touched(st
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--data", "north"], "split north: no split has this name"),
+        (["--data", "north"], "--data north: no centre or split has this name"),
         (["--id", "1000"], "--id 1000: nnU-Net's data sets have numbers of three digits"),
         (["--name", "my set"], "--name my set: this cannot be used as the name of a data set"),
         (

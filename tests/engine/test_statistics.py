@@ -1,4 +1,4 @@
-"""Summaries and comparisons: worked examples and properties; undefined values are counted, and results repeatable."""
+"""Summaries and comparisons: worked examples, properties, the count of undefined values, and repeatability."""
 
 import math
 
@@ -14,7 +14,7 @@ NAN = math.nan
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
 
-def test_undefined_values_are_left_out_and_counted():
+def test_mean_and_standard_deviation_of_a_worked_example():
     summary = summarise([1.0, 2.0, NAN, 6.0])
     assert (summary.mean, summary.n, summary.excluded) == (3.0, 3, 1)
     assert summary.sd == pytest.approx(math.sqrt(7))
@@ -28,7 +28,7 @@ def test_too_few_values_give_no_interval(values, n, excluded):
     assert summary.mean == 0.5 if n else math.isnan(summary.mean)
 
 
-def test_equal_values_have_an_interval_without_width():
+def test_the_interval_of_equal_values_has_no_width():
     summary = summarise([0.25] * 4)
     assert summary.low == summary.high == summary.mean == 0.25 and summary.sd == 0
 
@@ -42,7 +42,7 @@ def test_the_interval_is_that_of_the_central_limit_theorem():
 
 @given(VALUES, st.integers(0, 5))
 @settings(max_examples=15, deadline=None)
-def test_the_interval_is_repeatable_and_bounded_and_ignores_undefined_values(values, seed):
+def test_intervals_are_repeatable_bounded_and_independent_of_undefined_values(values, seed):
     summary = summarise(values, seed)
     assert summary == summarise(values, np.random.default_rng(seed))
     assert min(values) - 1e-9 <= summary.low <= summary.high <= max(values) + 1e-9
@@ -55,7 +55,7 @@ def test_infinite_values_are_refused():
         summarise([1.0, math.inf])
 
 
-def test_cases_are_matched_by_name_and_the_others_are_listed():
+def test_cases_are_matched_by_name_and_unmatched_ones_are_listed():
     ours = {"b": 0.8, "a": 0.6, "x": 1.0, "gap": NAN}
     theirs = {"a": 0.5, "b": 0.5, "y": 0.0, "gap": 0.4}
     result = compare(ours, theirs)

@@ -211,6 +211,7 @@ def test_a_dicom_series_with_one_damaged_slice(tmp_path):
         (123, "B", 3, "not in mm"),
         (268, "f", 31.5, "places it twice"),
         (260, "f", 1.5, "no rotation"),
+        (44, "h", 0, "promises 7 x 0 x 5 voxels"),
         (344, "4s", b"n+1x", "not a NIfTI-1"),
     ],
 )

@@ -27,14 +27,14 @@ def test_without_a_name_every_centre_is_held_out_in_turn():
     assert choose_splits(splits, "none")[0].test == ()
     with pytest.raises(InputError) as error:
         choose_splits(splits, "d")
-    assert str(error.value) == "split d: no split has this name. Choose one of a, b, c, none."
+    assert str(error.value) == "--data d: no centre or split has this name. Choose one of a, b, c, none."
 
 
 def test_one_centre_cannot_be_held_out_but_trained_on():
     splits = make_splits({"a": three_centres()["a"]})
     with pytest.raises(InputError) as error:
         choose_splits(splits, None)
-    assert error.value.path == "split a" and "holds out the only prepared centre" in error.value.problem
+    assert error.value.path == "--data a" and "holds out the only prepared centre" in error.value.problem
     assert len(choose_splits(splits, "none")[0].train) > 0
 
 
@@ -47,7 +47,7 @@ def test_folds_are_chosen_by_name_and_never_without_one():
     assert [s.name for s in choose_splits(splits, "folds_2")] == ["folds_2"]
     with pytest.raises(InputError) as error:
         choose_splits(splits, "a_fold")
-    assert error.value.path == "split a_fold"
+    assert error.value.path == "--data a_fold"
     assert error.value.remedy.startswith("choose one of a, b, c, folds, folds_1, ")
     assert error.value.remedy.endswith(", a_folds, a_folds_1, a_folds_2, a_folds_3, none")
 

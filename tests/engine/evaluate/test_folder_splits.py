@@ -128,7 +128,7 @@ def test_a_file_that_can_belong_to_two_centres_is_refused(store, exported, tmp_p
     [
         (["--data", "none"], "--data none: has no test case of a centre where a tumour is labelled"),
         (["--data", "organs"], "--data organs: has no test case of a centre where a tumour is labelled"),
-        (["--data", "east"], "split east: no split has this name. Choose one of"),
+        (["--data", "east"], "--data east: no centre or split has this name. Choose one of"),
         (
             ["--centre", "north", "--part", "validation"],
             "--part validation: a centre has no parts. Give a split with --data",

@@ -1,4 +1,4 @@
-"""Tables can be read back, every case is counted once, and undefined values are counted instead of averaged."""
+"""Tables of an evaluation: they are read as they were written, count every case once and report undefined values."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from engine.report.tables import (
 
 
 def row(case: str, found: int, wanted: int, **more) -> dict:
-    """The row of a case whose prediction and reference are ``found`` and ``wanted`` slices thick, of 1 ml per slice."""
+    """Return the row of a case whose prediction and reference fill ``found`` and ``wanted`` slices of 1 ml each."""
     prediction, reference = np.zeros((8, 10, 10)), np.zeros((8, 10, 10))
     prediction[:found], reference[:wanted] = 1, 1
     return {"case": case, "centre": "north", **case_metrics(prediction, reference, (10, 1, 1)), **more}
@@ -41,7 +41,7 @@ def rows() -> list[dict]:
     ]
 
 
-def test_cases_come_back_as_they_were(tmp_path, rows):
+def test_a_table_is_read_as_it_was_written(tmp_path, rows):
     path = tmp_path / "new" / "cases.csv"
     write_case_table(path, rows)
     assert str(read_case_table(path)) == str(rows)
@@ -52,27 +52,39 @@ def test_cases_come_back_as_they_were(tmp_path, rows):
 
 @given(st.lists(st.floats(allow_infinity=False), min_size=1, max_size=5), st.text("ab,\"'\n ü0", min_size=1))
 @settings(max_examples=40, deadline=None)
-def test_any_number_and_any_name_survive(tmp_path_factory, values, name):
+def test_any_number_and_any_name_are_read_as_they_were_written(tmp_path_factory, values, name):
     path = tmp_path_factory.mktemp("csv") / "cases.csv"
     written = [{"case": f"{name}{i}", "dice": value} for i, value in enumerate(values)]
     write_case_table(path, written)
     assert str(read_case_table(path)) == str(written)
 
 
-@pytest.mark.parametrize("content", [b"", b"case,dice\n", b"name,dice\nx,1\n", b"case,dice\na,1,2\n", b"\xff\xfe\x00"])
-def test_a_file_that_is_not_a_table_of_cases_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "not a table of cases"),
+        (b"case,dice\n", "not a table of cases"),
+        (b"name,dice\nx,1\n", "not a table of cases"),
+        (b"case,dice\na,1,2\n", "not a table of cases"),
+        (b"case,dice\na\n", "not a table of cases"),
+        (b"\xff\xfe\x00", "not a readable CSV table"),
+    ],
+)
+def test_a_file_that_is_not_a_table_of_cases_is_refused(tmp_path, content, problem):
     path = tmp_path / "cases.csv"
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_case_table(path)
-    assert error.value.path == path and error.value.problem.startswith("not a ")
+    assert error.value.path == path
+    assert error.value.problem.startswith(problem)
     assert error.value.remedy == "give the table of cases that an evaluation wrote (cases.csv)"
 
 
 def test_a_missing_table_is_refused(tmp_path):
     with pytest.raises(InputError) as error:
         read_case_table(tmp_path / "cases.csv")
-    assert error.value.path == tmp_path / "cases.csv" and "No such file" in error.value.problem
+    assert error.value.path == tmp_path / "cases.csv"
+    assert error.value.problem.startswith("not a readable CSV table")
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -91,10 +103,11 @@ def test_every_case_is_counted_once(rows):
     assert (count["reference_lesions"], count["detected_lesions"], count["false_positive_components"]) == (3, 2, 1)
 
 
-def test_the_summary_counts_what_it_leaves_out(rows):
+def test_the_summary_says_which_cases_were_left_out(rows):
     table = summary_table(rows, "pancreas fine")
     lines = {line.split()[0]: line.split() for line in table.splitlines() if line}
-    # The Dice are 1, 2/3 and 0 (missed); the false positive and the empty case have none. The missed one has no HD95.
+    # Dice is 1, 2/3 and 0 (missed). The false positive and the correctly empty case are left out; HD95 is not defined
+    # for the missed case either.
     assert lines["dice"][1] == "0.556" and lines["dice"][-2:] == ["3", "2"]
     assert lines["hd95_mm"][-2:] == ["2", "3"]
     assert lines["seconds"][1] == "1.400" and lines["seconds"][-1] == "5"
@@ -105,7 +118,7 @@ def test_the_summary_counts_what_it_leaves_out(rows):
     assert "2 of 3 detected (67 %), 1 false positive components" in table
 
 
-def test_a_summary_of_the_pancreas_reports_no_lesions(rows):
+def test_the_summary_of_the_pancreas_has_no_line_of_lesions(rows):
     table = summary_table(rows, "pancreas fine", lesions=False)
     assert "lesions" not in table and table == "".join(
         line for line in summary_table(rows, "pancreas fine").splitlines(True) if not line.startswith("lesions")
@@ -116,7 +129,7 @@ def test_a_summary_of_failed_cases_only(rows):
     assert "cases            1: 0 segmented, 1 failed" in summary_table(rows[-1:], "t")
 
 
-def test_the_summaries_for_programs_hold_the_same_numbers(tmp_path, rows):
+def test_both_formats_of_the_summary_for_programs_agree(tmp_path, rows):
     write_summary(tmp_path / "summary.json", rows)
     write_summary(tmp_path / "summary.csv", rows)
     content = json.loads((tmp_path / "summary.json").read_text())
@@ -127,13 +140,18 @@ def test_the_summaries_for_programs_hold_the_same_numbers(tmp_path, rows):
     assert content["counts"] == count_outcomes(rows) == {name: int(lines[name]["n"]) for name in content["counts"]}
 
 
-def test_undefined_numbers_are_null_in_json(tmp_path, rows):
+def test_undefined_values_are_null_in_json(tmp_path, rows):
     write_summary(tmp_path / "one.json", rows[:1])
     summary = json.loads((tmp_path / "one.json").read_text())["metrics"]["dice"]
     assert summary == {"mean": 1.0, "sd": None, "n": 1, "excluded": 0, "low": None, "high": None}
 
 
-def test_best_median_and_worst_case_are_picked_by_dice():
+def test_a_summary_with_another_suffix_is_refused(tmp_path, rows):
+    with pytest.raises(ValueError, match=r"\.json or \.csv"):
+        write_summary(tmp_path / "summary.txt", rows)
+
+
+def test_the_best_the_median_and_the_worst_case_are_picked():
     cases = [{"case": name, "dice": dice} for name, dice in zip("abcde", [0.5, math.nan, 0.9, 0.1, 0.7], strict=True)]
     cases.append({"case": "f", "error": "unreadable"})
     best, median, worst = pick_cases(cases)
@@ -143,6 +161,6 @@ def test_best_median_and_worst_case_are_picked_by_dice():
 @pytest.mark.parametrize(
     ("dice", "names"), [([], "---"), ([math.nan], "---"), ([0.5], "a--"), ([0.5, 0.5], "b-a"), ([0.3, 0.3, 0.3], "cba")]
 )
-def test_too_few_cases_are_never_picked_twice(dice, names):
+def test_no_case_is_picked_twice_if_there_are_few(dice, names):
     picked = pick_cases([{"case": name, "dice": value} for name, value in zip("abc", dice, strict=False)][::-1])
     assert "".join(case["case"] if case else "-" for case in picked) == names

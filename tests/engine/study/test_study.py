@@ -195,7 +195,7 @@ def test_a_record_without_the_whole_recipe_can_be_reported_but_not_continued(stu
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--centres", "south"], "split south: no split has this name"),
+        (["--centres", "south"], "--centres south: no centre or split has this name"),
         (["--centres", "none"], "--centres none: holds no centre out"),
         (["--jobs", "0"], "--jobs 0: fewer than one run at a time"),
         (["--width", "12"], "--width 12: not a multiple of 8"),

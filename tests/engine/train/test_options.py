@@ -97,8 +97,13 @@ def test_a_checkpoint_that_does_not_fit_into_the_memory_is_not_called_damaged(tm
     assert "memory" in caught.value.problem and "damaged" not in str(caught.value) and "again" in caught.value.remedy
 
 
-def test_a_record_with_unknown_settings_is_refused(tmp_path):
-    torch.save({"format": FORMAT, "stage": "tumor_fine", "recipe": {"network": {"depth": 4}}}, tmp_path / "best.pt")
+@pytest.mark.parametrize("change", [{"network": {"depth": 4}}, {"network": {}}, {"sampling": None}])
+def test_a_record_of_other_settings_is_refused_and_never_completed_with_the_defaults_of_the_day(tmp_path, change):
+    options = parse(STAGE, [])
+    parts = (options.network, STAGE.method, STAGE.sampling, options.augmentation, options.training, Preparation())
+    record = Recipe(*parts).to_record() | change
+    recipe = {name: value for name, value in record.items() if value is not None}
+    torch.save({"format": FORMAT, "stage": "tumor_fine", "recipe": recipe}, tmp_path / "best.pt")
     with pytest.raises(InputError) as caught:
         load_checkpoint(tmp_path / "best.pt", "tumor_fine")
     assert "incomplete" in caught.value.problem and caught.value.command == STAGE.script("train")

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from data.cases.store import Case, read_case, read_store, write_case
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, exclusive_lock
 from data.scans.grid import Grid
-from data.splits.frozen import frozen_splits
+from data.splits.frozen import frozen_splits, write_splits
 from data.splits.split import Split
-from engine.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from engine.checkpoint import FORMAT, Checkpoint, create_run, find_run, load_checkpoint, save_checkpoint
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
@@ -183,6 +184,43 @@ def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kil
     said = capsys.readouterr().out.splitlines()[-1]
     assert "already finished" in said and "started with: method.weights.contrast 0.1, training.lr 0.0001; " in said
     assert said.endswith("leave out --resume to start a run with the settings given now")
+
+
+def test_a_dry_run_says_where_it_would_go_on(study_store, tmp_path, capsys):
+    options = ["--store", str(study_store), "--path", str(tmp_path), "--data", "west", "--gpu", "cpu", "--resume"]
+    options += ["--dry-run"]
+    assert train_command.main("pancreas_fine", options) == 0
+    assert "would start from the beginning" in capsys.readouterr().out
+    stage, run = STAGES["pancreas_fine"], tmp_path / "pancreas_fine" / "west" / "2026_01_01_00_00_00"
+    facts = {"split": "west", "split_hash": "", "data_hash": "", "spacing_range": None, "net": {}}
+    recipe = recipe_of(stage, TrainSettings(epochs=150))
+    for epoch, said in ((20, f"would go on in {run} after epoch 20 of 150"), (150, f"{run} is already finished")):
+        save_checkpoint(run / "last.pt", Checkpoint(stage=stage.name, recipe=recipe, epoch=epoch, **facts))
+        assert train_command.main("pancreas_fine", options) == 0
+        assert said in capsys.readouterr().out
+    assert [path.name for path in run.iterdir()] == ["last.pt"]
+
+
+def test_an_unfinished_run_is_told_from_none(tmp_path):
+    stage = STAGES["pancreas_fine"]
+    with pytest.raises(InputError, match="no trained pancreas fine model"):
+        find_run(tmp_path, stage, "west")
+    run = create_run(tmp_path, stage, "west")
+    with pytest.raises(InputError) as caught:
+        find_run(tmp_path, stage, "west")
+    assert caught.value.path == run and "not finished" in caught.value.problem
+    assert caught.value.command == f"{stage.script('train')} --data west --path {tmp_path} --resume"
+
+
+def test_without_validation_cases_training_warns_before_it_starts(study_store, tmp_path, capsys):
+    store = tmp_path / "store"
+    shutil.copytree(study_store, store)
+    splits = frozen_splits(store, read_store(store))
+    lists = {"mine": {"train": splits["west"].train, "validation": [], "test": splits["west"].test}}
+    write_splits(store / "splits_mine.json", {"mine": Split("mine", **{k: tuple(v) for k, v in lists["mine"].items()})})
+    argv = ["--store", str(store), "--path", str(tmp_path), "--data", "mine", "--gpu", "cpu", "--dry-run"]
+    assert train_command.main("pancreas_fine", argv) == 0
+    assert "warning: no validation case" in capsys.readouterr().out
 
 
 def test_two_trainings_never_share_a_run_folder(study_store, tmp_path, capsys):
