@@ -7,7 +7,8 @@ its 6-connected erosion, including the voxels on the scan's own border.
     recall, precision  |P and R| / |R|,  |P and R| / |P|
     roi_recall         share of R inside the bounding box of P
     roi_recall_margin  the same after the box has been enlarged by a margin in mm and rounded outwards to multiples of
-                       8 voxels within the scan, which makes it the region of interest of the next stage
+                       8 voxels within the scan: the region of interest of the next stage, as far as the voxels that
+                       are scored are also those that the stage sees
     nsd_2mm, nsd_1mm   normalised surface Dice: share of the voxels of S(P) and S(R) that lie within 2 (1) mm of the
                        other surface (Nikolov et al., J. Med. Internet Res. 23, 2021), counted in voxels like MONAI
                        without subvoxels

@@ -188,6 +188,19 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
+class EarlierEvaluation:
+    """The evaluation of an earlier stage, as a later one needs it.
+
+    Attributes:
+        folder: Where its results are.
+        command: The command that runs it again.
+    """
+
+    folder: Path
+    command: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The evaluation of one model on the held-out cases of its split.
 
@@ -205,15 +218,7 @@ class Evaluation:
     split: Split
     cases: Sequence[Case]
     folder: Path
-    earlier: "dict[str, EarlierEvaluation]"
-
-    def prediction_path(self, case: Case) -> Path:
-        """Return the file of a case's mask on the grid of the scan."""
-        return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
-
-    def mask_path(self, case: Case) -> Path:
-        """Return the file of a case's mask on the grid of the prepared case."""
-        return mask_path(self.folder, self.split, case)
+    earlier: dict[str, EarlierEvaluation]
 
     def read_mask(self, case: Case) -> np.ndarray:
         """Read a case's mask on the grid of the prepared case: boolean, shape (D, H, W).
@@ -221,26 +226,14 @@ class Evaluation:
         Raises:
             InputError: If the mask is missing or damaged; it names the command that makes it again.
         """
-        return read_prepared_mask(self.mask_path(case), case.shape, command=self.options.command())
+        path = mask_path(self.folder, self.split, case)
+        return read_prepared_mask(path, case.shape, command=self.options.command())
 
     def has_mask(self, case: Case) -> bool:
         """Return whether the mask of a case can be read."""
         with contextlib.suppress(InputError):
             return self.read_mask(case).shape == case.shape
         return False
-
-
-@dataclass(frozen=True)
-class EarlierEvaluation:
-    """The evaluation of an earlier stage, as a later one needs it.
-
-    Attributes:
-        folder: Where its results are.
-        command: The command that runs it again.
-    """
-
-    folder: Path
-    command: str
 
 
 def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, cases: Sequence[Case]) -> Evaluation:
@@ -327,11 +320,11 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     Raises:
         InputError: If the case or the mask of an earlier stage is missing or damaged.
     """
-    model, options = evaluation.model, evaluation.options
+    model, options, split = evaluation.model, evaluation.options, evaluation.split
     stage = model.stage
     reference = read_reference(case, stage.sampling.target)
     masks = {
-        name: read_prepared_mask(mask_path(earlier.folder, evaluation.split, case), case.shape, command=earlier.command)
+        name: read_prepared_mask(mask_path(earlier.folder, split, case), case.shape, command=earlier.command)
         for name, earlier in evaluation.earlier.items()
     }
     if options.roi == "reference":
@@ -341,8 +334,9 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     roi, fallback_note = select_roi(stage, masks, case.spacing)
     mask, note = segment_stage(model, case.image(), case.spacing, roi)
     seconds = time.monotonic() - start
-    write_mask(evaluation.prediction_path(case), mask.astype(np.uint8), case.grid)
-    write_prepared_mask(evaluation.mask_path(case), mask)
+    prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
+    write_mask(prediction, mask.astype(np.uint8), case.grid)
+    write_prepared_mask(mask_path(evaluation.folder, split, case), mask)
     return {
         "case": case.key,
         "centre": case.centre,
