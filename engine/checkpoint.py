@@ -151,7 +151,7 @@ def list_runs(checkpoints: Path, stage: Stage, split: str) -> list[Path]:
     return sorted(path for path in folders if path.is_dir() and _TIME.fullmatch(path.name))
 
 
-def find_run(checkpoints: Path, stage: Stage, split: str, at: str | None = None, until: str | None = None) -> Path:
+def find_run(checkpoints: Path, stage: Stage, split: str, *, at: str | None = None, until: str | None = None) -> Path:
     """Return the newest finished run of a stage and split.
 
     Args:

@@ -27,7 +27,7 @@ from engine.stages import STAGES
 from models.published import load_published
 
 
-def import_published(file: Path, stage_name: str, threshold: float, checkpoints: Path, split: str) -> Path:
+def import_published(file: Path, *, stage_name: str, threshold: float, checkpoints: Path, split: str) -> Path:
     """Write a checkpoint of the published release as a finished run of this project.
 
     Args:
@@ -109,7 +109,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
-    print(import_published(args.file, args.stage, args.thresh, args.path, args.data))
+    print(
+        import_published(
+            args.file, stage_name=args.stage, threshold=args.thresh, checkpoints=args.path, split=args.data
+        )
+    )
 
 
 if __name__ == "__main__":

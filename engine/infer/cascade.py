@@ -122,7 +122,7 @@ def load_model(
             readout needs.
     """
     stage = STAGES[stage_name]
-    run = find_run(checkpoints, stage, split, at, until)
+    run = find_run(checkpoints, stage, split, at=at, until=until)
     checkpoint = load_checkpoint(run / "best.pt", stage_name)
     recipe = checkpoint.recipe
     stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
