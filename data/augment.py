@@ -22,7 +22,7 @@ class Augmentation:
     Every component is applied with ``probability``, and the flip along each axis with one half.
     """
 
-    probability: float = field(default=0.5, metadata={"help": "probability of each component, flips apart"})
+    probability: float = field(default=0.5, metadata={"help": "probability of each component except the flips"})
     rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation about each axis"})
     scale: tuple[float, float] = field(default=(0.8, 1.2), metadata={"help": "range of the scale factor"})
     elastic_mm: float = field(
@@ -33,6 +33,20 @@ class Augmentation:
     noise: float = field(
         default=0.05, metadata={"help": "largest standard deviation of the noise, as a share of the HU window"}
     )
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+        """
+        if not 0 <= self.probability <= 1:
+            raise ValueError("probability is not between 0 and 1")
+        for name, (low, high) in {"scale": self.scale, "gamma": self.gamma}.items():
+            if not 0 < low <= high:
+                raise ValueError(f"{name} is not a range of positive numbers")
+        if min(self.rotation_degrees, self.elastic_mm, self.noise) < 0 or self.elastic_spacing_mm <= 0:
+            raise ValueError("rotation_degrees, elastic_mm and noise must be 0 or more, elastic_spacing_mm positive")
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from data.cases.labels import HU_WINDOW, target_mask
+from data.cases.labels import HU_WINDOW, TARGETS, target_mask
 from data.cases.store import Case
 from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
 
@@ -30,24 +30,43 @@ class Sampling:
         default=HU_WINDOW, metadata={"help": "Hounsfield units that become 0 and 1; values beyond are clipped"}
     )
     jitter_z_mm: tuple[float, float] = field(
-        default=(0.0, 0.0), metadata={"help": "range by which the lower and upper face move outwards in training"}
+        default=(0.0, 0.0), metadata={"help": "range in mm by which the lower and upper face move outwards in training"}
     )
     jitter_plane_mm: tuple[float, float] = field(
-        default=(0.0, 0.0), metadata={"help": "range by which the four in-plane faces move outwards in training"}
+        default=(0.0, 0.0), metadata={"help": "range in mm by which the four in-plane faces move outwards in training"}
     )
     margin_mm: tuple[float, float, float] = field(
-        default=MARGIN_MM, metadata={"help": "margin (z, y, x) around the mask in which the stage looks in use"}
+        default=MARGIN_MM, metadata={"help": "margin (z, y, x) in mm around the mask at inference"}
     )
     field_of_view_mm: tuple[float, float, float] = field(
-        default=(math.inf, 256.0, 294.0), metadata={"help": "central part (z, y, x) that is read where roi is scan"}
+        default=(math.inf, 256.0, 294.0),
+        metadata={"help": "size (z, y, x) in mm of the central region that is read if roi is scan"},
     )
     halve_below_mm: float = field(
         default=0.0, metadata={"help": "axes with finer voxels are read at half their resolution; 0 for none"}
     )
     max_voxels: int = field(default=6_000_000, metadata={"help": "larger boxes are resampled to this number of voxels"})
     rounds: int = field(
-        default=1, metadata={"help": "times that the stage looks in use: first around the stage before, then itself"}
+        default=1,
+        metadata={"help": "passes at inference: the first around the previous stage's mask, later ones around its own"},
     )
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: If a setting cannot be computed with.
+        """
+        if self.target not in TARGETS:
+            raise ValueError(f"target is {self.target!r}, not one of {', '.join(TARGETS)}")
+        if self.roi not in ("scan", *TARGETS):
+            raise ValueError(f"roi is {self.roi!r}, not one of scan, {', '.join(TARGETS)}")
+        if not self.hu_window[0] < self.hu_window[1]:
+            raise ValueError("the lower end of hu_window is not below its upper end")
+        if self.max_voxels < 1 or self.rounds < 1 or self.halve_below_mm < 0 or min(self.field_of_view_mm) <= 0:
+            raise ValueError("max_voxels, rounds and field_of_view_mm must be positive, halve_below_mm 0 or more")
+        if any(low > high for low, high in (self.jitter_z_mm, self.jitter_plane_mm)):
+            raise ValueError("a range of the jitter ends below its beginning")
 
 
 class NetworkGrid(NamedTuple):
@@ -65,8 +84,8 @@ class NetworkGrid(NamedTuple):
 class Sample(NamedTuple):
     """One box as it is read from disk.
 
-    It holds numpy arrays, not tensors: tensors travel from the processes of a loader through shared memory, and with
-    the 64 MB of /dev/shm that a container has by default a training would wait for ever.
+    It holds numpy arrays, not tensors: loader processes pass tensors through shared memory, and with the 64 MB of
+    /dev/shm that a container has by default a training would hang.
 
     Attributes:
         key: ``centre/case``.

@@ -19,6 +19,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
+from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, replacing
 from engine.device import is_out_of_memory
@@ -77,14 +78,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
-def load_checkpoint(path: Path, stage: str) -> Checkpoint:
+def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkpoint:
     """Read a checkpoint of ``stage`` onto the CPU; nothing in the file is executed.
+
+    Args:
+        path: The file, in its run folder.
+        stage: Name of the stage.
+        store: Folder of the prepared cases, for the command that an error names; None for the default folder.
 
     Raises:
         InputError: If the file is missing, damaged, holds code, or belongs to another stage or another format. It names
             the command that trains a new one.
     """
-    remedy = {"remedy": "train this stage again", "command": _training_command(path, stage)}
+    remedy = {"remedy": "train this stage again", "command": _training_command(path, stage, store)}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
     if not _is_whole_archive(path):
@@ -105,16 +111,16 @@ def load_checkpoint(path: Path, stage: str) -> Checkpoint:
         raise InputError(path, f"belongs to the stage {content.get('stage')}, not {stage}", f"give a run of {stage}")
     try:
         return Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(path, f"its record is incomplete ({error})", **remedy) from error
+    except (TypeError, KeyError, AttributeError, ValueError, InputError) as error:
+        raise InputError(path, f"its record is incomplete or out of range ({error})", **remedy) from error
 
 
-def _training_command(path: Path, stage: str) -> str:
-    """Return the command that trains a run like the one that ``path`` lies in, as far as its folders tell."""
+def _training_command(path: Path, stage: str, store: Path | None) -> str:
+    """Return the command that trains a run like the one that ``path`` lies in, inferred from its folders."""
     command = STAGES[stage].script("train")
     folders = path.absolute().parents  # <checkpoints>/<stage>/<split>/<time>
     if len(folders) > 3 and folders[2].name == stage:
-        command += f" --data {shlex.quote(folders[1].name)}{path_option(folders[3])}"
+        command += f" --data {shlex.quote(folders[1].name)}{_store_option(store)}{path_option(folders[3])}"
     return command
 
 
@@ -134,6 +140,10 @@ def path_option(checkpoints: Path) -> str:
     return "" if Path(checkpoints) == DEFAULT_CHECKPOINTS else f" --path {shlex.quote(str(checkpoints))}"
 
 
+def _store_option(store: Path | None) -> str:
+    return "" if store in (None, DEFAULT_STORE) else f" --store {shlex.quote(str(store))}"
+
+
 def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
     """Create the folder of a new run, named by the time; a second run within the same second waits for the next."""
     while True:
@@ -151,7 +161,15 @@ def list_runs(checkpoints: Path, stage: Stage, split: str) -> list[Path]:
     return sorted(path for path in folders if path.is_dir() and _TIME.fullmatch(path.name))
 
 
-def find_run(checkpoints: Path, stage: Stage, split: str, *, at: str | None = None, until: str | None = None) -> Path:
+def find_run(
+    checkpoints: Path,
+    stage: Stage,
+    split: str,
+    *,
+    at: str | None = None,
+    until: str | None = None,
+    store: Path | None = None,
+) -> Path:
     """Return the newest finished run of a stage and split.
 
     Args:
@@ -160,6 +178,7 @@ def find_run(checkpoints: Path, stage: Stage, split: str, *, at: str | None = No
         split: Name of the split, such as the centre that is held out.
         at: Only the run of exactly this time.
         until: Only runs that were started at this time or before.
+        store: Folder of the prepared cases, for the command that an error names; None for the default folder.
 
     Raises:
         InputError: If there is none; it names the command that trains one, or that finishes an interrupted one.
@@ -172,7 +191,7 @@ def find_run(checkpoints: Path, stage: Stage, split: str, *, at: str | None = No
     finished = [run for run in runs if (run / "best.pt").exists()]
     if finished:
         return finished[-1]
-    command = f"{stage.script('train')} --data {shlex.quote(split)}{path_option(checkpoints)}"
+    command = f"{stage.script('train')} --data {shlex.quote(split)}{_store_option(store)}{path_option(checkpoints)}"
     if runs:
         problem = f"the training of {stage.title} is not finished, so there is no model to use yet"
         raise InputError(

@@ -25,8 +25,9 @@ def choose_device(gpu: str) -> torch.device:
         return torch.device("cpu")
     number = "0" if gpu == "auto" else gpu
     if not number.isdigit() or int(number) >= torch.cuda.device_count():
-        there = f"this machine has {torch.cuda.device_count()} GPUs"
-        raise InputError(f"--gpu {gpu}", there, "give the number of one of them, counted from 0, or cpu")
+        count = torch.cuda.device_count()
+        remedy = f"give a number from 0 to {count - 1}, or cpu" if count else "give cpu"
+        raise InputError(f"--gpu {gpu}", f"this machine has {count} GPUs", remedy)
     return torch.device("cuda", int(number))
 
 

@@ -76,12 +76,12 @@ class Method:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads that the network needs: none is built that no loss term trains."""
+        """The heads that the network needs; heads without a loss term are not built."""
         return ("seg", *sorted({_HEAD_OF_TERM[term] for term in self.weights.active if term in _HEAD_OF_TERM}))
 
     @property
     def effective(self) -> "Method":
-        """The same method with every setting that nothing reads at its default, so that equal methods compare equal."""
+        """The same method with unused settings at their defaults, so that methods that compute the same are equal."""
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
         unread += [] if {*RAMPED} & {*self.weights.active} else ["ramp"]
         unread += [] if self.weights.contrast else ["min_anchor_cells"]

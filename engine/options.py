@@ -89,7 +89,7 @@ def add_changes(parser: argparse.ArgumentParser, flag: str, settings: "Dataclass
     """
     described = [_describe(f.name, getattr(settings, f.name), f.metadata.get("help", "")) for f in fields(settings)]
     parser.add_argument(
-        flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text}, repeatable: {'; '.join(described)}"
+        flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text} (repeatable): {'; '.join(described)}"
     )
 
 

@@ -51,7 +51,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
     except FileNotFoundError as error:
         raise InputError(file, "no such file", remedy) from error
     except ValueError as error:
-        raise InputError(file, str(error), remedy) from error
+        raise InputError(file, str(error).splitlines()[0], remedy) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(file, "holds more than tensors and numbers, or is damaged", remedy) from error
     if set(net.heads) != set(stage.published.heads):

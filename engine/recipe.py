@@ -46,8 +46,8 @@ class TrainSettings:
 class Recipe:
     """Everything that decides what a trained network is and how its input has to be prepared.
 
-    A checkpoint holds the recipe, so that whoever loads it computes with these settings and not with the defaults of
-    the day. ``settings.yaml`` of a run shows the same.
+    A checkpoint holds the recipe, so that loading it restores these settings even if the defaults have changed.
+    ``settings.yaml`` of a run shows the same.
     """
 
     network: NetworkSettings

@@ -1,10 +1,13 @@
 """The four stages of the cascade. The table in this file is the only place where stages differ."""
 
 import math
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data.common.files import REPOSITORY
 from data.samples import Sampling
 from engine.method import Method
 from models.losses import LossWeights
@@ -57,8 +60,8 @@ class Stage:
         return Path(f"{action}_{self.organ}", f"{action}_sh_{self.name}.py")
 
     def script(self, action: str) -> str:
-        """Return the command that runs this stage from the repository's root; ``action`` is "train" or "evaluate"."""
-        return f"python {self.script_path(action).as_posix()}"
+        """Return the command that runs this stage from the current folder; ``action`` is "train" or "evaluate"."""
+        return shlex.join(["python", os.path.relpath(REPOSITORY / self.script_path(action))])
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)

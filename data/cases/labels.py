@@ -3,6 +3,7 @@
 import numpy as np
 
 PANCREAS, TUMOUR = 1, 2  # 0 is background
+TARGETS = ("pancreas", "tumour")  # what a stage segments; the pancreas includes its tumour
 HU_WINDOW = (-100.0, 240.0)  # lower and upper end, HU
 
 

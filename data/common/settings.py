@@ -47,7 +47,7 @@ def change_settings(settings: T, changes: Sequence[str], flag: str) -> T:
         flag: The command-line option that gave them, for messages.
 
     Raises:
-        InputError: If a name is unknown, or a value is not of the kind that the setting has.
+        InputError: If a name is unknown, or a value is not of the kind that the setting has or out of its range.
     """
     known = get_type_hints(type(settings))
     for change in changes:
@@ -56,12 +56,15 @@ def change_settings(settings: T, changes: Sequence[str], flag: str) -> T:
             names = ", ".join(sorted(known))
             raise InputError(f"{flag} {change}", "no such setting", f"write NAME=VALUE with one of the names {names}")
         value = _parse(text, known[name], f"{flag} {change}")
-        settings = replace(settings, **{name: value})
+        try:
+            settings = replace(settings, **{name: value})
+        except ValueError as error:
+            raise InputError(f"{flag} {change}", str(error), "give another value") from error
     return settings
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the values of one record of settings that another record has otherwise, as "name value".
+    """List the settings of ``ours`` that ``theirs`` lacks or sets differently, as "name value".
 
     The names of nested settings are joined by dots, such as ``method.weights.dice``.
     """

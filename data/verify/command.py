@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from textwrap import wrap
 from typing import get_args
 
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
-from data.common.text import format_row
+from data.common.text import format_row, wrap_words
 from data.contact_sheet import write_sheets
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.verify.findings import Finding, Inspection, Level, find_outliers, finding_from_error, inspect_entry
@@ -138,7 +137,7 @@ def format_findings(findings: Sequence[Finding]) -> str:
         which = ", ".join(names[:NAMED_CASES]) + (f" and {more} more" if more > 0 else "")
         problem = group[0].problem + (" (or similar)" if len({f.problem for f in group}) > 1 else "")
         lines.append((level, str(len({f.case for f in group})), problem, which, group[0].remedy))
-    cells = [[wrap(cell, COLUMN_WIDTH) for cell in line] for line in lines]
+    cells = [[wrap_words(cell, COLUMN_WIDTH) for cell in line] for line in lines]
     widths = [max((len(part) for line in cells for part in line[column]), default=0) for column in range(5)]
     return "\n".join(format_row(line, widths) for line in cells)
 

@@ -178,6 +178,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
                 at=options.time,
                 threshold=options.threshold,
                 readout=options.readout,
+                store=options.store,
             )
             faults += run_evaluation(open_evaluation(replace(options, split=split.name), model, split, cases))
         except InputError as error:
@@ -378,7 +379,9 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
             if options.roi == "reference":
                 continue
             earlier = replace(earlier, roi="predicted" if stage.predecessor else None, readout="segmentation")
-        folder = evaluation_folder(find_run(options.path, stage, split), earlier.roi, earlier.readout)
+        folder = evaluation_folder(
+            find_run(options.path, stage, split, store=options.store), earlier.roi, earlier.readout
+        )
         if not (folder / "summary.json").exists():
             problem = f"the stage {stage.title} has not been evaluated yet"
             raise InputError(folder, problem, "evaluate it first", command=earlier.command())

@@ -104,6 +104,7 @@ def load_model(
     until: str | None = None,
     threshold: float | None = None,
     readout: str = "segmentation",
+    store: Path | None = None,
 ) -> StageModel:
     """Load the newest finished model of a stage and split.
 
@@ -116,14 +117,15 @@ def load_model(
         until: Only runs that were started at this time or before.
         threshold: Binarisation threshold; None for the one that was chosen on the validation cases.
         readout: Name in ``engine.infer.box.READOUTS``.
+        store: Folder of the prepared cases, for the command that an error names; None for the default folder.
 
     Raises:
         InputError: If there is no such run, its checkpoint cannot be used, or its network lacks the heads that the
             readout needs.
     """
     stage = STAGES[stage_name]
-    run = find_run(checkpoints, stage, split, at=at, until=until)
-    checkpoint = load_checkpoint(run / "best.pt", stage_name)
+    run = find_run(checkpoints, stage, split, at=at, until=until, store=store)
+    checkpoint = load_checkpoint(run / "best.pt", stage_name, store)
     recipe = checkpoint.recipe
     stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
     if readout not in checkpoint.thresholds:

@@ -112,7 +112,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     add_store(parser)
     add_path(parser)
     parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
-    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; those of full are")
+    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; the variant full has")
     for name, option in _method_options().items():
         kind: dict[str, Any] = {"type": type(option.default), "metavar": METAVARS.get(type(option.default))}
         parser.add_argument(

@@ -24,7 +24,7 @@ from engine.train.validate import choose_thresholds, validation_dice
 from models.losses import DualTaskLoss
 from models.views import random_views
 
-SILENCE_S = 600  # a process of the loader that sends nothing for so long is taken to hang
+SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -44,8 +44,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class NamingDataset(Dataset[Sample | InputError]):
     """Read boxes in the processes of a loader; whatever goes wrong there names its case.
 
-    An exception that leaves such a process arrives as text that ends in its traceback. So what the user can mend is
-    returned in place of the sample, and raised by the process that trains.
+    A loader process passes exceptions on as text. Errors that the user can correct are therefore returned in place of
+    the sample and raised by the process that trains.
     """
 
     def __init__(self, boxes: BoxDataset) -> None:
@@ -211,7 +211,7 @@ def train(training: Training) -> None:
                 dice = validation_dice(training.net, training.validation, training.device)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
             log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
-            # Without validation cases no epoch can be told to be better than another: the last one counts.
+            # Without validation cases epochs cannot be ranked, so the last one is kept.
             is_best = validates and (dice is None or training.best_dice is None or dice > training.best_dice)
             training.best_dice = dice if is_best else training.best_dice
             save_epoch(training, epoch, is_best)

@@ -15,7 +15,7 @@ from engine.stages import Stage
 from models.dual_task_net import segmentation_probability
 
 THRESHOLDS = torch.arange(5, 100, 5) / 100  # candidates for the binarisation
-AS_GOOD = 0.005  # a few validation cases cannot tell thresholds apart whose mean Dice is this close to the best
+AS_GOOD = 0.005  # thresholds within this mean Dice of the best cannot be distinguished on a few cases
 
 
 @torch.inference_mode()
