@@ -231,7 +231,7 @@ def bad_training(root: Path, *options: str) -> list[str]:
         (["--lr", "0"], "--lr 0", "positive"),
         (["--lr", "nan"], "--lr nan", "positive"),
         (["--seed", "-1"], "--seed -1", ">= 0"),
-        (["--gpu", "99"], "--gpu 99: this machine has", "or cpu"),
+        (["--gpu", "99"], "--gpu 99: this machine has", "ive cpu"),
         (["--views", "none", "--weight", "consistency=1"], "two views", "consistency=0"),
     ],
 )

@@ -79,7 +79,7 @@ class EvaluateOptions:
 
     def command(self) -> str:
         """Return the command that runs this evaluation, ready to paste into a shell."""
-        words = [*self.stage.script("evaluate").split(), *self._places()]
+        words = [*shlex.split(self.stage.script("evaluate")), *self._places()]
         words += ["--time", self.time] if self.time else []
         words += ["--thresh", f"{self.threshold:g}"] if self.threshold is not None else []
         words += ["--roi", self.roi] if self.roi == "reference" else []
@@ -88,7 +88,7 @@ class EvaluateOptions:
 
     def train_command(self) -> str:
         """Return the command that trains the model of this evaluation."""
-        return shlex.join([*self.stage.script("train").split(), *self._places()])
+        return shlex.join([*shlex.split(self.stage.script("train")), *self._places()])
 
     def _places(self) -> list[str]:
         split = ["--data", self.split] if self.split else []
@@ -286,8 +286,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         A line for every case that failed.
     """
     model, options, split = evaluation.model, evaluation.options, evaluation.split
-    pancreas = f", in the {options.roi} pancreas" if options.roi else ""
-    title = f"{model.stage.title}, {split.name} held out{pancreas}"
+    title = f"{model.stage.title}, {split.name} held out" + (f", in the {options.roi} pancreas" if options.roi else "")
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
     rows = [row for row in earlier_rows if not failed(row) and evaluation.has_mask(by_key[row["case"]])]
