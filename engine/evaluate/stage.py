@@ -91,10 +91,9 @@ class EvaluateOptions:
         return shlex.join([*shlex.split(self.stage.script("train")), *self._places()])
 
     def _places(self) -> list[str]:
-        split = ["--data", self.split] if self.split else []
         store = ["--store", str(self.store)] if self.store != DEFAULT_STORE else []
         path = ["--path", str(self.path)] if self.path != DEFAULT_CHECKPOINTS else []
-        return [*split, *store, *path]
+        return [*(["--data", self.split] if self.split else []), *store, *path]
 
 
 def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
