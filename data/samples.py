@@ -141,7 +141,7 @@ def reference_box(case: Case, sampling: Sampling, rng: np.random.Generator | Non
     """
     if sampling.roi == "scan":
         return scan_box(case.shape, case.spacing, sampling, case.pancreas_box)
-    roi = case.tumour_box if sampling.roi == "tumour" else case.pancreas_box
+    roi = case.target_box(sampling.roi)
     if roi is None:
         raise ValueError(f"{case.key} has no labelled {sampling.roi}")
     if rng is None:

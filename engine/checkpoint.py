@@ -90,7 +90,11 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
         InputError: If the file is missing, damaged, holds code, or belongs to another stage or another format. It names
             the command that trains a new one.
     """
-    remedy = {"remedy": "train this stage again", "command": _training_command(path, stage, store)}
+    folders = path.absolute().parents  # of a run: <checkpoints>/<stage>/<split>/<time>
+    in_run = len(folders) > 3 and folders[2].name == stage
+    split, checkpoints = (folders[1].name, folders[3]) if in_run else (None, DEFAULT_CHECKPOINTS)
+    command = stage_command(STAGES[stage], "train", split=split, checkpoints=checkpoints, store=store)
+    remedy = {"remedy": "train this stage again", "command": command}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
     if not _is_whole_archive(path):
@@ -115,15 +119,6 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
         raise InputError(path, f"its record is incomplete or out of range ({error})", **remedy) from error
 
 
-def _training_command(path: Path, stage: str, store: Path | None) -> str:
-    """Return the command that trains a run like the one that ``path`` lies in, inferred from its folders."""
-    command = STAGES[stage].script("train")
-    folders = path.absolute().parents  # <checkpoints>/<stage>/<split>/<time>
-    if len(folders) > 3 and folders[2].name == stage:
-        command += f" --data {shlex.quote(folders[1].name)}{_store_option(store)}{path_option(folders[3])}"
-    return command
-
-
 def _is_whole_archive(path: Path) -> bool:
     """Return whether the file is a zip archive, as torch writes it, whose members all match their checksums."""
     try:
@@ -135,13 +130,23 @@ def _is_whole_archive(path: Path) -> bool:
         return False
 
 
-def path_option(checkpoints: Path) -> str:
-    """Return the option that makes a printed command look in the same folder; empty for the default folder."""
-    return "" if Path(checkpoints) == DEFAULT_CHECKPOINTS else f" --path {shlex.quote(str(checkpoints))}"
+def stage_command(
+    stage: Stage, action: str, *, split: str | None, checkpoints: Path, store: Path | None, more: Sequence[str] = ()
+) -> str:
+    """Return the command that trains or evaluates a stage, ready to paste into a shell.
 
-
-def _store_option(store: Path | None) -> str:
-    return "" if store in (None, DEFAULT_STORE) else f" --store {shlex.quote(str(store))}"
+    Args:
+        stage: Of the cascade.
+        action: "train" or "evaluate".
+        split: Name of the split; None for all.
+        checkpoints: Folder of all runs; the default folder is not named.
+        store: Folder of the prepared cases; the default folder, or None, is not named.
+        more: Further words.
+    """
+    words = [*shlex.split(stage.script(action)), *(["--data", split] if split else [])]
+    words += ["--store", str(store)] if store not in (None, DEFAULT_STORE) else []
+    words += ["--path", str(checkpoints)] if Path(checkpoints) != DEFAULT_CHECKPOINTS else []
+    return shlex.join([*words, *more])
 
 
 def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
@@ -191,7 +196,7 @@ def find_run(
     finished = [run for run in runs if (run / "best.pt").exists()]
     if finished:
         return finished[-1]
-    command = f"{stage.script('train')} --data {shlex.quote(split)}{_store_option(store)}{path_option(checkpoints)}"
+    command = stage_command(stage, "train", split=split, checkpoints=checkpoints, store=store)
     if runs:
         problem = f"the training of {stage.title} is not finished, so there is no model to use yet"
         raise InputError(

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from data.cases.store import DEFAULT_STORE
+from data.augment import Augmentation
+from data.common.settings import change_settings
 from engine.checkpoint import DEFAULT_CHECKPOINTS
+from engine.recipe import NetworkSettings, TrainSettings
+from engine.stages import Stage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,13 +49,6 @@ def add_allow_duplicates(parser: argparse.ArgumentParser) -> None:
         "--allow-duplicates",
         action="store_true",
         help="train although one scan or patient is in two parts of the split",
-    )
-
-
-def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add ``--store``, the folder of the prepared cases."""
-    parser.add_argument(
-        "--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="folder of the prepared centres"
     )
 
 
@@ -97,3 +93,47 @@ def _describe(name: str, value: object, text: str) -> str:
     """One setting for a help text; argparse expands per cent signs."""
     shown = ",".join(f"{v:g}" for v in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
     return f"{name}={shown}{f' ({text})' if text else ''}".replace("%", "%%")
+
+
+class RecipeOptions(NamedTuple):
+    """The parts of a recipe that a command line sets.
+
+    Attributes:
+        stage: With the sampling as it was typed; its method is that of the table.
+        network: Size of the network.
+        augmentation: How training samples are varied.
+        training: How the network is optimised.
+    """
+
+    stage: Stage
+    network: NetworkSettings
+    augmentation: Augmentation
+    training: TrainSettings
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out: Iterable[str] = ()) -> None:
+    """Add the options that ``read_recipe_options`` reads, with the defaults of ``stage``.
+
+    Args:
+        parser: Gets the options.
+        stage: Of the cascade.
+        leave_out: Names of settings of the training that get no option.
+    """
+    add_settings(parser, TrainSettings(epochs=stage.epochs), leave_out)
+    add_settings(parser, NetworkSettings())
+    add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
+    add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")
+
+
+def read_recipe_options(args: argparse.Namespace, stage: Stage) -> RecipeOptions:
+    """Collect what was typed for the options of ``add_recipe_options``.
+
+    Raises:
+        InputError: If a setting is unknown, or its value is not of the right kind or out of its range.
+    """
+    return RecipeOptions(
+        stage=replace(stage, sampling=change_settings(stage.sampling, args.sampling, "--sampling")),
+        network=read_settings(NetworkSettings, args),
+        augmentation=change_settings(Augmentation(), args.augment, "--augment"),
+        training=read_settings(TrainSettings, args),
+    )

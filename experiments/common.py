@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+from data.cases.options import add_store
 from data.cases.store import Case, read_store
 from data.common.errors import InputError
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, choose_splits
 from engine.device import choose_device
 from engine.infer.cascade import StageModel, load_model
-from engine.options import add_gpu, add_path, add_store
+from engine.options import add_gpu, add_path
 
 
 class OpenRun(NamedTuple):

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.augment import window
 from data.cases.labels import HU_WINDOW, PANCREAS, TUMOUR
+from data.cases.options import add_store
 from data.cases.store import Case, read_store
 from data.common.errors import command
 from data.samples import reference_box
-from engine.options import add_store
 from engine.stages import STAGES
 from models.views import FAMILIES
 

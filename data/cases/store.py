@@ -70,6 +70,10 @@ class Case:
     source: dict
     preparation: Preparation
 
+    def target_box(self, target: str) -> Box | None:
+        """Return the box of a target, "pancreas" (with its tumour) or "tumour"; None if it is not labelled."""
+        return self.tumour_box if target == "tumour" else self.pancreas_box
+
     @property
     def key(self) -> str:
         """``centre/case``: the name in splits, logs and tables."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.cases.store import DEFAULT_STORE
+from data.cases.options import add_store
 from data.common.errors import InputError
 from data.common.text import is_valid_name
 from data.sources.base import Entry
@@ -66,7 +66,7 @@ class CentreOptions:
             root=args.root.expanduser().resolve(),
             centre=args.centre,
             centre_by=args.centre_by,
-            store=args.store.expanduser(),
+            store=args.store,
             labels=labels,
             moved=args.moved,
             workers=args.workers,
@@ -115,13 +115,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of the data set's table, such as the scanner; each of its values becomes a centre NAME_<value> "
         "(default: one centre)",
     )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=DEFAULT_STORE,
-        metavar="DIR",
-        help="folder of the prepared cases (default: %(default)s)",
-    )
+    add_store(parser)
     parser.add_argument(
         "--labels",
         default="auto",

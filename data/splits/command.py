@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cases.store import DEFAULT_STORE, Case, read_store
+from data.cases.options import add_store
+from data.cases.store import Case, read_store
 from data.common.errors import InputError, command
 from data.splits.folds import FOLDS, MIN_FOLDS, make_folds
 from data.splits.frozen import frozen_splits, read_splits, write_splits
@@ -45,13 +46,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=DEFAULT_STORE,
-        metavar="DIR",
-        help="folder of the prepared cases (default: %(default)s)",
-    )
+    add_store(parser)
     parser.add_argument(
         "--folds",
         type=int,

@@ -128,8 +128,7 @@ def centres_with(centres: dict[str, list[Case]], target: str) -> set[str]:
     The other centres can neither train nor test a model for it: where no tumour is labelled in a whole centre, a scan
     without a label is not known to be free of tumours.
     """
-    box = "tumour_box" if target == "tumour" else "pancreas_box"
-    return {name for name, cases in centres.items() if any(getattr(case, box) for case in cases)}
+    return {name for name, cases in centres.items() if any(case.target_box(target) for case in cases)}
 
 
 def held_out_cases(split: Split, centres: dict[str, list[Case]], target: str) -> list[Case]:

@@ -20,7 +20,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
 from data.common.text import format_row, wrap_words
-from data.contact_sheet import write_sheets
+from data.contact_sheet.sheet import write_sheets
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.verify.findings import Finding, Inspection, Level, find_outliers, finding_from_error, inspect_entry
 from data.verify.overlap import CaseIdentity, find_overlap, identities_in_store, identities_of

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
-from data.contact_sheet import draw_tile
+from data.contact_sheet.sheet import draw_tile
 from data.duplicates.thumbnail import make_thumbnail
 from data.scans.boxes import bounding_box
 from data.scans.grid import volume_ml

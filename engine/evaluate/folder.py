@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
@@ -30,7 +31,6 @@ from data.splits.split import centre_of, centres_with, choose_splits, exclude_ce
 from engine.evaluate.masks import read_reference, score_prepared_mask
 from engine.evaluate.predictions import LABELS, MASK, Predictions, infer_values
 from engine.metrics import case_metrics
-from engine.options import add_store
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, write_case_table
 from engine.stages import STAGES

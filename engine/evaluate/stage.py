@@ -14,7 +14,6 @@ An evaluation leaves in its folder, which is in the run folder of the model:
 
 import argparse
 import contextlib
-import shlex
 import shutil
 import sys
 import time
@@ -27,14 +26,15 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from data.cases.store import DEFAULT_STORE, Case, digest, read_store
+from data.cases.options import add_store
+from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
 from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
-from engine.checkpoint import DEFAULT_CHECKPOINTS, find_run
+from engine.checkpoint import find_run, stage_command
 from engine.device import choose_device, naming_memory_errors
 from engine.evaluate.masks import (
     file_stem,
@@ -45,7 +45,7 @@ from engine.evaluate.masks import (
     write_prepared_mask,
 )
 from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
-from engine.options import add_average, add_gpu, add_path, add_store
+from engine.options import add_average, add_gpu, add_path
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES, Stage
@@ -79,21 +79,13 @@ class EvaluateOptions:
 
     def command(self) -> str:
         """Return the command that runs this evaluation, ready to paste into a shell."""
-        words = [*shlex.split(self.stage.script("evaluate")), *self._places()]
-        words += ["--time", self.time] if self.time else []
+        words = ["--time", self.time] if self.time else []
         words += ["--thresh", f"{self.threshold:g}"] if self.threshold is not None else []
         words += ["--roi", self.roi] if self.roi == "reference" else []
         words += ["--average"] if self.readout == "average" else []
-        return shlex.join(words)
-
-    def train_command(self) -> str:
-        """Return the command that trains the model of this evaluation."""
-        return shlex.join([*shlex.split(self.stage.script("train")), *self._places()])
-
-    def _places(self) -> list[str]:
-        store = ["--store", str(self.store)] if self.store != DEFAULT_STORE else []
-        path = ["--path", str(self.path)] if self.path != DEFAULT_CHECKPOINTS else []
-        return [*(["--data", self.split] if self.split else []), *store, *path]
+        return stage_command(
+            self.stage, "evaluate", split=self.split, checkpoints=self.path, store=self.store, more=words
+        )
 
 
 def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
@@ -248,7 +240,8 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
     """
     if model.split_hash != split.hash:
         problem = f"the model was trained before the split {split.name} was changed"
-        raise InputError(model.run, problem, "train it again", command=options.train_command())
+        again = stage_command(options.stage, "train", split=split.name, checkpoints=options.path, store=options.store)
+        raise InputError(model.run, problem, "train it again", command=again)
     if other := next((case for case in cases if case.preparation != model.preparation), None):
         problem = f"trained on cases prepared with {model.preparation}, but {other.key} with {other.preparation}"
         raise InputError(model.run, problem, "give the store that the model was trained on with --store")

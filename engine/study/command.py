@@ -12,27 +12,24 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from data.augment import Augmentation
+from data.cases.options import add_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock
-from data.common.settings import change_settings
 from data.common.text import HelpFormatter
 from engine.options import (
     add_allow_duplicates,
     add_average,
-    add_changes,
     add_gpu,
-    add_settings,
-    add_store,
-    read_settings,
+    add_recipe_options,
+    read_recipe_options,
 )
-from engine.recipe import NetworkSettings, TrainSettings
-from engine.stages import STAGES, VARIANTS, distinct_variants
+from engine.recipe import TrainSettings
+from engine.stages import STAGES, VARIANTS, Stage, distinct_variants
 from engine.study.compare import compare_runs
 from engine.study.condense import condense
 from engine.study.jobs import ScriptRunner, run_jobs, terminations_as_interrupts
@@ -85,42 +82,10 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=HelpFormatter
         )
 
-    def add_folder(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the study")
-        parser.add_argument(
-            "--against",
-            metavar="VARIANT",
-            help="variant with which the others are compared (default: baseline, or the first if there is none)",
-        )
-
-    run = add_action("run", "train and evaluate every run that is not finished, then write the report")
-    add_folder(run)
-    _add_stage(run)
-    run.add_argument(
-        "--variants",
-        nargs="+",
-        choices=VARIANTS,
-        metavar="VARIANT",
-        help=f"variants of the method, out of {', '.join(VARIANTS)} (default: all that differ in this stage)",
+    add_run_options(
+        add_action("run", "train and evaluate every run that is not finished, then write the report"), stage
     )
-    run.add_argument(
-        "--centres", nargs="+", metavar="CENTRE", help="centres to hold out (default: each prepared centre in turn)"
-    )
-    run.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N", help=f"seeds of the trainings (default: {TrainSettings.seed})"
-    )
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at the same time")
-    run.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
-    add_allow_duplicates(run)
-    add_gpu(run)
-    add_store(run)
-    add_average(run)
-    add_settings(run, TrainSettings(epochs=stage.epochs), leave_out=("seed",))
-    add_settings(run, NetworkSettings())
-    add_changes(run, "--augment", Augmentation(), "change a setting of the augmentation")
-    add_changes(run, "--sampling", stage.sampling, "change what the stage sees of a scan")
-
-    add_folder(add_action("report", "write the tables and the figure of the runs that are finished"))
+    _add_folder(add_action("report", "write the tables and the figure of the runs that are finished"))
 
     compare = add_action("compare", "compare two runs over the cases that both have")
     for name in ("run_a", "run_b"):
@@ -145,18 +110,59 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
         return CompareOptions(args.run_a, args.run_b, args.roi)
     if args.action == "condense":
         return CondenseOptions(args.folder, args.out)
+    return read_run_options(args, stage, typed=argv)
+
+
+def add_run_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
+    """Add the options of ``run``; the defaults of the training are those of ``stage``."""
+    _add_folder(parser)
+    _add_stage(parser)
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        metavar="VARIANT",
+        help=f"variants of the method, out of {', '.join(VARIANTS)} (default: all that differ in this stage)",
+    )
+    parser.add_argument(
+        "--centres", nargs="+", metavar="CENTRE", help="centres to hold out (default: each prepared centre in turn)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help=f"seeds of the trainings (default: {TrainSettings.seed})"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at the same time")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    add_allow_duplicates(parser)
+    add_gpu(parser)
+    add_store(parser)
+    add_average(parser)
+    add_recipe_options(parser, stage, leave_out=("seed",))
+
+
+def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str]) -> RunOptions:
+    """Collect what was typed for the options of ``add_run_options``.
+
+    Args:
+        args: The parsed command line.
+        stage: The stage that it names.
+        typed: The command line as it was typed, for the record of the study.
+
+    Raises:
+        InputError: If a setting is unknown or out of its range.
+    """
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}", "fewer than one run at a time", "give 1 or more")
-    typed = (("--augment", args.augment), ("--sampling", args.sampling))
+    recipe = read_recipe_options(args, stage)
+    changes = (("--augment", args.augment), ("--sampling", args.sampling))
     return RunOptions(
         folder=args.folder,
-        stage=replace(stage, sampling=change_settings(stage.sampling, args.sampling, "--sampling")),
+        stage=recipe.stage,
         variants=tuple(dict.fromkeys(args.variants or distinct_variants(stage))),
         centres=tuple(args.centres or ()),
         seeds=tuple(dict.fromkeys(args.seeds or [TrainSettings.seed])),
-        network=read_settings(NetworkSettings, args),
-        augmentation=change_settings(Augmentation(), args.augment, "--augment"),
-        training=read_settings(TrainSettings, args),
+        network=recipe.network,
+        augmentation=recipe.augmentation,
+        training=recipe.training,
         average=args.average,
         against=args.against,
         jobs=args.jobs,
@@ -164,8 +170,17 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
         allow_duplicates=args.allow_duplicates,
         gpu=args.gpu,
         store=args.store,
-        changes=tuple(text for flag, changes in typed for change in changes for text in (flag, change)),
-        command=shlex.join([*PROGRAM, *argv]),
+        changes=tuple(text for flag, texts in changes for change in texts for text in (flag, change)),
+        command=shlex.join([*PROGRAM, *typed]),
+    )
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the study")
+    parser.add_argument(
+        "--against",
+        metavar="VARIANT",
+        help="variant with which the others are compared (default: baseline, or the first if there is none)",
     )
 
 

@@ -113,16 +113,14 @@ def is_missed(row: CaseRow) -> bool:
     return has_target(row) and row["dice"] == 0
 
 
-def compare_variants(
-    ours: VariantResults, theirs: VariantResults, metric: str = "dice"
-) -> tuple[Comparison, list[int]]:
-    """Compare two variants case by case over the evaluations that both have.
+def compare_variants(ours: VariantResults, theirs: VariantResults) -> tuple[Comparison, list[int]]:
+    """Compare the Dice of two variants case by case over the evaluations that both have.
 
     Returns:
         The comparison, and the seeds of those evaluations.
     """
     shared = sorted(ours.rows.keys() & theirs.rows.keys())
-    a, b = (mean_per_case({key: found.rows[key] for key in shared}, metric) for found in (ours, theirs))
+    a, b = (mean_per_case({key: found.rows[key] for key in shared}, "dice") for found in (ours, theirs))
     return compare(a, b), sorted({seed for seed, _ in shared})
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from data.augment import Augmentation
+from data.cases.options import add_store
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.common.files import exclusive_lock, remove_unfinished
-from data.common.settings import change_settings, differences
+from data.common.settings import differences
 from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
@@ -30,9 +31,8 @@ from engine.options import (
     add_changes,
     add_gpu,
     add_path,
-    add_settings,
-    add_store,
-    read_settings,
+    add_recipe_options,
+    read_recipe_options,
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
@@ -121,21 +121,15 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
             **({"choices": option.metadata["choices"]} if "choices" in option.metadata else kind),
         )
-    add_settings(parser, TrainSettings(epochs=stage.epochs))
-    add_settings(parser, NetworkSettings())
-    add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
-    add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")
+    add_recipe_options(parser, stage)
     args = parser.parse_args(argv)
+    typed = read_recipe_options(args, stage)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
     options = TrainOptions(
-        stage=replace(
-            stage,
-            method=with_variant(stage, args.variant).method.changed(args.weight, chosen),
-            sampling=change_settings(stage.sampling, args.sampling, "--sampling"),
-        ),
-        network=read_settings(NetworkSettings, args),
-        augmentation=change_settings(Augmentation(), args.augment, "--augment"),
-        training=read_settings(TrainSettings, args),
+        stage=replace(typed.stage, method=with_variant(stage, args.variant).method.changed(args.weight, chosen)),
+        network=typed.network,
+        augmentation=typed.augmentation,
+        training=typed.training,
         split=args.data,
         resume=args.resume,
         dry_run=args.dry_run,
@@ -222,7 +216,7 @@ def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Pl
     """
     target = stage.sampling.target
     train_cases, validation_cases = (
-        [case for case in select_cases(centres, keys) if (case.tumour_box if target == "tumour" else case.pancreas_box)]
+        [case for case in select_cases(centres, keys) if case.target_box(target)]
         for keys in (split.train, split.validation)
     )
     if not train_cases:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from data.cases.store import write_case
-from data.contact_sheet import (
+from data.contact_sheet.command import main
+from data.contact_sheet.sheet import (
     CAPTION_HEIGHT,
     COLUMNS,
     HEADER_HEIGHT,
@@ -14,7 +15,6 @@ from data.contact_sheet import (
     TILE_SIZE,
     TUMOUR_COLOUR,
     draw_tile,
-    main,
     write_sheets,
 )
 from data.scans.grid import Grid

@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data import export
 from data.cases.store import read_case, read_store, write_case
 from data.duplicates.pairs import find_duplicates
+from data.export import command as export
 from data.prepare import command as prepare
 from data.scans.volume import read_image, read_label
 from data.sources.catalogue import SOURCES, load_entry

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data.samples import network_grid
-from engine import published
 from engine.infer.cascade import load_model
+from engine.published import command as published
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet
 from models.published import _MODULES

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from data import export
 from data.cases.store import write_case
 from data.common.files import REPOSITORY
+from data.export import command as export
 from data.scans.grid import Grid
 from data.splits import command as split_kinds
 from engine.evaluate import folder as score

@@ -6,7 +6,6 @@ project, which are defined in mm, approximate the voxel-based cropping and resam
 
 import argparse
 import pickle
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch import Tensor
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
-from data.common.process import set_up_process
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import Checkpoint, create_run, save_checkpoint
@@ -114,8 +112,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.file, stage_name=args.stage, threshold=args.thresh, checkpoints=args.path, split=args.data
         )
     )
-
-
-if __name__ == "__main__":
-    set_up_process()
-    sys.exit(main())

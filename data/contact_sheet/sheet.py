@@ -1,27 +1,18 @@
-"""The command ``python -m data.contact_sheet``: draw the cases of a centre on contact sheets, one tile for each case.
+"""Contact sheets: the cases of a centre at a glance, one tile for each case.
 
-    python -m data.contact_sheet sheets --store data/prepared --centres hospital_a
-
-Contact sheets show at a glance whether every label lies on a pancreas and every scan is the right way up. A tile shows
-the slice with the most tumour, or else with the most pancreas, in a soft-tissue window, cropped to the body and in true
-proportions. Anterior is up, and the patient's right is on the left.
+They show whether every label lies on a pancreas and every scan is the right way up. A tile shows the slice with the
+most tumour, or else with the most pancreas, in a soft-tissue window, cropped to the body and in true proportions.
+Anterior is up, and the patient's right is on the left.
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.cases.labels import HU_WINDOW, TUMOUR
-from data.cases.store import DEFAULT_STORE, read_store
-from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
-from data.common.process import set_up_process
 from data.scans.body import TISSUE_ABOVE_HU, largest_component
 from data.scans.boxes import bounding_box
 
@@ -164,65 +155,3 @@ def _draw_page(tiles: Sequence[np.ndarray], title: str) -> np.ndarray:
     _draw_text(page, "tumour", (right - 335, 22), max_width=70, colour=TUMOUR_COLOUR)
     _draw_text(page, "up: anterior, left: patient's right", (right - 265, 22), max_width=255)
     return page
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for."""
-
-    out: Path
-    store: Path
-    centres: list[str] | None
-
-
-def parse_options(argv: Sequence[str] | None) -> Options:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.contact_sheet",
-        description="Draw the prepared cases of each centre on contact sheets, one tile for each case.",
-    )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the pictures")
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=DEFAULT_STORE,
-        metavar="DIR",
-        help="folder of the prepared cases (default: %(default)s)",
-    )
-    parser.add_argument("--centres", nargs="+", metavar="NAME", help="names of the centres to draw (default: all)")
-    return Options(**vars(parser.parse_args(argv)))
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the contact sheets of the chosen centres.
-
-    A case that cannot be read is reported at the end and does not stop the others.
-
-    Returns:
-        The exit code: 2 if a case could not be drawn.
-    """
-    options = parse_options(argv)
-    centres = read_store(options.store.expanduser())
-    names = list(dict.fromkeys(options.centres or centres))
-    if unknown := [name for name in names if name not in centres]:
-        problem = "no centre of this name is prepared"
-        raise InputError(f"--centres {unknown[0]}", problem, f"choose from {', '.join(centres)}")
-    faults = []
-    for name in names:
-        tiles = []
-        for case in tqdm(centres[name], desc=f"drawing {name}", unit="case", disable=None):
-            try:
-                tiles.append(draw_tile(case.image(), case.label(), case.spacing, case.name))
-            except InputError as error:
-                faults.append(error)
-        for path in write_sheets(options.out.expanduser(), name, tiles):
-            print(path)
-    for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    return EXIT_BAD_INPUT if faults else 0
-
-
-if __name__ == "__main__":
-    set_up_process()
-    sys.exit(main())

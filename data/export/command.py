@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cases.store import DEFAULT_STORE, Case, digest, read_store
+from data.cases.options import add_store
+from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.parallel import in_parallel
-from data.common.process import set_up_process
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.scans.volume import write_image, write_mask
 from data.splits.frozen import frozen_splits
@@ -164,13 +164,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
         description="Export prepared cases as a raw data set of nnU-Net (version 2), with the same split.",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of nnU-Net's raw data sets (nnUNet_raw)")
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=DEFAULT_STORE,
-        metavar="DIR",
-        help="folder of the prepared cases (default: %(default)s)",
-    )
+    add_store(parser)
     parser.add_argument(
         "--data",
         default=NONE_HELD_OUT,
@@ -237,8 +231,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Train fold 0; nnUNetv2_plan_and_preprocess copies splits_final.json unless there is one already."
     )
     return 0
-
-
-if __name__ == "__main__":
-    set_up_process()
-    sys.exit(main())
