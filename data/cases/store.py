@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import zipfile
 import zlib
@@ -144,7 +143,7 @@ class Case:
             raise InputError(
                 path,
                 "no such file: an earlier version prepared this case and kept only the resampled label",
-                "run python -m data.prepare again for this centre, with the same options",
+                "prepare this centre again with the options that it was prepared with",
             ) from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
@@ -300,9 +299,8 @@ def read_store(store: Path) -> dict[str, list[Case]]:
     """
     folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
     if not folders:
-        option = "" if store == DEFAULT_STORE else f" --store {shlex.quote(str(store))}"
-        remedy = f"run python -m data.prepare SOURCE ROOT --centre NAME{option}"
-        raise InputError(store, "no centre is prepared here", remedy)
+        remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
+        raise InputError(store, "no centre is prepared here", remedy, command=command)
     cases = [read_case(folder) for folder in folders]
     first = cases[0]
     centres: dict[str, list[Case]] = {}
@@ -333,4 +331,4 @@ def _resampled_box(grid: Grid) -> Box | None:
 
 
 def _prepare_again(folder: Path) -> str:
-    return f"delete {folder} and run python -m data.prepare again"
+    return f"delete {folder} and prepare its centre again with the options that it was prepared with"

@@ -84,7 +84,7 @@ def test_an_empty_store_says_how_to_fill_it(tmp_path):
     with pytest.raises(InputError) as error:
         read_store(tmp_path)
     assert (error.value.path, error.value.problem) == (tmp_path, "no centre is prepared here")
-    assert error.value.remedy == f"run python -m data.prepare SOURCE ROOT --centre NAME --store {tmp_path}"
+    assert error.value.command == "python -m data.prepare --help"
 
 
 def test_a_case_prepared_in_another_way_says_how_to_renew_it(tmp_path):
@@ -94,7 +94,10 @@ def test_a_case_prepared_in_another_way_says_how_to_renew_it(tmp_path):
     with pytest.raises(InputError, match="prepared with settings that this version cannot read") as error:
         read_case(path.parent)
     assert error.value.path == path
-    assert error.value.remedy == f"delete {path.parent} and run python -m data.prepare again"
+    assert (
+        error.value.remedy
+        == f"delete {path.parent} and prepare its centre again with the options that it was prepared with"
+    )
 
 
 def test_a_store_with_cases_prepared_in_two_ways_is_refused(tmp_path):
@@ -159,7 +162,7 @@ def test_a_resampled_case_of_an_earlier_version_says_how_to_prepare_it_again(tmp
     with pytest.raises(InputError, match="an earlier version prepared this case") as error:
         case.scan_label()
     assert error.value.path == case.folder / "scan_label.npz"
-    assert error.value.remedy == "run python -m data.prepare again for this centre, with the same options"
+    assert error.value.remedy == "prepare this centre again with the options that it was prepared with"
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "other shape", "other key"])
@@ -175,7 +178,7 @@ def test_a_damaged_label_on_the_voxels_of_the_scan_is_named(damage, tmp_path):
         path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "garbage": b"x" * 300}[damage])
     with pytest.raises(InputError) as error:
         case.scan_label()
-    assert error.value.path == path and error.value.remedy.startswith(f"delete {case.folder} and run")
+    assert error.value.path == path and error.value.remedy.startswith(f"delete {case.folder} and prepare")
 
 
 @pytest.mark.parametrize("name", ["image", "label"])
