@@ -5,6 +5,7 @@ import fcntl
 import os
 import platform
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -78,7 +79,7 @@ def remove_unfinished(folders: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path, remedy: str) -> Iterator[int]:
+def exclusive_lock(folder: Path, remedy: str, *, patience_s: float = 0.0) -> Iterator[int]:
     """Keep other runs out of a folder while the block runs.
 
     The lock is a lock on the file ``.lock`` in the folder. The operating system releases it when the process ends, even
@@ -88,6 +89,8 @@ def exclusive_lock(folder: Path, remedy: str) -> Iterator[int]:
     Args:
         folder: Folder to lock; it is created if it does not exist.
         remedy: What the user should do if the folder cannot be locked.
+        patience_s: Seconds to wait for a lock that another process holds. The children of a killed process inherit
+            its lock and may live a few seconds longer.
 
     Yields:
         The file descriptor that holds the lock.
@@ -97,14 +100,19 @@ def exclusive_lock(folder: Path, remedy: str) -> Iterator[int]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InputError(folder, f"cannot be locked, because {holder} is using it", remedy) from error
-        except OSError as error:
-            raise InputError(folder, f"cannot be locked ({error.strerror})", remedy) from error
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise InputError(folder, f"cannot be locked, because {holder} is using it", remedy) from error
+                time.sleep(0.2)
+            except OSError as error:
+                raise InputError(folder, f"cannot be locked ({error.strerror})", remedy) from error
         file.truncate(0)
         print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)  # for the message above
         yield file.fileno()

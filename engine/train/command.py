@@ -39,6 +39,7 @@ from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train.loop import prepare_training, train
 from engine.train.run_log import write_settings
 
+LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
 POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
 
 
@@ -265,7 +266,8 @@ def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None
     """
     runs = list_runs(options.path, options.stage, plan.split.name) if options.resume else []
     folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
-    with exclusive_lock(folder, "wait until it ends, or leave out --resume to start a run of its own"):
+    remedy = "wait until it ends, or leave out --resume to start a run of its own"
+    with exclusive_lock(folder, remedy, patience_s=LOCK_PATIENCE_S):
         train_in(folder, options, plan, device)
 
 

@@ -1,6 +1,10 @@
 """Files are written completely or not at all, folders are locked, and arrays are read by several threads."""
 
 import gc
+import os
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 
 from data.common.errors import InputError
-from data.common.files import exclusive_lock, read_array, remove_unfinished, replacing
+from data.common.files import REPOSITORY, exclusive_lock, read_array, remove_unfinished, replacing
 
 
 @pytest.fixture
@@ -72,3 +76,25 @@ def test_a_locked_folder_is_refused_until_the_lock_is_released(tmp_path):
     assert caught.value.remedy == "wait for the other run"
     with exclusive_lock(tmp_path / "store", "wait"):
         pass
+
+
+def test_a_lock_that_outlives_its_killed_holder_in_a_child_is_waited_for(tmp_path):
+    """The loader processes of a killed training live a few seconds longer; it can be resumed at once all the same."""
+    program = f"""
+import os, signal, time
+from pathlib import Path
+from data.common.files import REPOSITORY, exclusive_lock, read_array, remove_unfinished, replacing
+with exclusive_lock(Path({str(tmp_path)!r}), "wait"):
+    if os.fork() == 0:
+        os.close(1)
+        time.sleep(1)
+        os._exit(0)
+    print("locked", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout == "locked\n" and killed.returncode == -signal.SIGKILL
+    with pytest.raises(InputError, match="cannot be locked, because process"), exclusive_lock(tmp_path, "wait"):
+        pass
+    with exclusive_lock(tmp_path, "wait", patience_s=30):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")

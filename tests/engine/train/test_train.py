@@ -223,7 +223,8 @@ def test_without_validation_cases_training_warns_before_it_starts(study_store, t
     assert "warning: no validation case" in capsys.readouterr().out
 
 
-def test_two_trainings_never_share_a_run_folder(study_store, tmp_path, capsys):
+def test_two_trainings_never_share_a_run_folder(study_store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_command, "LOCK_PATIENCE_S", 0.3)
     run = tmp_path / "pancreas_fine" / "west" / "2026_01_01_00_00_00"
     options = ["--store", str(study_store), "--path", str(tmp_path), "--data", "west", "--gpu", "cpu", "--resume"]
     with exclusive_lock(run, "wait"):
