@@ -113,9 +113,11 @@ def test_image_and_mask_move_together(seed):
         [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
     )
     background, ball = (float(window(torch.tensor(hu), HU_WINDOW)) for hu in (0, 150))
-    inside = ndimage.binary_erosion(batch.mask[0, 0].numpy() > 0, iterations=4)
+    # Interpolation mixes the two values at the edge, diagonally too, up to two voxels deep where the field compresses.
+    inside = ndimage.binary_erosion(batch.mask[0, 0].numpy() > 0, np.ones((3, 3, 3)), iterations=3)
+    assert inside.any()
     assert batch.image.min() >= 0 and batch.image.max() <= 1
-    assert torch.allclose(batch.image[0, 0][torch.from_numpy(inside)], torch.tensor(ball), atol=1e-3)
+    assert torch.allclose(batch.image[0, 0][torch.from_numpy(inside)], torch.tensor(ball), atol=1e-5)
     assert background < ball
 
 
