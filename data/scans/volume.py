@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import SimpleITK as sitk
 from data.common.errors import InputError
 from data.common.files import replacing
 from data.scans.bytes import AGAIN, GZIP_MAGIC, check_finite, check_kind, suffix_of
-from data.scans.dicom import read_series
+from data.scans.dicom import Series, read_series
 from data.scans.grid import Grid, Vector3D
 from data.scans.metaimage import check_metaimage
 from data.scans.nifti import check_nifti
@@ -119,11 +120,12 @@ def read_grid(path: str | Path) -> Grid:
         return _grid_of(_open_reader(Path(path)))
 
 
-def read_image(path: str | Path) -> Volume:
+def read_image(path: str | Path, series: str = "") -> Volume:
     """Read a CT scan.
 
     Args:
         path: File, or folder of DICOM slices.
+        series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
 
     Returns:
         The scan in HU, int16. Fractions are rounded, and values outside the range of int16 are clipped to it.
@@ -131,12 +133,15 @@ def read_image(path: str | Path) -> Volume:
     Raises:
         InputError: If it is not a whole 3-D scan of finite numbers.
     """
-    return _read(Path(path), np.int16, _to_hu)
+    return _read(Path(path), np.int16, _to_hu, partial(read_series, choice=series))
 
 
 def _to_hu(array: np.ndarray) -> np.ndarray:
     limits = np.iinfo(np.int16)
-    return array if array.dtype == np.int16 else np.clip(np.rint(array), limits.min, limits.max).astype(np.int16)
+    if array.dtype == np.int16:
+        return array
+    whole = np.rint(array) if array.dtype.kind == "f" else array
+    return np.clip(whole, limits.min, limits.max).astype(np.int16)
 
 
 def read_label(path: str | Path, like: Volume | None = None) -> Volume:
@@ -156,7 +161,7 @@ def read_label(path: str | Path, like: Volume | None = None) -> Volume:
             it does not lie where its scan lies.
     """
     codes = _LabelCodes()
-    label = _read(Path(path), np.uint8, codes)
+    label = _read(Path(path), np.uint8, codes, partial(read_series, is_label=True))
     if codes.largest_fraction > LABEL_TOLERANCE:
         problem = f"label values are not whole numbers (off by {codes.largest_fraction:.3g})"
         raise InputError(path, problem, "give a file of label codes, not of scores")
@@ -202,10 +207,16 @@ def _on_grid_of(like: Volume, label: Volume, path: Path) -> Volume:
     return replace(like, array=array, notes=(*label.notes, "resampled onto the image's grid"))
 
 
-def _read(path: Path, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
+def _read(
+    path: Path,
+    dtype: type,
+    convert: Callable[[np.ndarray], np.ndarray],
+    open_folder: Callable[[Path], Series],
+) -> Volume:
+    notes: tuple[str, ...] = ()
+    slabs: Iterator[np.ndarray] | Iterator[sitk.Image]
     if path.is_dir():
-        image = read_series(path)
-        grid, slabs = _grid_of(image), iter([image])
+        grid, slabs, notes = open_folder(path)
     else:
         check_file(path)
         with _blaming(path):
@@ -215,7 +226,7 @@ def _read(path: Path, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) 
     planes, done = grid.in_file_order(array), 0  # a view: what is written to it is in LPS order in the array
     step = max(1, CONVERTED_VOXELS // (grid.size[0] * grid.size[1]))
     for slab in slabs:
-        values = sitk.GetArrayViewFromImage(slab)
+        values = slab if isinstance(slab, np.ndarray) else sitk.GetArrayViewFromImage(slab)
         for start in range(0, len(values), step):
             piece = values[start : start + step]
             if piece.dtype.kind == "f":
@@ -223,7 +234,8 @@ def _read(path: Path, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) 
             planes[done : done + len(piece)] = convert(piece)
             done += len(piece)
         del slab, values, piece  # frees the slab before the next one is read
-    notes = () if grid.orientation == "LPS" else (f"turned from {grid.orientation} to LPS",)
+    if grid.orientation != "LPS":
+        notes = (*notes, f"turned from {grid.orientation} to LPS")
     spacing, origin, direction = grid.lps_frame()
     return Volume(array, spacing, origin, direction, grid, notes)
 
