@@ -45,7 +45,8 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
             signature has not changed since then are not read again.
 
     Returns:
-        Adapter, root and label map of the data set, and the path, signature and SHA-256 of image and label.
+        Adapter, root and label map of the data set, the series if one was chosen, and the path, signature and SHA-256
+        of image and label.
 
     Raises:
         InputError: If the entry has a fault, or if one of its files is missing or cannot be read.
@@ -62,4 +63,5 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
         except OSError as error:
             problem = f"the file cannot be read ({error.strerror})"
             raise InputError(error.filename or path, problem, "check its permissions and the disk") from error
-    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}
+    chosen = {"series": entry.series} if entry.series and entry.files()[0].is_dir() else {}
+    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **chosen, **files}

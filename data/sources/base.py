@@ -33,6 +33,7 @@ class Entry:
             exist.
         columns: What the data set's table says about the case, such as the scanner or the institute.
         reader: How the label is read.
+        series: Which series of a DICOM folder is the scan, as ``--series`` names it; empty for the only one.
         has_tumour: Whether the data set states that the case has a tumour. If its label shows none, the case is
             refused, because it would count as free of tumours.
     """
@@ -45,6 +46,7 @@ class Entry:
     columns: Columns = ()
     reader: LabelReader = ONE_FILE
     has_tumour: bool = False
+    series: str = ""
 
     def files(self) -> tuple[Path, Path]:
         """Return the paths of image and label.

@@ -78,7 +78,7 @@ def load_entry(entry: Entry, labels: LabelMap) -> tuple[Volume, np.ndarray, list
     """
     image_path, label_path = entry.files()
     try:
-        image = read_image(image_path)
+        image = read_image(image_path, entry.series)
         codes, label_notes = entry.reader.read(label_path, image)
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror})"

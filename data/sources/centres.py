@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.cases.options import add_store
+from data.cases.options import add_series, add_store
 from data.common.errors import InputError
 from data.common.text import is_valid_name
 from data.sources.base import Entry
@@ -31,6 +31,7 @@ class CentreOptions:
         centre_by: Column of the data set's table whose values make one centre each, or None for a single centre.
         store: Folder of the prepared cases.
         labels: What the label codes mean, or None for what the data set documents.
+        series: Which series of each DICOM folder is read, where the data set's table does not say it.
         moved: Whether the data set may have been moved since the centre was prepared.
         workers: Number of processes that read cases.
     """
@@ -41,6 +42,7 @@ class CentreOptions:
     centre_by: str | None
     store: Path
     labels: LabelMap | None
+    series: str
     moved: bool
     workers: int
 
@@ -68,6 +70,7 @@ class CentreOptions:
             centre_by=args.centre_by,
             store=args.store,
             labels=labels,
+            series=args.series,
             moved=args.moved,
             workers=args.workers,
         )
@@ -123,6 +126,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
         help='meaning of the label codes as pairs code=label, where 1 is pancreas, 2 is tumour and the code "*" stands '
         'for all others, such as "10=1,*=0" (default: auto, as the data set documents them)',
     )
+    add_series(parser)
     parser.add_argument(
         "--moved",
         action="store_true",
@@ -154,7 +158,7 @@ def find_centres(options: CentreOptions) -> list[Centre]:
     if root.is_file() and not (options.source == "folder" and root.suffix.lower() == ".csv"):
         raise InputError(root, "an archive or another file, not a folder", "unpack it and give the folder as ROOT")
     labels = source.codes(root) if options.labels is None else options.labels
-    entries = tuple(source.entries(root))
+    entries = tuple(replace(entry, series=entry.series or options.series) for entry in source.entries(root))
     if not entries:
         raise InputError(root, "it holds no case", f"check the layout, which for {options.source} is {source.summary}")
     whole = Centre(options.centre, options.source, root, options.store, labels, entries)

@@ -18,15 +18,16 @@ import numpy as np
 from tqdm import tqdm
 
 from data.cases.labels import TUMOUR
+from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.text import HelpFormatter
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
+from data.scans.hounsfield import find_hu_problem
 from data.scans.volume import read_image, write_mask
 from data.sources.base import case_name
 from data.splits.split import NONE_HELD_OUT
-from data.verify.findings import find_hu_problem
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, load_model, segment_scan
 from engine.options import add_average, add_gpu, add_path
@@ -43,6 +44,7 @@ class PredictOptions:
 
     Attributes:
         scans: Files, or folders of DICOM series.
+        series: Which series of each DICOM folder; empty for the only one.
         output: Folder for masks, pictures and the table of volumes.
         split: The split whose models are used.
         until: Use the newest runs that were started at this time or before; None for the newest of all.
@@ -52,6 +54,7 @@ class PredictOptions:
     """
 
     scans: tuple[Path, ...]
+    series: str
     output: Path
     split: str
     until: str | None
@@ -78,6 +81,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         metavar="DIR",
         help="folder for masks, pictures and the table volumes.csv",
     )
+    add_series(parser)
     parser.add_argument(
         "--data",
         default=NONE_HELD_OUT,
@@ -95,6 +99,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     args = parser.parse_args(argv)
     return PredictOptions(
         scans=tuple(args.scans),
+        series=args.series,
         output=args.output,
         split=args.data,
         until=args.time,
@@ -121,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
     options.output.mkdir(parents=True, exist_ok=True)
     scans = tqdm(list(zip(options.scans, names, strict=True)), unit="scan")
-    rows = [predict_scan(scan, name, models, options.output) for scan, name in scans]
+    rows = [predict_scan(scan, name, models, options.output, options.series) for scan, name in scans]
     write_case_table(options.output / "volumes.csv", rows)
     print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
     for row in rows:
@@ -167,7 +172,7 @@ def find_complete_splits(checkpoints: Path) -> list[str]:
     return sorted(set.intersection(*finished))
 
 
-def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], output: Path) -> CaseRow:
+def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], output: Path, series: str = "") -> CaseRow:
     """Segment one scan and write its mask and its picture.
 
     Returns:
@@ -177,7 +182,7 @@ def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], output
     row: CaseRow = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
-        volume = read_image(scan)
+        volume = read_image(scan, series)
         prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
         image, spacing = prepared.image, prepared.spacing
         with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):

@@ -11,7 +11,7 @@ from data.cases.preparation import Preparation
 from engine.infer import predict
 from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES
-from tests.conftest import affine_of, save
+from tests.conftest import affine_of, save, tiny_scan
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
@@ -66,7 +66,7 @@ def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(s
 
 
 def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
-    assert predict.find_doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+    assert predict.find_doubts(tiny_scan(0)[0], 90.0) == []
 
 
 def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
