@@ -15,6 +15,7 @@ import numpy as np
 
 from data.common.errors import InputError
 from data.scans.bytes import AGAIN, check_kind
+from data.scans.dicom_pixels import check_pixel_data
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
@@ -202,10 +203,14 @@ def read_header(path: Path) -> Slice | Stranger:
     import pydicom  # takes half a second, which only those who read DICOM should wait for
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # about values that break the standard but can be read
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
-            return _interpret(path, dataset)
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
+            header = _interpret(path, dataset)
+            if isinstance(header, Slice):
+                voxel_bytes = int(dataset.BitsAllocated) * int(_text(dataset, "SamplesPerPixel") or 1) // 8
+                check_pixel_data(file, header.compression, header.size, voxel_bytes)
+            return header
     except (InputError, OSError):
         raise
     except Exception as error:  # pydicom passes on whatever its parsers raise for a damaged file

@@ -203,7 +203,7 @@ def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], output
         "pancreas_ml": round(pancreas_ml, 2),
         "tumour_ml": round(tumour_ml, 2),
         "seconds": round(time.monotonic() - start, 1),
-        "note": "; ".join((*find_doubts(volume.array, pancreas_ml), *notes)),
+        "note": "; ".join((*find_doubts(volume.array, pancreas_ml), *notes, *(volume.notes if scan.is_dir() else ()))),
     }
 
 
