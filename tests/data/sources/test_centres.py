@@ -34,6 +34,7 @@ def test_options_are_parsed_once(tmp_path, monkeypatch):
         centre_by=None,
         store=Path.home() / "store",
         labels=LabelMap.parse("10=1"),
+        series="",
         moved=False,
         workers=3,
     )

@@ -12,6 +12,7 @@ from engine.infer import predict
 from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES
 from tests.conftest import affine_of, save, tiny_scan
+from tests.dicom_files import write_slices
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
@@ -102,3 +103,18 @@ def test_two_scans_of_one_name_would_write_one_mask(tmp_path, capsys):
     scans = [str(tmp_path / folder / "scan.nii.gz") for folder in "ab"]
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 2
     assert "error: scan: several scans have this name and would write the same mask. Rename" in capsys.readouterr().err
+
+
+def test_the_series_of_a_dicom_folder_is_chosen_and_what_was_passed_over_is_noted(seen, tmp_path, capsys):
+    scan = np.full((12, 40, 40), -1000, np.int16)
+    scan[:, 10:30, 10:30] = 40
+    for number in (1, 2):
+        write_slices(
+            tmp_path / "scan", scan[:, :, ::number], series=f"1.{number}", prefix=str(number), SeriesNumber=number
+        )
+    argv = [str(tmp_path / "scan"), "-o", str(tmp_path / "out")]
+    assert predict.main(argv) == 2
+    assert "holds 2 CT series" in capsys.readouterr().err
+    assert predict.main([*argv, "--series", "2"]) == 0
+    assert "passed over: 1 CT series" in capsys.readouterr().out
+    assert nib.load(tmp_path / "out" / "scan_pancreas_tumour.nii.gz").shape == (20, 40, 12)
