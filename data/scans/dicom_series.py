@@ -187,10 +187,22 @@ def _reasons_against(stacks: Sequence[Stack]) -> dict[Stack, str]:
         left = exclude(lambda s: not s.is_axial, lambda s: "CT series in another view")
     longest = max((stack.extent_mm for stack in left), default=0.0)
     left = exclude(lambda s: len(s.slices) < 2, _phrase)
-    left = exclude(lambda s: s.extent_mm < COMPARABLE_EXTENT * longest, lambda s: "short CT series")
+    # A short acquisition that goes on where a longer one of its series ends is a part of the scan.
+    left = exclude(
+        lambda s: s.extent_mm < COMPARABLE_EXTENT * longest and not any(_goes_beyond(s, other) for other in left),
+        lambda s: "short CT series",
+    )
     if any(not stack.is_derived for stack in left):
         exclude(lambda s: s.is_derived, lambda s: "derived CT series")
     return reasons
+
+
+def _goes_beyond(stack: Stack, other: Stack) -> bool:
+    """Whether an acquisition shows places that another, longer one of the same series does not."""
+    if stack.first.series != other.first.series or stack.extent_mm > other.extent_mm or stack is other:
+        return False
+    heights, step = [s.height for s in other.slices], SAME_PLACE_MM
+    return stack.first.height < heights[0] - step or stack.slices[-1].height > heights[-1] + step
 
 
 def _phrase(stack: Stack) -> str:

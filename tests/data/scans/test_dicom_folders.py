@@ -110,6 +110,18 @@ def test_acquisitions_that_follow_each_other_are_one_scan(tmp_path):
     assert_read(tmp_path)
 
 
+def test_an_acquisition_that_continues_another_is_not_left_out(tmp_path):
+    write_slices(tmp_path, NOISE, AcquisitionNumber=1)
+    write_slices(tmp_path, NOISE[:2], prefix="R", AcquisitionNumber=2)  # the first slices once more
+    assert_read(tmp_path, note="1 short CT series")
+
+    def higher(made, index):
+        made.AcquisitionNumber, made.ImagePositionPatient = 2, [-10, -20, 2.5 * (index + 7)]
+
+    write_slices(tmp_path, NOISE[:3], prefix="R", edit=higher)
+    refused(tmp_path, "2 scans in one series", "(3 slices of 2.5 mm", remedy="--series")
+
+
 def test_a_slice_under_another_series_is_not_left_out(tmp_path):
     paths = write_slices(
         tmp_path, NOISE, edit=lambda made, i: setattr(made, "SeriesInstanceUID", "1.2.3.5" if i == 8 else "1.2.3.4")
