@@ -7,6 +7,7 @@ from pathlib import Path
 from data.common.errors import InputError
 from data.sources.base import Entry
 from data.sources.centres import Centre
+from data.sources.label_map import settle_map
 
 
 def fingerprint(path: Path) -> str:
@@ -45,10 +46,12 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
             signature has not changed since then are not read again.
 
     Returns:
-        Adapter, root and label map of the data set, and the path, signature and SHA-256 of image and label.
+        Adapter and root of the data set, the label map of the case, which the names in its label file may decide, and
+        the path, signature and SHA-256 of image and label.
 
     Raises:
-        InputError: If the entry has a fault, or if one of its files is missing or cannot be read.
+        InputError: If the entry has a fault, one of its files is missing or cannot be read, or it is not clear what
+            the codes of the label mean.
     """
     files: dict[str, str] = {}
     for kind, path in zip(("image", "label"), entry.files(), strict=True):
@@ -62,4 +65,7 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
         except OSError as error:
             problem = f"the file cannot be read ({error.strerror})"
             raise InputError(error.filename or path, problem, "check its permissions and the disk") from error
-    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}
+    label_path = entry.files()[1]
+    names = entry.reader.names(label_path)
+    labels, _ = settle_map(label_path, names, centre.labels, accept=centre.accept_labels)
+    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(labels), **files}

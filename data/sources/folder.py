@@ -34,7 +34,7 @@ class Folder:
             return self._read_cases(table)
         image_folder, label_folder = root / "images", root / "labels"
         images = group_by_case(image_folder, dicom=True)
-        return pair(images, group_by_case(label_folder), image_folder, label_folder)
+        return pair(images, group_by_case(label_folder, labels=True), image_folder, label_folder)
 
     def remarks(self, root: Path) -> list[str]:
         """Return no remarks: nothing is left out."""
