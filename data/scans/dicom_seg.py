@@ -7,6 +7,7 @@ References:
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,7 +159,9 @@ def _modality(path: Path) -> str | None:
 def _blaming(path: Path) -> Iterator[None]:
     """Turn whatever pydicom and highdicom raise for a damaged object into an InputError that blames the file."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on values that are not as the standard wants them
+            yield
     except OSError:
         raise
     except Exception as error:

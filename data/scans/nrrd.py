@@ -12,7 +12,6 @@ import numpy as np
 from data.common.errors import InputError
 from data.scans.bytes import AGAIN_OR_RENAME, check_three_axes, check_voxels, inflate, read_chunks
 from data.scans.headers import BLANKS, CORRECT, check_right_angles, parse_numbers, require_choice, require_field
-from data.scans.segments import has_layers
 
 VOXEL_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
@@ -54,9 +53,6 @@ def check_nrrd(path: Path) -> None:
         if kind not in VOXEL_BYTES:
             raise InputError(path, f"its voxels are not plain numbers (NRRD type {kind!r})", "export it as int16")
         sizes = tuple(map(int, fields.get("sizes", "").split()))
-        if len(sizes) == 4 and has_layers(fields):
-            problem = f"a segmentation of 3D Slicer whose segments overlap ({sizes[0]} layers)"
-            raise InputError(path, problem, "export it as a labelmap: in 3D Slicer, Segmentations, Export to labelmap")
         check_three_axes(path, sizes)
         _check_geometry(path, fields)
         if VOXEL_BYTES[kind] > 1:

@@ -5,7 +5,7 @@ References:
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.common.errors import InputError
@@ -27,7 +27,7 @@ def code_names(path: Path) -> CodeNames:
         The names by code; empty if the file has none.
 
     Raises:
-        InputError: If a code has two names, or its header names segments without saying which codes they have.
+        InputError: If segments may overlap, a code has two names, or the codes of segments are not stated.
     """
     if segmentation := find_segmentation(path):
         return segment_names(segmentation)
@@ -38,17 +38,17 @@ def code_names(path: Path) -> CodeNames:
     return {}
 
 
-def has_layers(fields: Iterable[str]) -> bool:
-    """Return True if a header of four axes is that of a 3D Slicer segmentation, whose fields are given by name."""
-    return any(re.match(r"segment\d+_", name, re.IGNORECASE) for name in fields)
-
-
-def _slicer_names(path: Path, lines: Iterable[bytes]) -> CodeNames:
+def _slicer_names(path: Path, lines: Sequence[bytes]) -> CodeNames:
     segments: dict[bytes, dict[bytes, str]] = {}
     for line in lines:
         if match := SEGMENT_FIELD.fullmatch(line.strip()):
             value = match[3].decode("utf-8", errors="replace").strip()
             segments.setdefault(match[1].lower(), {})[match[2].lower()] = value
+    layers = {segment.get(b"layer", "0") for segment in segments.values()}
+    if segments and (len(layers) > 1 or any(re.fullmatch(rb"dimension:\s*4\s*", line) for line in lines)):
+        problem = "a segmentation of 3D Slicer whose segments overlap in several layers"
+        remedy = "export it as a labelmap (in 3D Slicer: Data, the segmentation, Export visible segments to labelmap)"
+        raise InputError(path, problem, remedy)
     names: dict[int, str] = {}
     for segment in segments.values():
         name, code = segment.get(b"name", segment.get(b"id", "")), segment.get(b"labelvalue", "")

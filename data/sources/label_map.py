@@ -101,8 +101,8 @@ class LabelMap:
             raise InputError(
                 path,
                 f"it has label codes {', '.join(map(str, unknown))}, which the map {self} does not name",
-                "look up their meaning and give a map that names every code: --labels with pairs code=label, where "
-                'label 0 is background, 1 pancreas and 2 tumour; the pair "*=0" makes all other codes background',
+                "look up what every code means in this label, also the codes that the map names, and give a map of "
+                "them all: --labels with pairs code=label, where label 0 is background, 1 pancreas and 2 tumour",
             )
         labels = np.empty_like(array)
         for plane, mapped in zip(array, labels, strict=True):  # plane by plane, because indexing converts to int64

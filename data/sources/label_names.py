@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 
 from data.cases.labels import PANCREAS, TUMOUR
+from data.common.text import format_row, wrap_words
 
 BACKGROUND = 0
+HELP_WIDTHS = (19, 98)  # of the columns in the help, characters
 PANCREAS_WORDS = ("pancreas", "pancreatic")
 # Any lesion counts, as in the Medical Segmentation Decathlon; so two names may mean a tumour.
 TUMOUR_WORDS = (
@@ -67,11 +69,11 @@ def describe_names(names: Mapping[int, str]) -> str:
 
 def names_help() -> str:
     """List the words of the table, for ``--help``."""
-    return "\n".join(
-        (
-            f"  1 pancreas    {', '.join(PANCREAS_WORDS)}",
-            f"  2 tumour      {', '.join(TUMOUR_WORDS)}",
-            f"  0 background  {', '.join(OTHER_WORDS)}",
-            f"  with any of   {', '.join(PART_WORDS)}",
-        )
-    )
+    rows = {
+        "1 pancreas": PANCREAS_WORDS,
+        "2 tumour": TUMOUR_WORDS,
+        "0 background": OTHER_WORDS,
+        "beside them": PART_WORDS,
+    }
+    cells = [([f"  {meaning}"], wrap_words(", ".join(words), HELP_WIDTHS[1])) for meaning, words in rows.items()]
+    return "\n".join(format_row(row, HELP_WIDTHS) for row in cells)
