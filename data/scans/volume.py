@@ -23,7 +23,7 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.scans.bytes import AGAIN, GZIP_MAGIC, check_finite, check_kind, suffix_of
 from data.scans.dicom import read_series
-from data.scans.dicom_seg import find_segmentation, read_segmentation
+from data.scans.dicom_seg import complete, find_segmentation, read_segmentation
 from data.scans.grid import Grid, Vector3D
 from data.scans.metaimage import check_metaimage
 from data.scans.nifti import check_nifti
@@ -160,6 +160,7 @@ def read_label(path: str | Path, like: Volume | None = None, rank: np.ndarray | 
     """
     if segmentation := find_segmentation(Path(path)):
         segments = read_segmentation(segmentation, rank)
+        segments = segments if like is None else complete(segments, like.grid)
         label = Volume(segments.codes, *segments.grid.lps_frame(), segments.grid, segments.notes)
         return label if like is None else _on_grid_of(like, label, Path(path))
     codes = _LabelCodes()

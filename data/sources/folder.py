@@ -18,8 +18,8 @@ class Folder:
     """
 
     summary = (
-        "images/<case>.<ext> or images/<case>/ (DICOM), labels/<case>.<ext> (or .dcm: SEG); or cases.csv (or ROOT itself a .csv) "
-        "with the columns image,label,patient,centre; codes 0/1/2 or by name"
+        "images/<case>.<ext> or images/<case>/ (DICOM), labels/<case>.<ext> (or .dcm: SEG); or cases.csv (or ROOT "
+        "itself a .csv) with the columns image,label,patient,centre; codes 0/1/2 or by name"
     )
     about = About("your own scans", "yours", "by name in the file; 1 pancreas, 2 tumour; --labels", "-")
 

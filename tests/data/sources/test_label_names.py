@@ -28,8 +28,21 @@ def test_names_of_the_table_have_a_meaning(label, names):
 
 @pytest.mark.parametrize(
     "name",
-    ["Segment_1", "no tumor", "non-tumorous pancreas", "pancreas and tumor", "pancreas without tumor", "body", "head"]
-    + ["peripancreatic fat", "pancreas duodenum", "ignore", "胰腺", "胰腺 tumor", "", "12", "P", "pseudocyst"],
+    [
+        *("Segment_1", "no tumor", "non-tumorous pancreas", "pancreas and tumor", "pancreas without tumor", "body"),
+        *(
+            "head",
+            "12",
+            "P",
+            "",
+            "peripancreatic fat",
+            "pancreas duodenum",
+            "ignore",
+            "pseudocyst",
+            "胰腺",
+            "胰腺 tumor",
+        ),
+    ],
 )
 def test_other_names_are_not_guessed_at(name):
     assert label_of_name(name) is None
