@@ -23,6 +23,7 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.scans.bytes import AGAIN, GZIP_MAGIC, check_finite, check_kind, suffix_of
 from data.scans.dicom import read_series
+from data.scans.dicom_seg import complete, find_segmentation, read_segmentation
 from data.scans.grid import Grid, Vector3D
 from data.scans.metaimage import check_metaimage
 from data.scans.nifti import check_nifti
@@ -139,14 +140,16 @@ def _to_hu(array: np.ndarray) -> np.ndarray:
     return array if array.dtype == np.int16 else np.clip(np.rint(array), limits.min, limits.max).astype(np.int16)
 
 
-def read_label(path: str | Path, like: Volume | None = None) -> Volume:
+def read_label(path: str | Path, like: Volume | None = None, rank: np.ndarray | None = None) -> Volume:
     """Read a label file.
 
     Args:
-        path: File, or folder of DICOM slices.
+        path: File, DICOM segmentation (SEG; a file, or alone in a folder), or folder of DICOM slices.
         like: Scan that the label belongs to. If it is given, the result lies on its grid. A label whose grid agrees
             to 1e-3 mm is used as it is. One whose outer faces agree to half a voxel on each axis is resampled by
             nearest neighbour. Any other label is refused.
+        rank: For each code (0 to 255) its rank, by which the segments of a DICOM segmentation may overlap; see
+            ``read_segmentation``.
 
     Returns:
         The label codes as the file numbers them, uint8.
@@ -155,6 +158,11 @@ def read_label(path: str | Path, like: Volume | None = None) -> Volume:
         InputError: If the file is not a whole 3-D volume, its codes are not whole numbers (to 1e-3) from 0 to 255, or
             it does not lie where its scan lies.
     """
+    if segmentation := find_segmentation(Path(path)):
+        segments = read_segmentation(segmentation, rank)
+        segments = segments if like is None else complete(segments, like.grid)
+        label = Volume(segments.codes, *segments.grid.lps_frame(), segments.grid, segments.notes)
+        return label if like is None else _on_grid_of(like, label, Path(path))
     codes = _LabelCodes()
     label = _read(Path(path), np.uint8, codes)
     if codes.largest_fraction > LABEL_TOLERANCE:
