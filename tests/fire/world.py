@@ -5,6 +5,7 @@ milliseconds and can be disturbed hundreds of times.
 """
 
 import csv
+import functools
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from engine.infer import predict
 from engine.stages import STAGES
 from engine.study import command as study
 from engine.train import command as train
+from tests.fire.faults import build_library
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__])
@@ -125,14 +128,37 @@ def _predict_into(raw: Path, folder: Path) -> int:
 
 def _study_into(folder: Path) -> int:
     more = ["--stage", STAGE, "--variants", "baseline", "full", "--centres", "east", "--jobs", "1", "--epochs", "2"]
-    return study.main(["--store", str(folder / "store"), "--path", str(folder / "study"), *NARROW[:4], *more])
+    return study.main(["run", str(folder / "study"), "--store", str(folder / "store"), *NARROW, *more])
 
 
 def begin(job: Job, folder: Path, log: Path, before: Callable[[], None] | None = None) -> ForkServerProcess:
-    """Start a job in a process and a session of its own; its output is appended to ``log``."""
+    """Start a job in a process and a session of its own; its output is appended to ``log``.
+
+    Args:
+        job: The job.
+        folder: Where it works.
+        log: File for its output.
+        before: Called in its process first.
+    """
+    _start_server()
     process = SERVER.Process(target=_perform, args=(job.run, folder, log, before))
     process.start()
     return process
+
+
+@functools.cache
+def _start_server() -> None:
+    """Start the fork server with the library that makes file operations fail when it is asked to."""
+    earlier, library = os.environ.get("LD_PRELOAD"), build_library()
+    if library:
+        os.environ["LD_PRELOAD"] = str(library)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if library:
+            os.environ.pop("LD_PRELOAD")
+        if earlier is not None:
+            os.environ["LD_PRELOAD"] = earlier
 
 
 def _perform(run: Callable[[Path], int], folder: Path, log: Path, before: Callable[[], None] | None) -> None:
@@ -195,7 +221,7 @@ def read_whole(path: Path, folder: Path) -> object:
         return None
     text = RUN.sub("RUN", path.read_text().replace(str(folder), "FOLDER"))
     if path.suffix == ".json":
-        return json.loads(text)
+        return _lasting(json.loads(text))
     return [line for line in text.splitlines() if not line.strip().startswith(VOLATILE)]
 
 
@@ -206,6 +232,13 @@ def _plain(content: object) -> object:
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
     return [_plain(value) for value in content] if isinstance(content, list | tuple) else content
+
+
+def _lasting(content: object) -> object:
+    """Leave the volatile keys out of nested dicts."""
+    if isinstance(content, dict):
+        return {key: _lasting(value) for key, value in content.items() if key not in VOLATILE}
+    return [_lasting(value) for value in content] if isinstance(content, list) else content
 
 
 def check_nothing_half_written(folder: Path) -> None:
