@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from data.common.errors import InputError
 from data.scans.bytes import AGAIN, SUFFIXES
 from data.scans.grid import Grid
 
-PLACE_TOLERANCE = 0.1  # voxels
 MOST_VOXELS = 1 << 31  # more than any CT has; a damaged header must not exhaust the memory
 CONVERT = "convert it to a labelmap in 3D Slicer (with SlicerRT), or with plastimatch"
 PLASTIMATCH = "plastimatch convert --input RTSTRUCT.dcm --referenced-ct CT_FOLDER --output-labelmap label.nrrd"
@@ -145,34 +143,6 @@ def read_segmentation(path: Path, rank: np.ndarray | None = None) -> Segments:
     grid = Grid.of(shape[::-1], spacing.tolist(), affine[:, 3].tolist(), (axes / spacing).ravel().tolist())
     notes = ("segments overlap: a tumour hides the pancreas, which hides the background",) if overlapped else ()
     return Segments(grid.to_lps(codes), grid, notes)
-
-
-def complete(segments: Segments, grid: Grid) -> Segments:
-    """Add the slices that an object omits, if its voxels are voxels of its scan.
-
-    Args:
-        segments: The voxels of the object.
-        grid: Grid of the scan.
-
-    Returns:
-        The voxels on the whole scan; ``segments`` itself if no voxel is missing, or the object does not lie on the
-        voxels of the scan to PLACE_TOLERANCE or reaches beyond it.
-    """
-    (own_spacing, own_origin, own_direction), (spacing, origin, direction) = segments.grid.lps_frame(), grid.lps_frame()
-    own_axes, axes = (
-        np.reshape(cosines, (3, 3)) * step[::-1]
-        for cosines, step in ((own_direction, own_spacing), (direction, spacing))
-    )
-    shape, whole = np.array(segments.codes.shape[::-1]), np.array(grid.lps_shape[::-1])
-    first = np.linalg.solve(axes, np.array(own_origin) - origin)  # in voxels (x, y, z) of the scan
-    last = first + np.linalg.solve(axes, own_axes @ (shape - 1))
-    start = np.rint(first).astype(int)
-    off = max(np.abs(first - start).max(), np.abs(last - start - (shape - 1)).max())
-    if off > PLACE_TOLERANCE or (start < 0).any() or (start + shape > whole).any() or (shape == whole).all():
-        return segments
-    codes = np.zeros(grid.lps_shape, np.uint8)
-    codes[tuple(slice(a, a + n) for a, n in zip(start[::-1], shape[::-1], strict=True))] = segments.codes
-    return Segments(codes, replace(grid, part=None), (*segments.notes, "slices without a segment added"))
 
 
 def _modality(path: Path) -> str | None:

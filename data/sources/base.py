@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from data.common.errors import InputError
-from data.scans.bytes import SUFFIXES
+from data.scans.bytes import SUFFIXES, refused_suffix
 from data.scans.dicom_seg import is_dicom
 from data.scans.segments import CodeNames
 from data.sources.label_map import ONE_FILE, LabelMap, LabelReader
 
+SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; the case of p.seg.nrrd is p
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z")
 MAX_CODE = 255  # codes are uint8
 SHOWN_FOLDERS = 4  # number of folders that a message names
@@ -167,8 +168,8 @@ def missing_file(path: Path) -> InputError:
 
 
 def case_name(file_name: str) -> str:
-    """Strip the suffix of a scan format from a file name; empty if it has none."""
-    suffix = next((s for s in SUFFIXES if file_name.lower().endswith(s)), None)
+    """Strip the suffix of a scan format, ``.seg.nrrd`` as one, from a file name; empty if it has none."""
+    suffix = next((s for s in (SEGMENTATION_SUFFIX, *SUFFIXES) if file_name.lower().endswith(s)), None)
     return file_name[: -len(suffix)] if suffix else ""
 
 
@@ -182,22 +183,28 @@ def entry_of(name: str, image: Path, label: Path, *, reader: LabelReader = ONE_F
 def group_by_case(folder: Path, *, dicom: bool = False, labels: bool = False) -> dict[str, list[Path]]:
     """Group the scan files in a folder by the name of their case.
 
+    A file in a format that is recognised but not read stands for a case without any other file, so that the case is
+    refused by that name instead of being overlooked.
+
     Args:
         folder: The folder; other files in it are ignored.
         dicom: Whether sub-folders count as DICOM scans.
         labels: Whether these are labels, so that a DICOM file and a sub-folder with one count as labels.
     """
     cases: dict[str, list[Path]] = {}
+    refused: dict[str, list[Path]] = {}
     for path in list_folder(folder):
         if not path.is_dir():
             name = path.stem if labels and path.suffix.lower() == ".dcm" else case_name(path.name)
+            if suffix := refused_suffix(path.name):
+                refused.setdefault(path.name[: -len(suffix)], [path])
         elif dicom or (labels and any(is_dicom(file) for file in list_folder(path))):
             name = path.name
         else:
             continue
         if name:
             cases.setdefault(name, []).append(path)
-    return cases
+    return refused | cases
 
 
 def pair(
