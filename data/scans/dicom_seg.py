@@ -18,6 +18,7 @@ import numpy as np
 from data.common.errors import InputError
 from data.scans.bytes import AGAIN, SUFFIXES
 from data.scans.grid import Grid
+from data.scans.headers import nearest_rotation
 
 MOST_VOXELS = 1 << 31  # more than any CT has; a damaged header must not exhaust the memory
 CONVERT = "convert it to a labelmap in 3D Slicer (with SlicerRT), or with plastimatch"
@@ -139,10 +140,11 @@ def read_segmentation(path: Path, rank: np.ndarray | None = None) -> Segments:
         codes[mask] = number
     affine = np.array(geometry.affine)[:3]  # from the index (slice, row, column) to mm in LPS
     axes = affine[:, [2, 1, 0]]
+    rotation, rounded = nearest_rotation(path, axes)
     spacing = np.linalg.norm(axes, axis=0)
-    grid = Grid.of(shape[::-1], spacing.tolist(), affine[:, 3].tolist(), (axes / spacing).ravel().tolist())
-    notes = ("segments overlap: a tumour hides the pancreas, which hides the background",) if overlapped else ()
-    return Segments(grid.to_lps(codes), grid, notes)
+    grid = Grid.of(shape[::-1], spacing.tolist(), affine[:, 3].tolist(), rotation.ravel().tolist())
+    overlap = ("segments overlap: a tumour hides the pancreas, which hides the background",) if overlapped else ()
+    return Segments(grid.to_lps(codes), grid, (*rounded, *overlap))
 
 
 def _modality(path: Path) -> str | None:
