@@ -18,6 +18,7 @@ _REFUSALS = {
     errno.ENOSPC: ("the disk is full", _FREE_SPACE),
     errno.EDQUOT: ("the disk quota is used up", _FREE_SPACE),
     errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.EIO: ("the disk or the network reports an error", "check them, or choose another folder"),
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
     errno.EEXIST: _IN_THE_WAY,
@@ -50,6 +51,21 @@ class InputError(Exception):
         return f"{line}: {self.command}" if self.command else f"{line}."
 
 
+def refusal(error: OSError, place: Path | str) -> InputError | None:
+    """Return what the file system refused as an error that the user can put right.
+
+    Args:
+        error: The refusal.
+        place: The path to blame if the error does not name one.
+
+    Returns:
+        The error; None if the refusal is not due to the user's choice of a path.
+    """
+    if error.errno not in _REFUSALS:
+        return None
+    return InputError(str(error.filename or place), *_REFUSALS[error.errno])
+
+
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
     """Make ``main`` the body of a command: errors that the user can put right end it with one line on stderr.
 
@@ -71,10 +87,9 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
-            if error.errno not in _REFUSALS:
+            if (refused := refusal(error, "the output folder")) is None:
                 raise
-            place = str(error.filename or "the output folder")
-            print(f"error: {InputError(place, *_REFUSALS[error.errno])}", file=sys.stderr)
+            print(f"error: {refused}", file=sys.stderr)
         except KeyboardInterrupt:
             print("\ninterrupted: finished work is kept. Run the same command again to continue.", file=sys.stderr)
             return EXIT_INTERRUPTED

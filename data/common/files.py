@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.common.errors import InputError
+from data.common.errors import InputError, refusal
 
 REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
 
@@ -41,6 +42,55 @@ def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         return np.load(path, mmap_mode=mmap_mode)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder with its parents, unless it exists.
+
+    Raises:
+        InputError: If it cannot be created, whatever the reason.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if file := next((part for part in (folder, *folder.parents) if part.is_file()), None):
+            raise InputError(file, "it is a file, not a folder", "choose another folder") from error
+        raise _unusable(error, folder) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, which is created if it does not exist.
+
+    A command that writes its results after hours of work calls this before the work.
+
+    Raises:
+        InputError: If the folder cannot be created or written to.
+    """
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unusable(error, folder) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that ``replacing`` can write a file, before the work whose result it is to hold.
+
+    Raises:
+        InputError: If it is a folder, or its own folder cannot be created or written to.
+    """
+    if path.is_dir():
+        raise InputError(path, "it is a folder, not a file", "give the name of a file")
+    check_writable(path.parent)
+
+
+def _unusable(error: OSError, folder: Path) -> InputError:
+    """Return the error for a folder that cannot be created or written to."""
+    unknown = InputError(folder, f"the folder cannot be created or written to ({error.strerror})", "choose another one")
+    known = refusal(error, folder)
+    return InputError(folder, known.problem, known.remedy) if known else unknown
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that no reader, and no later run, ever finds it incomplete.
@@ -53,13 +103,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path. It has the suffix of ``path``, because some libraries choose the format by it.
+
+    Raises:
+        InputError: If its folder cannot be created.
+        OSError: If the file cannot be written; it names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
     try:
         yield unfinished
         unfinished.replace(path)
+    except OSError as error:
+        if str(error.filename) != str(unfinished):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name tells the user nothing
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -96,10 +154,15 @@ def exclusive_lock(folder: Path, remedy: str, *, patience_s: float = 0.0) -> Ite
         The file descriptor that holds the lock.
 
     Raises:
-        InputError: If another process holds the lock, or the file system does not support locks.
+        InputError: If another process holds the lock, the file system does not support locks, or the folder cannot be
+            created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    make_folder(folder)
+    try:
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise _unusable(error, folder) from error
+    with file:
         deadline = time.monotonic() + patience_s
         while True:
             try:

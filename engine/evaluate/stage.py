@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
+from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
@@ -126,6 +126,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         )
     if not stage.segments_pancreas:
         add_average(parser)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     if args.thresh is not None and not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
@@ -283,7 +284,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     earlier_rows = read_case_table(table) if table.exists() else []
     rows = [row for row in earlier_rows if not failed(row) and evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
-    for case in tqdm([case for case in evaluation.cases if case.key not in done], desc=title, unit="case"):
+    for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
         try:
             size = "x".join(map(str, case.shape))
             with naming_memory_errors(f"{case.key}, a scan of {size} voxels", model.device, "use --gpu cpu"):

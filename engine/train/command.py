@@ -17,6 +17,7 @@ from data.cases.options import add_store
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.common.files import exclusive_lock, remove_unfinished
+from data.common.progress import add_quiet
 from data.common.settings import differences
 from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
@@ -123,6 +124,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             **({"choices": option.metadata["choices"]} if "choices" in option.metadata else kind),
         )
     add_recipe_options(parser, stage)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     typed = read_recipe_options(args, stage)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
