@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from data.common.errors import InputError
-from data.common.progress import progress
+from data.common.progress import progress_bar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], workers: int, title:
     Raises:
         InputError: If the operating system ends a worker process, usually for lack of memory.
     """
-    with progress(total=len(items), title=title, unit="case") as bar:
+    with progress_bar(total=len(items), title=title, unit="case") as bar:
         for result in map(work, items) if workers == 1 else _results_of_pool(work, items, min(workers, len(items))):
             bar.update()
             yield result

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from tqdm import tqdm as Progress
+from tqdm import tqdm
 
+Progress: TypeAlias = tqdm
 T = TypeVar("T")
 
 LINE_INTERVAL_S = 60.0  # between two lines of a log file; work that takes less time writes none
@@ -44,52 +45,61 @@ class _TurnOff(argparse.Action):
 
 
 def progress(
-    items: Iterable[T] | None = None,
-    *,
-    title: str,
-    unit: str,
-    total: int | None = None,
-    done: int = 0,
-    delay_s: float = 0.0,
-) -> "Progress[T]":
-    """Show the progress of a loop on stderr.
+    items: Iterable[T], *, title: str, unit: str, total: int | None = None, delay_s: float = 0.0
+) -> Iterable[T]:
+    """Iterate over items and show the progress on stderr.
 
     Args:
-        items: What is iterated over; None if the caller calls ``update``, in a ``with`` block.
+        items: What is iterated over.
         title: Text before the numbers.
         unit: What is counted, in the singular.
         total: Number of items, if ``items`` has no length.
-        done: Number of items that an earlier run has done.
         delay_s: Seconds before anything is shown.
-
-    Returns:
-        The items, or the bar to update.
     """
-    common = {"total": total, "desc": title, "unit": unit, "initial": done, "disable": _is_quiet, "file": sys.stderr}
-    if sys.stderr.isatty():
-        return Progress(items, delay=delay_s, mininterval=BAR_INTERVAL_S, **common)
+    return _open(items, title=title, unit=unit, total=total, delay_s=delay_s)
+
+
+def progress_bar(*, total: int, title: str, unit: str, done: int = 0) -> Progress:
+    """Show the progress of work that calls ``update``, in a ``with`` block.
+
+    Args:
+        total: Number of items.
+        title: Text before the numbers.
+        unit: What is counted, in the singular.
+        done: Number of items that an earlier run has done.
+    """
+    return _open(None, title=title, unit=unit, total=total, done=done)
+
+
+def _open(
+    items: Iterable[T] | None, *, title: str, unit: str, total: int | None, done: int = 0, delay_s: float = 0.0
+) -> Progress:
+    is_terminal = sys.stderr.isatty()
+    bar = {"delay": delay_s, "mininterval": BAR_INTERVAL_S}
     # With miniters=1 the time is looked at after every item. Otherwise tqdm would skip as many items as it expects
     # within the interval, and fall silent when they become slower.
-    return _LogLines(items, delay=LINE_INTERVAL_S, mininterval=LINE_INTERVAL_S, miniters=1, bar_format=LINE, **common)
+    lines = {"delay": LINE_INTERVAL_S, "mininterval": LINE_INTERVAL_S, "miniters": 1, "bar_format": LINE}
+    look: dict[str, Any] = bar if is_terminal else lines
+    kind = Progress if is_terminal else _LogLines
+    return kind(items, desc=title, unit=unit, total=total, initial=done, disable=_is_quiet, file=sys.stderr, **look)
 
 
 class _LogLines(Progress):
     """Progress as whole lines, for output that is not a terminal."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print a line; nothing is to be erased before the next one."""
         if msg is None:
             print(str(self), file=self.fp, flush=True)
-        return False
 
     def close(self) -> None:
         """Print a last line if there has been any and more has been done since."""
-        if not self.disable and self.last_print_t >= self.start_t + self.delay and self.n > self.last_print_n:
+        if not self.disable and self.last_print_t > self.start_t and self.n > self.last_print_n:
             self.display()
         self.leave = False
         super().close()
 
     @classmethod
-    def write(cls, s: str, file: TextIO | None = None, end: str = "\n", nolock: bool = False) -> None:
+    def write(cls, s: str, file: Any = None, end: str = "\n", nolock: bool = False) -> None:  # noqa: ANN401
         """Print a line of text between those of the progress."""
         print(s, file=file, end=end, flush=True)

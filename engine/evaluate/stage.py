@@ -44,7 +44,7 @@ from engine.evaluate.masks import (
     score_prepared_mask,
     write_prepared_mask,
 )
-from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
+from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_roi
 from engine.options import add_average, add_gpu, add_path
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
@@ -157,6 +157,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     target = options.stage.sampling.target
     device = choose_device(options.gpu)
     centres = read_store(options.store)
+    check_runs_folder(options.path)
     splits = choose_splits(frozen_splits(options.store, centres), options.split, centres_with(centres, target))
     faults = []
     for split in splits:
@@ -325,7 +326,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
-    mask, note = segment_stage(model, case.image(), case.spacing, roi)
+    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi)
     seconds = time.monotonic() - start
     prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
     write_mask(prediction, mask.astype(np.uint8), case.grid)
@@ -336,7 +337,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
         "seconds": round(seconds, 2),
         "threshold": model.threshold,
-        "note": "; ".join(filter(None, (fallback_note, note))),
+        "note": "; ".join(filter(None, (fallback_note, note, doubt and f"unreliable: {doubt}"))),
     }
 
 

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 
 from data.common.errors import EXIT_INTERRUPTED, InputError
 from data.common.files import REPOSITORY, make_folder
-from data.common.progress import progress
+from data.common.progress import progress_bar
 from engine.study.runs import Run, Study
 
 PATIENCE_S = 15  # time that interrupted scripts have to exit
@@ -140,7 +140,7 @@ def run_jobs(
 
     faults = []
     title = study.stage.title
-    with ThreadPoolExecutor(len(gpus)) as pool, progress(total=len(runs), title=title, unit="run") as bar:
+    with ThreadPoolExecutor(len(gpus)) as pool, progress_bar(total=len(runs), title=title, unit="run") as bar:
         try:
             futures = {pool.submit(train_and_evaluate, run): run for run in runs}
             for future in as_completed(futures):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
-from data.common.progress import Progress, progress
+from data.common.progress import Progress, progress_bar
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -201,7 +201,7 @@ def train(training: Training) -> None:
     settings = training.recipe.training
     log = RunLog(training.folder, training.epochs_done)
     done = training.epochs_done * len(training.loader)
-    with progress(total=training.steps, done=done, unit="step", title=training.title) as bar:
+    with progress_bar(total=training.steps, done=done, unit="step", title=training.title) as bar:
         for epoch in range(training.epochs_done + 1, settings.epochs + 1):
             start = time.monotonic()
             row: dict[str, float | None] = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
@@ -218,6 +218,8 @@ def train(training: Training) -> None:
             if validates:
                 log.draw_curves(training.title)
     log.close()
+    if log.undrawn:
+        print(f"note: {log.undrawn}; the losses are in {log.table}")
 
 
 def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, float]:
