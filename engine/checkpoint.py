@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, replacing
+from data.common.files import REPOSITORY, make_folder, replacing
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
@@ -150,11 +150,16 @@ def stage_command(
 
 
 def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
-    """Create the folder of a new run, named by the time; a second run within the same second waits for the next."""
+    """Create the folder of a new run, named by the time; a second run within the same second waits for the next.
+
+    Raises:
+        InputError: If no folder can be created there.
+    """
+    make_folder(runs := Path(checkpoints) / stage.name / split)
     while True:
-        folder = Path(checkpoints) / stage.name / split / time.strftime(TIME_FORMAT)
+        folder = runs / time.strftime(TIME_FORMAT)
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
             time.sleep(0.2)

@@ -1,6 +1,7 @@
 """Safe files: written completely or not at all, locked against other runs, and read by several threads."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import platform
@@ -48,26 +49,23 @@ def make_folder(folder: Path) -> None:
     Raises:
         InputError: If it cannot be created, whatever the reason.
     """
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if file := next((part for part in (folder, *folder.parents) if part.is_file()), None):
-            raise InputError(file, "it is a file, not a folder", "choose another folder") from error
         raise _unusable(error, folder) from error
 
 
 def check_writable(folder: Path) -> None:
-    """Check that files can be written into a folder, which is created if it does not exist.
+    """Check that a folder can be created or, if it exists, written to; nothing is left behind.
 
     A command that writes its results after hours of work calls this before the work.
 
     Raises:
-        InputError: If the folder cannot be created or written to.
+        InputError: If that is not so.
     """
-    make_folder(folder)
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+        with tempfile.TemporaryDirectory(prefix=".", dir=existing):
             pass
     except OSError as error:
         raise _unusable(error, folder) from error
@@ -77,7 +75,7 @@ def check_replaceable(path: Path) -> None:
     """Check that ``replacing`` can write a file, before the work whose result it is to hold.
 
     Raises:
-        InputError: If it is a folder, or its own folder cannot be created or written to.
+        InputError: If it is a folder, or its own folder cannot be written to.
     """
     if path.is_dir():
         raise InputError(path, "it is a folder, not a file", "give the name of a file")
@@ -86,9 +84,12 @@ def check_replaceable(path: Path) -> None:
 
 def _unusable(error: OSError, folder: Path) -> InputError:
     """Return the error for a folder that cannot be created or written to."""
-    unknown = InputError(folder, f"the folder cannot be created or written to ({error.strerror})", "choose another one")
-    known = refusal(error, folder)
-    return InputError(folder, known.problem, known.remedy) if known else unknown
+    if file := next((part for part in (folder, *folder.parents) if part.is_file()), None):
+        return InputError(file, "it is a file, not a folder", "choose another folder")
+    if known := refusal(error, folder):
+        return InputError(folder, known.problem, known.remedy)
+    why = "" if error.errno == errno.ENOENT else f" ({error.strerror})"  # as in /proc, which takes no files at all
+    return InputError(folder, f"this folder cannot be created or written to{why}", "choose another folder")
 
 
 @contextlib.contextmanager
@@ -119,7 +120,8 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name tells the user nothing
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written, the first error is the one to tell
+            unfinished.unlink(missing_ok=True)
 
 
 def remove_unfinished(folders: Iterable[Path]) -> None:

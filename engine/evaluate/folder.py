@@ -22,7 +22,7 @@ import yaml
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import check_writable, replacing
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.sources.base import case_name
@@ -236,8 +236,10 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
     """Remove earlier results of this command from a folder and record what the new ones are made with.
 
     Raises:
-        InputError: If the folder holds anything else, such as the results of an evaluation script.
+        InputError: If the folder holds anything else, such as the results of an evaluation script, or cannot be written
+            to.
     """
+    check_writable(out)
     record = out / "settings.yaml"
     earlier = yaml.safe_load(record.read_text()) if record.exists() else None
     if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):

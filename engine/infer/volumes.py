@@ -49,7 +49,7 @@ class PredictionFolder:
         try:
             with self.table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 header, *lines = csv.reader(file, strict=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, csv.Error) as error:
             raise InputError(self.table, f"not a readable CSV table ({error})", remedy) from error
