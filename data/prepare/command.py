@@ -25,7 +25,7 @@ from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
 from data.cases.store import Case, content_of, read_case, refuse_centre, renew_source, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import exclusive_lock, remove_unfinished
+from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
 from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
@@ -198,11 +198,6 @@ def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> t
     origin = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter})"
     settings = f"labels {centre.labels}, {preparation}, {workers} workers"
     print(f"centre {centre.name}: {origin} -> {centre.folder}, {settings}", flush=True)
-    try:
-        centre.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"the folder cannot be created ({error.strerror})"
-        raise InputError(centre.folder, problem, "choose another --store") from error
     with exclusive_lock(centre.folder, BUSY):
         _remove_unfinished(centre.folder)
         try:
@@ -311,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in (*notes_on(centres, options.centres.centre_by), *replacements):
         print(f"note: {note}")
     store = centres[0].store
+    check_writable(store)
     disk_use = estimate_disk_use(store, images, preparation)
     if not disk_use.fits and not options.fill_disk:
         remedy = "free some space, choose another --store or a coarser --spacing, or start anyway with --fill-disk"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data.cases.options import add_store
 from data.common.errors import InputError
+from data.common.progress import add_quiet
 from data.common.text import is_valid_name
 from data.sources.base import Entry
 from data.sources.catalogue import SOURCES, layouts, remarks
@@ -165,6 +166,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         metavar="N",
         help="number of processes that read cases at the same time (default: %(default)s)",
     )
+    add_quiet(parser)
 
 
 def find_centres(options: CentreOptions) -> list[Centre]:
