@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from data.cases.store import write_case
 from data.common.errors import InputError
+from data.common.records import CHECKSUM, checksum
 from data.scans.grid import Grid
 from data.scans.volume import read_image, write_lps
 from engine.study import jobs as study_jobs
@@ -112,6 +114,13 @@ def refused(path: Path, *words: str, remedy: str = "", read: Callable = read_ima
     return str(error)
 
 
+def edit_manifest(folder: Path, **fields: Any) -> None:
+    """Set fields in the manifest of a prepared case, as if the case had been prepared so."""
+    path = folder / "case.json"
+    manifest = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
+
+
 @pytest.fixture(autouse=True)
 def process_locale() -> Iterator[None]:
     """Restore the process's locale: ITK sets it to "C" when it writes DICOM, and text is then read as ASCII."""
@@ -147,7 +156,7 @@ def without_tumours(study_store, tmp_path) -> Path:
     store = tmp_path / "without_tumours"
     shutil.copytree(study_store, store)
     for path in (store / CENTRES[0]).glob("*/case.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"tumour_box": None}))
+        edit_manifest(path.parent, tumour_box=None)
     return store
 
 

@@ -32,7 +32,8 @@ from data.cases.labels import TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, read_array, replacing
-from data.scans.boxes import Box, bounding_box
+from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
+from data.scans.boxes import Box, bounding_box, triple, whole_box
 from data.scans.grid import Grid
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
@@ -109,7 +110,7 @@ class Case:
         Raises:
             InputError: If the file is missing or damaged.
         """
-        return self._map("image.npy")
+        return self._map("image.npy", np.int16)
 
     def label(self) -> np.ndarray:
         """Open the label as a memory map.
@@ -120,7 +121,7 @@ class Case:
         Raises:
             InputError: If the file is missing or damaged.
         """
-        return self._map("label.npy")
+        return self._map("label.npy", np.uint8)
 
     def scan_label(self) -> np.ndarray:
         """Read the label on the scan's own voxels, within the part of the scan that the case covers.
@@ -157,17 +158,22 @@ class Case:
 
         The description stays the same if the data set is moved or copied.
         """
-        manifest = json.loads((self.folder / "case.json").read_text())
+        manifest = read_json(self.folder / "case.json")
+        manifest.pop(CHECKSUM, None)  # it would change with the place of the files
         return json.dumps(manifest | {"source": content_of(manifest["source"])}, indent=1)
 
-    def _map(self, name: str) -> np.ndarray:
+    def _map(self, name: str, dtype: type) -> np.ndarray:
         path = self.folder / name
         try:
-            return read_array(path, mmap_mode="r")
+            array = read_array(path, mmap_mode="r")
         except FileNotFoundError as error:
             raise InputError(path, "no such file, the case is damaged", _prepare_again(self.folder)) from error
         except (ValueError, EOFError) as error:
             raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
+        if (array.shape, array.dtype) != (self.shape, dtype) or not array.flags.c_contiguous:
+            problem = f"damaged: it holds {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of {self.shape}"
+            raise InputError(path, problem, _prepare_again(self.folder))
+        return array
 
 
 def write_case(
@@ -236,7 +242,7 @@ def write_case(
         "preparation": preparation.to_json(),
         "preparation_hash": preparation.hash,
     }
-    (unfinished / "case.json").write_text(json.dumps(manifest, indent=1))
+    (unfinished / "case.json").write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
     earlier = store / centre / f".{name}.{os.getpid()}.earlier.unfinished"
     if target.exists():
         target.rename(earlier)
@@ -253,9 +259,9 @@ def content_of(source: dict) -> dict:
 def renew_source(case: Case, source: dict) -> None:
     """Replace the source in a case's manifest, atomically; nothing else in it changes."""
     path = case.folder / "case.json"
-    manifest = json.loads(path.read_text()) | {"source": source}
+    manifest = read_json(path) | {"source": source}
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(manifest, indent=1))
+        unfinished.write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
 
 
 def read_case(folder: Path) -> Case:
@@ -266,26 +272,49 @@ def read_case(folder: Path) -> Case:
     """
     path = folder / "case.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         preparation = Preparation.from_json(manifest["preparation"])
         if not preparation.readable or preparation.hash != manifest["preparation_hash"]:
             problem = f"the case was prepared with settings that this version cannot read ({manifest['preparation']})"
             raise InputError(path, problem, _prepare_again(folder))
-        boxes = {key: manifest[key] and Box(*map(tuple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
-        return Case(
+        verify_checksum(manifest)
+        boxes = {key: manifest[key] and Box(*map(triple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
+        case = Case(
             folder=folder,
             centre=manifest["centre"],
             name=manifest["name"],
             patient=manifest["patient"],
-            shape=tuple(manifest["shape"]),
-            spacing=tuple(manifest["spacing"]),
+            shape=triple(manifest["shape"]),
+            spacing=triple(manifest["spacing"]),
             grid=Grid.from_json(manifest["grid"]),
             source=manifest["source"],
             preparation=preparation,
             **boxes,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_agreement(case)
+        return case
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(path, f"not a readable manifest ({error})", _prepare_again(folder)) from error
+
+
+def _check_agreement(case: Case) -> None:
+    """Check that the fields of a manifest fit each other and its folder; manifests of earlier versions lack a checksum.
+
+    Raises:
+        ValueError: If they do not; any exception if a field is not of the type that it should have.
+    """
+    if (case.folder.parent.name, case.folder.name) != (case.centre, case.name):
+        raise ValueError(f"it belongs to the case {case.key}")
+    if case.shape != case.grid.prepared_shape or min(case.shape) < 1:
+        raise ValueError(f"its shape is {case.shape}, that of its grid {case.grid.prepared_shape}")
+    spacing, _, _ = case.grid.prepared_grid().lps_frame()
+    if not np.allclose(case.spacing, spacing, rtol=1e-4, atol=0) or not min(case.spacing) > 0:
+        raise ValueError(f"its voxels have {case.spacing} mm, those of its grid {spacing} mm")
+    for outer, inner in ((whole_box(case.shape), case.pancreas_box), (case.pancreas_box, case.tumour_box)):
+        if inner and not (outer and outer.contains(inner) and min(inner.shape) > 0):
+            raise ValueError("the boxes around its labels do not fit")
+    if not (isinstance(case.patient, str) and isinstance(case.source, dict)):
+        raise ValueError("its patient or source is not recorded")
 
 
 def read_store(store: Path) -> dict[str, list[Case]]:
