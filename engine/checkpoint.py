@@ -12,6 +12,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -150,20 +151,36 @@ def stage_command(
 
 
 def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
-    """Create the folder of a new run, named by the time; a second run within the same second waits for the next."""
+    """Create the folder of a new run, named by the time.
+
+    The newest run is the one whose name is the latest. If a run with this or a later time exists, because two runs
+    were started in the same second or by machines whose clocks differ, the new one is named one second after it.
+    """
     while True:
-        folder = Path(checkpoints) / stage.name / split / time.strftime(TIME_FORMAT)
+        now = time.strftime(TIME_FORMAT)
+        runs = list_runs(checkpoints, stage, split)
+        if runs and runs[-1].name >= now:
+            newest = datetime.strptime(runs[-1].name, TIME_FORMAT)
+            now = (newest + timedelta(seconds=1)).strftime(TIME_FORMAT)
+        folder = Path(checkpoints) / stage.name / split / now
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            time.sleep(0.2)
+            continue  # another process has just taken this name
 
 
 def list_runs(checkpoints: Path, stage: Stage, split: str) -> list[Path]:
     """Return the runs of a stage and split, oldest first."""
     folders = (Path(checkpoints) / stage.name / split).glob("*")
-    return sorted(path for path in folders if path.is_dir() and _TIME.fullmatch(path.name))
+    return sorted(path for path in folders if path.is_dir() and _is_time(path.name))
+
+
+def _is_time(name: str) -> bool:
+    try:
+        return bool(_TIME.fullmatch(name) and datetime.strptime(name, TIME_FORMAT))
+    except ValueError:
+        return False
 
 
 def find_run(

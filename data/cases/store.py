@@ -3,7 +3,8 @@
     <store>/<centre>/<case>/image.npy        int16 HU, shape (D, H, W), LPS
                             label.npy        uint8, same shape: 0 background, 1 pancreas, 2 tumour
                             scan_label.npz   of resampled cases only: the label before resampling (key "label")
-                            case.json        the manifest: the files the case was made from, and how
+                            case.json        the manifest: the files the case was made from, and how, the SHA-256
+                                             of each file above, and a checksum of the manifest itself
                             thumbnail.*.npy  a fingerprint for finding duplicates (data.duplicates.thumbnail)
 
 A case may be a crop of its scan, and it may be resampled. ``Case.grid`` records both, so that masks can be written
@@ -11,19 +12,22 @@ back onto the voxels of the scan. Because resampling a label loses detail, a res
 the scan's own voxels, cropped like the case; scores are computed against it.
 
 A case is written into a temporary folder, which is renamed when it is complete: every case that can be listed is
-complete.
+complete. A file is compared with its hash when a process opens it for the first time, so that a disk that loses bits
+ends a training with the name of the case instead of feeding it noise.
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +35,7 @@ import numpy as np
 from data.cases.labels import TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, read_array, replacing
+from data.common.files import REPOSITORY, read_array, replacing, sha256_of, write_to_disk
 from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
 from data.scans.boxes import Box, bounding_box, triple, whole_box
 from data.scans.grid import Grid
@@ -56,6 +60,7 @@ class Case:
         grid: The grid of the scan's file, with the part of it that the case covers.
         source: The files that the case was made from, with their hashes.
         preparation: How the case was prepared.
+        files: SHA-256 of each file of the case by its name; empty if an earlier version prepared it.
     """
 
     folder: Path
@@ -69,6 +74,7 @@ class Case:
     grid: Grid
     source: dict
     preparation: Preparation
+    files: dict[str, str] = field(default_factory=dict)
 
     def target_box(self, target: str) -> Box | None:
         """Return the box of a target, "pancreas" (with its tumour) or "tumour"; None if it is not labelled."""
@@ -138,6 +144,7 @@ class Case:
             return self.label()
         path = self.folder / "scan_label.npz"
         try:
+            self.check_file(path.name)
             with np.load(path) as archive:
                 label = archive["label"]
         except FileNotFoundError as error:
@@ -156,15 +163,30 @@ class Case:
     def content(self) -> str:
         """Describe the case by its manifest, as JSON, without the places of its files.
 
-        The description stays the same if the data set is moved or copied.
+        The description stays the same if the data set is moved or copied. The hashes of the case's own files and
+        of the manifest are not part of it, because an earlier version did not record them.
         """
         manifest = read_json(self.folder / "case.json")
-        manifest.pop(CHECKSUM, None)  # it would change with the place of the files
+        for later in ("files", CHECKSUM):
+            manifest.pop(later, None)
         return json.dumps(manifest | {"source": content_of(manifest["source"])}, indent=1)
+
+    def check_file(self, name: str) -> None:
+        """Compare a file of the case with its hash, unless this process has done so since the file was last changed.
+
+        Raises:
+            InputError: If they differ.
+            OSError: If the file is missing or cannot be read.
+        """
+        if expected := self.files.get(name):
+            path = self.folder / name
+            status = path.stat()
+            _check_hash(path, expected, status.st_size, status.st_mtime_ns)
 
     def _map(self, name: str, dtype: type) -> np.ndarray:
         path = self.folder / name
         try:
+            self.check_file(name)
             array = read_array(path, mmap_mode="r")
         except FileNotFoundError as error:
             raise InputError(path, "no such file, the case is damaged", _prepare_again(self.folder)) from error
@@ -215,8 +237,8 @@ def write_case(
     """
     preparation = preparation or Preparation()
     target = store / centre / name
-    unfinished = store / centre / f".{name}.{os.getpid()}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    token = secrets.token_hex(4)  # the number of this process could be that of a process on another machine
+    unfinished = store / centre / f".{name}.{token}.unfinished"
     unfinished.mkdir(parents=True)
     try:
         np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
@@ -241,9 +263,12 @@ def write_case(
         "source": source,
         "preparation": preparation.to_json(),
         "preparation_hash": preparation.hash,
+        "files": {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())},
     }
     (unfinished / "case.json").write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
-    earlier = store / centre / f".{name}.{os.getpid()}.earlier.unfinished"
+    for path in (*unfinished.iterdir(), unfinished):
+        write_to_disk(path)
+    earlier = store / centre / f".{name}.{token}.earlier.unfinished"
     if target.exists():
         target.rename(earlier)
     unfinished.rename(target)
@@ -289,6 +314,7 @@ def read_case(folder: Path) -> Case:
             grid=Grid.from_json(manifest["grid"]),
             source=manifest["source"],
             preparation=preparation,
+            files=dict(manifest.get("files", {})),
             **boxes,
         )
         _check_agreement(case)
@@ -357,6 +383,14 @@ def _resampled_box(grid: Grid) -> Box | None:
         return None
     box = Box(grid.part.start, grid.part.stop)
     return None if box.shape == grid.part.shape else box
+
+
+@functools.cache
+def _check_hash(path: Path, expected: str, size: int, changed_ns: int) -> None:
+    """Refuse a file with another content; the size and the time of the last change let the answer be remembered."""
+    if sha256_of(path) != expected:
+        problem = "damaged: its content has changed since it was prepared"
+        raise InputError(path, problem, _prepare_again(path.parent))
 
 
 def _prepare_again(folder: Path) -> str:

@@ -1,9 +1,14 @@
-"""Safe files: written completely or not at all, locked against other runs, and read by several threads."""
+"""Safe files: written completely or not at all, locked against other runs, and read by several threads.
+
+Nothing here relies on process numbers or clocks, which two machines that share a file system do not have in common.
+"""
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +19,7 @@ import numpy as np
 
 from data.common.errors import InputError
 
+READ_BYTES = 1 << 22  # of a file at a time
 REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
 
 # numpy parses the header of an array with Python's own parser, which counts its recursion depth for all threads
@@ -41,12 +47,27 @@ def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         return np.load(path, mmap_mode=mmap_mode)
 
 
+def add_content(digest: "hashlib._Hash", path: Path) -> None:
+    """Add the content of a file to a hash that is being computed."""
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    add_content(digest, path)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that no reader, and no later run, ever finds it incomplete.
 
-    The block writes to a temporary path in the same folder, which replaces ``path`` in one step when the block ends.
-    If the block raises, the temporary file is removed and an older file at ``path`` stays as it was.
+    The block writes to a temporary path in the same folder, which replaces ``path`` in one step when the block ends and
+    its content is on the disk, so that a power failure leaves the older file or the new one. If the block raises, the
+    temporary file is removed and an older file at ``path`` stays as it was.
 
     Args:
         path: File to write. Missing folders are created.
@@ -56,12 +77,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
+    unfinished = path.with_name(f".{secrets.token_hex(4)}.unfinished.{path.name}")
     try:
         yield unfinished
+        write_to_disk(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk and survives a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished(folders: Iterable[Path]) -> None:

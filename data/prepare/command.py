@@ -139,7 +139,7 @@ def _read_stored(folder: Path) -> Case | None:
 
 def _is_complete(case: Case, preparation: Preparation) -> bool:
     """Whether a stored case was prepared in this way and has everything that the current version stores."""
-    return case.preparation == preparation and case.has_scan_label
+    return case.preparation == preparation and case.has_scan_label and bool(case.files)
 
 
 def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> tuple[list[Path], list[str]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.common.errors import InputError
+from data.common.files import add_content
 from data.sources.base import Entry
 from data.sources.centres import Centre
 
@@ -19,9 +20,7 @@ def fingerprint(path: Path) -> str:
         if path.is_dir():
             digest.update(file.name.encode())
         if file.is_file():
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
+            add_content(digest, file)
     return digest.hexdigest()
 
 

@@ -94,19 +94,31 @@ class Centre:
         return self.folder.glob("[!.]*/case.json")
 
 
-def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help."""
+def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = False) -> None:
+    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help.
+
+    Args:
+        parser: Of the command.
+        or_store: Whether the command also works on the store alone, without SOURCE, ROOT and --centre.
+    """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"what ROOT holds, by SOURCE:\n{layouts()}"
-    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below")
+    count = "?" if or_store else None
     parser.add_argument(
-        "root", metavar="ROOT", type=Path, help="folder of the data set, or a table (.csv) of your own scans"
+        "source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below", nargs=count
+    )
+    parser.add_argument(
+        "root",
+        metavar="ROOT",
+        type=Path,
+        help="folder of the data set, or a table (.csv) of your own scans",
+        nargs=count,
     )
     parser.add_argument(
         "--centre",
-        required=True,
+        required=not or_store,
         metavar="NAME",
-        default=argparse.SUPPRESS,
+        default=None if or_store else argparse.SUPPRESS,
         help="name under which the store, the splits and the results list this centre",
     )
     parser.add_argument(
@@ -115,7 +127,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of the data set's table, such as the scanner; each of its values becomes a centre NAME_<value> "
         "(default: one centre)",
     )
-    add_store(parser)
+    add_store(parser, alone=or_store)
     parser.add_argument(
         "--labels",
         default="auto",

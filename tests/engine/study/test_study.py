@@ -312,7 +312,7 @@ STUDY_OF_SLEEPERS = """
 import signal, sys; sys.path.insert(0, {root!r})
 from engine.study import command as study
 from engine.study import jobs as study_jobs
-if {ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN if {ignored} else signal.default_int_handler)
 code = "import time; print('asleep', flush=True); time.sleep(60)"
 study_jobs.build_commands = lambda *_: [[sys.executable, "-c", code]]
 sys.exit(study.main({arguments!r}))
