@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
     if not is_zipfile(path):
         raise InputError(path, "the file is truncated or damaged", **remedy)
     content = load_tensors(path, **remedy)
-    found = content.pop("format", None) if isinstance(content, dict) else None
+    found = content.pop("format", None)
     if found != FORMAT:
         what = f"a checkpoint of format {found}" if isinstance(found, int) else "not a checkpoint of this project"
         raise InputError(path, f"{what}, where format {FORMAT} is read", **remedy)
@@ -116,8 +116,8 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
     return checkpoint
 
 
-def load_tensors(path: Path, remedy: str, command: str = "") -> Any:
-    """Load what ``torch.save`` wrote: tensors and plain values. Nothing in the file is executed.
+def load_tensors(path: Path, remedy: str, command: str = "") -> dict[str, Any]:
+    """Load fields that ``torch.save`` wrote: tensors and plain values. Nothing in the file is executed.
 
     A file that is a zip archive, as torch has written since version 1.6, is compared with its checksums first. Older
     files have none.
@@ -128,12 +128,12 @@ def load_tensors(path: Path, remedy: str, command: str = "") -> Any:
         command: The command that does it.
 
     Raises:
-        InputError: If the file is damaged or holds code, or does not fit into the memory.
+        InputError: If the file is damaged, holds code or no fields, or does not fit into the memory.
     """
     if is_zipfile(path) and not _is_whole_archive(path):
         raise InputError(path, "the file is truncated or damaged", remedy, command=command)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         problem = "the file holds more than tensors and numbers and is not opened"
         raise InputError(path, problem, remedy, command=command) from error
@@ -144,6 +144,9 @@ def load_tensors(path: Path, remedy: str, command: str = "") -> Any:
             raise InputError(path, "does not fit into the memory", "close other programs and try again") from error
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(path, f"not a checkpoint ({lines[0]})", remedy, command=command) from error
+    if not isinstance(content, dict):
+        raise InputError(path, "not a checkpoint (it holds no fields)", remedy, command=command)
+    return content
 
 
 def _is_whole_archive(path: Path) -> bool:

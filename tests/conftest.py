@@ -181,6 +181,7 @@ def leaking_store(study_store, tmp_path) -> Path:
     store = tmp_path / "leaking"
     shutil.copytree(study_store, store, ignore=shutil.ignore_patterns("thumbnail*", "splits*"))
     shutil.copy(store / CENTRES[0] / "case0" / "image.npy", store / CENTRES[-1] / "case0" / "image.npy")
+    edit_manifest(store / CENTRES[-1] / "case0", files={})  # the hashes are those of the scan that was there
     return store
 
 

@@ -122,13 +122,13 @@ def read_splits(path: Path) -> dict[str, Split]:
             if unknown := sorted(record.keys() - {"kind", *SPLIT_PARTS, CHECKSUM}):
                 raise ValueError(f"unknown field {unknown[0]!r}")
             verify_checksum({"name": name, **record})
-            parts = [tuple(record[part]) for part in SPLIT_PARTS]
-            if not all(isinstance(key, str) and "/" in key for part in parts for key in part):
+            train, validation, test = (tuple(record[part]) for part in SPLIT_PARTS)
+            if not all(isinstance(key, str) and "/" in key for key in (*train, *validation, *test)):
                 raise ValueError("its cases are not named centre/case")
             kind = record["kind"] if "kind" in record else _kind_without_record(path, name)
             if kind not in get_args(SplitKind):
                 raise ValueError(f"unknown kind {kind!r}")
-            splits[name] = Split(name, *parts, kind)
+            splits[name] = Split(name, train, validation, test, kind)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"the file cannot be read as splits ({error!r})"
         raise InputError(path, problem, "delete it to draw new splits") from error

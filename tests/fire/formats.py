@@ -125,9 +125,7 @@ def _read_pair(path: Path) -> Reading:
     name = re.search(rb"ElementDataFile = (\S+)", head)
     assert name
     joined = path.parent / "joined.mha"
-    joined.write_bytes(
-        head[: name.start(1)] + b"LOCAL\n" + (path.parent / name[1].decode()).read_bytes()
-    )
+    joined.write_bytes(head[: name.start(1)] + b"LOCAL\n" + (path.parent / name[1].decode()).read_bytes())
     return read_metaimage(joined)
 
 
