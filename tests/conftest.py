@@ -63,7 +63,7 @@ def abdomens(root: Path, seeds: dict[str, int], cut: int = 0) -> Path:
         inside = ((y - 20) / 18) ** 2 + ((x - 30) / 27) ** 2 < 1
         image = np.where(inside, np.where(organs > 0, 60, -100) + 1500 * organs, -1000)
         image[18, 0, 0] = 900
-        label = ((z - 18) / 5) ** 2 + ((y - 18) / 5) ** 2 + ((x - 30) / 10) ** 2 < 1
+        label = ((z - 18) / 5) ** 2 + ((y - 18) / 5) ** 2 + ((x - 30) / 7) ** 2 < 1  # 124 ml
         image[label] += 60 - np.median(image[label])
         for kind, array in (("images", image.astype(np.int16)), ("labels", label.astype(np.uint8))):
             write_lps(root / kind / f"{name}.nii.gz", array[cut : 36 - cut], (5.0, 6.0, 6.0))

@@ -43,6 +43,8 @@ from data.scans.grid import Grid
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
 LOCATION_KEYS = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it was, not what it was
 
+REFUSAL = "refused.txt"  # in the folder of a centre: why its cases must not be used
+
 
 @dataclass(frozen=True)
 class Case:
@@ -350,12 +352,17 @@ def read_store(store: Path) -> dict[str, list[Case]]:
         The cases by centre; centres and cases are sorted by name.
 
     Raises:
-        InputError: If the store holds no case, a manifest cannot be read, or cases were prepared in different ways.
+        InputError: If the store holds no case, a manifest cannot be read, cases were prepared in different ways, or a
+            centre is refused as a whole.
     """
     folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
     if not folders:
         remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
         raise InputError(store, "no centre is prepared here", remedy, command=command)
+    for centre in sorted({folder.parent for folder in folders}):
+        if (centre / REFUSAL).is_file():
+            remedy = f"delete {centre}, or prepare it again with the right --labels or with --accept-labels"
+            raise InputError(centre, (centre / REFUSAL).read_text(encoding="utf-8").strip(), remedy)
     cases = [read_case(folder) for folder in folders]
     first = cases[0]
     centres: dict[str, list[Case]] = {}
@@ -366,6 +373,15 @@ def read_store(store: Path) -> dict[str, list[Case]]:
             raise InputError(store, problem, "prepare all centres with the same options")
         centres.setdefault(case.centre, []).append(case)
     return centres
+
+
+def refuse_centre(folder: Path, problem: str) -> None:
+    """Make ``read_store`` refuse the centre in this folder for a problem; an empty text makes it usable again."""
+    if not problem:
+        (folder / REFUSAL).unlink(missing_ok=True)
+        return
+    with replacing(folder / REFUSAL) as unfinished:
+        unfinished.write_text(problem, encoding="utf-8")
 
 
 def digest(cases: Iterable[Case]) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -78,12 +78,23 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{secrets.token_hex(4)}.unfinished.{path.name}")
+    with unfinished.open("xb") as mine:
+        _lock_if_possible(mine)  # as long as it is held, remove_unfinished leaves the file alone
+        try:
+            yield unfinished
+            write_to_disk(unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _lock_if_possible(file: BinaryIO) -> bool:
+    """Lock an open file unless another process holds its lock; return whether it is locked now."""
     try:
-        yield unfinished
-        write_to_disk(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
 
 
 def write_to_disk(path: Path) -> None:
@@ -98,15 +109,16 @@ def write_to_disk(path: Path) -> None:
 def remove_unfinished(folders: Iterable[Path]) -> None:
     """Remove the temporary files that killed processes left behind while they were ``replacing`` a file.
 
-    No other process may be writing in these folders, for its temporary files would be removed too. Hold the lock of
-    the folder (``exclusive_lock``) where that is possible.
+    Files that another process, also on another machine, is still writing are left alone: it holds their locks.
 
     Args:
         folders: Folders to clean; their sub-folders are not searched.
     """
     for folder in folders:
         for leftover in folder.glob(".*.unfinished.*"):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError), leftover.open("r+b") as file:
+                if _lock_if_possible(file):
+                    leftover.unlink()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from data.common.errors import InputError
 from data.common.files import add_content
 from data.sources.base import Entry
 from data.sources.centres import Centre
+from data.sources.label_map import settle_map
 
 
 def fingerprint(path: Path) -> str:
@@ -44,10 +45,12 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
             signature has not changed since then are not read again.
 
     Returns:
-        Adapter, root and label map of the data set, and the path, signature and SHA-256 of image and label.
+        Adapter and root of the data set, the label map of the case, which the names in its label file may decide, and
+        the path, signature and SHA-256 of image and label.
 
     Raises:
-        InputError: If the entry has a fault, or if one of its files is missing or cannot be read.
+        InputError: If the entry has a fault, one of its files is missing or cannot be read, or it is not clear what
+            the codes of the label mean.
     """
     files: dict[str, str] = {}
     for kind, path in zip(("image", "label"), entry.files(), strict=True):
@@ -61,4 +64,7 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
         except OSError as error:
             problem = f"the file cannot be read ({error.strerror})"
             raise InputError(error.filename or path, problem, "check its permissions and the disk") from error
-    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **files}
+    label_path = entry.files()[1]
+    names = entry.reader.names(label_path)
+    labels, _ = settle_map(label_path, names, centre.labels, accept=centre.accept_labels)
+    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(labels), **files}

@@ -17,7 +17,11 @@ from data.common.errors import InputError
 from data.common.text import is_valid_name
 from data.sources.base import Entry
 from data.sources.catalogue import SOURCES, layouts, remarks
-from data.sources.label_map import LabelMap
+from data.sources.label_map import LabelMap, find_contradiction
+from data.sources.label_names import names_help
+
+# The condition belongs to the example: copied without it, the map would make another organ the pancreas.
+EXAMPLE_MAP = '"4=1,7=2,*=0" if the codes are 4 for the pancreas and 7 for the tumour'
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class CentreOptions:
         centre: Name of the centre.
         centre_by: Column of the data set's table whose values make one centre each, or None for a single centre.
         store: Folder of the prepared cases.
-        labels: What the label codes mean, or None for what the data set documents.
+        labels: What the label codes mean, or None for what the label files and the data set say.
+        accept_labels: Whether to use labels whose volume or place is implausible, or whose names contradict ``labels``.
         moved: Whether the data set may have been moved since the centre was prepared.
         workers: Number of processes that read cases.
     """
@@ -41,6 +46,7 @@ class CentreOptions:
     centre_by: str | None
     store: Path
     labels: LabelMap | None
+    accept_labels: bool
     moved: bool
     workers: int
 
@@ -57,9 +63,9 @@ class CentreOptions:
         if args.workers < 1:
             raise InputError(f"--workers {args.workers}", "at least one process is needed", "give 1 or more")
         try:
-            labels = None if args.labels == "auto" else LabelMap.parse(args.labels)
+            labels = None if args.labels == "auto" else replace(LabelMap.parse(args.labels), given=True)
         except ValueError as error:
-            remedy = 'write pairs code=label with the labels 0, 1 or 2, such as "10=1,*=0"'
+            remedy = f"write pairs code=label with the labels 0, 1 or 2, such as {EXAMPLE_MAP}"
             raise InputError(f"--labels {args.labels}", str(error), remedy) from error
         return CentreOptions(
             source=args.source,
@@ -68,6 +74,7 @@ class CentreOptions:
             centre_by=args.centre_by,
             store=args.store,
             labels=labels,
+            accept_labels=args.accept_labels,
             moved=args.moved,
             workers=args.workers,
         )
@@ -83,6 +90,7 @@ class Centre:
     store: Path
     labels: LabelMap
     entries: tuple[Entry, ...]
+    accept_labels: bool = False
 
     @property
     def folder(self) -> Path:
@@ -102,7 +110,9 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         or_store: Whether the command also works on the store alone, without SOURCE, ROOT and --centre.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"what ROOT holds, by SOURCE:\n{layouts()}"
+    parser.epilog = (
+        f"what ROOT holds, by SOURCE:\n{layouts()}\n\nnames of label codes, made of these words:\n{names_help()}"
+    )
     count = "?" if or_store else None
     parser.add_argument(
         "source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below", nargs=count
@@ -132,8 +142,15 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         "--labels",
         default="auto",
         metavar="MAP",
-        help='meaning of the label codes as pairs code=label, where 1 is pancreas, 2 is tumour and the code "*" stands '
-        'for all others, such as "10=1,*=0" (default: auto, as the data set documents them)',
+        help="meaning of the label codes as pairs code=label, where 0 is background, 1 pancreas, 2 tumour, and the "
+        f'code "*" stands for all others, such as {EXAMPLE_MAP} (default: auto, by the names that a label file or '
+        "dataset.json gives to its codes, otherwise as the data set documents them)",
+    )
+    parser.add_argument(
+        "--accept-labels",
+        action="store_true",
+        help="use labels whose volume or place is implausible, and --labels that contradicts the names of the codes "
+        "(default: refuse them)",
     )
     parser.add_argument(
         "--moved",
@@ -157,8 +174,8 @@ def find_centres(options: CentreOptions) -> list[Centre]:
     are appended to the first centre with a fault, so that they are reported.
 
     Raises:
-        InputError: If the data set is not there or empty, no case has a value in the column, or the store already
-            holds a centre of this name from another data set.
+        InputError: If the data set is not there or empty, ``--labels`` contradicts its dataset.json, no case has a
+            value in the column, or the store already holds a centre of this name from another data set.
     """
     source, root = SOURCES[options.source], options.root
     if not root.exists():
@@ -169,11 +186,21 @@ def find_centres(options: CentreOptions) -> list[Centre]:
     entries = tuple(source.entries(root))
     if not entries:
         raise InputError(root, "it holds no case", f"check the layout, which for {options.source} is {source.summary}")
-    whole = Centre(options.centre, options.source, root, options.store, labels, entries)
+    if options.labels is not None and not options.accept_labels:
+        _check_names(options.labels, entries)
+    whole = Centre(options.centre, options.source, root, options.store, labels, entries, options.accept_labels)
     centres = [whole] if options.centre_by is None else _split_by_column(whole, options.centre_by)
     for centre in centres:
         _check_name_is_free(centre, options.moved)
     return centres
+
+
+def _check_names(labels: LabelMap, entries: Iterable[Entry]) -> None:
+    """Refuse a map of the user that contradicts the names in the data set's dataset.json."""
+    names = next((entry.names for entry in entries if entry.names), {})
+    if contradiction := find_contradiction(labels, names):
+        remedy = "leave --labels out to follow dataset.json, or insist on the map with --accept-labels"
+        raise InputError(f"--labels {labels}", f"in dataset.json {contradiction}", remedy)
 
 
 def notes_on(centres: list[Centre], centre_by: str | None) -> list[str]:

@@ -24,7 +24,15 @@ from data.common.parallel import in_parallel
 from data.common.text import format_row, wrap_words
 from data.contact_sheet.sheet import write_sheets
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
-from data.verify.findings import Finding, Inspection, Level, find_outliers, finding_from_error, inspect_entry
+from data.verify.findings import (
+    Finding,
+    Inspection,
+    Level,
+    find_implausible_labels,
+    find_outliers,
+    finding_from_error,
+    inspect_entry,
+)
 from data.verify.overlap import CaseIdentity, find_overlap, identities_in_store, identities_of
 from data.verify.store import check_store
 
@@ -126,27 +134,31 @@ def _verify_centres(chosen: CentreOptions, options: VerifyOptions) -> int:
         others += identities_in_store(store, {centre.name for centre in centres})
     except InputError as error:  # a fault of the store, which does not make the cases of these centres unfit
         store_findings.append(finding_from_error(error, "warning", root=store))
-    records = []
+    records, unfit = [], False
     for centre, cases in zip(centres, inspected, strict=True):
         ours = identities_of(centre, cases)
         findings = [finding for case in cases for finding in case.findings]
-        findings += find_outliers(cases) + find_overlap(ours, others) + store_findings
+        implausible = find_implausible_labels(centre.name, cases, accept=centre.accept_labels)
+        findings += implausible + find_outliers(cases) + find_overlap(ours, others) + store_findings
         others += ours  # the centres that follow are compared with this one, too
+        unfit |= any(finding.level == "fatal" for finding in findings)
         records.append(_record(centre, cases, findings))
         if centre_by:
             print(f"\ncentre {centre.name}")
         _print_report(cases, findings)
+        if any(finding.level == "fatal" for finding in implausible):
+            print(f"but the centre as a whole is not: {implausible[0].problem}")
     if options.json_file:
         with replacing(options.json_file) as unfinished:
             unfinished.write_text(json.dumps(records if centre_by else records[0], indent=1))
-    return EXIT_BAD_INPUT if any(case.fatal for cases in inspected for case in cases) else 0
+    return EXIT_BAD_INPUT if unfit else 0
 
 
 def _inspect_centre(centre: Centre, options: VerifyOptions) -> list[Inspection]:
     """Read all cases of a centre, and write contact sheets if they were asked for."""
     print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
     pictures = options.sheet_folder is not None
-    work = partial(inspect_entry, labels=centre.labels, root=centre.root, picture=pictures)
+    work = partial(inspect_entry, labels=centre.labels, root=centre.root, accept=centre.accept_labels, picture=pictures)
     inspected = in_parallel(work, centre.entries, options.workers, f"verifying {centre.name}")
     cases = sorted(inspected, key=lambda case: case.name)
     if options.sheet_folder:

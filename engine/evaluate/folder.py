@@ -26,6 +26,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.records import read_yaml
 from data.common.text import HelpFormatter
+from data.scans.bytes import refuse_folder_of_pairs
 from data.sources.base import case_name
 from data.splits.frozen import frozen_splits
 from data.splits.split import centre_of, centres_with, choose_splits, exclude_centres_without_tumours, select_cases
@@ -215,14 +216,18 @@ def check_files(predictions: Predictions, references: References) -> None:
         InputError: If no file belongs to a case, or a file belongs to two.
     """
     files = {path for path in predictions.folder.iterdir() if case_name(path.name)}
+    by_name: dict[str, list[Path]] = {}
+    for path in files:
+        by_name.setdefault(predictions.name_of(path.name), []).append(path)
     owners: dict[Path, str] = {}
     for case in references.cases:
-        for path in files.intersection(predictions.candidate_paths(case)):
+        for path in (path for name in predictions.names(case) for path in by_name.get(name, ())):
             if path in owners:
                 problem = f"can be the prediction of {owners[path]} and of {case.key}"
                 raise InputError(path, problem, "name the predictions {export}, that is <centre>__<case>")
             owners[path] = case.key
     if not owners:
+        refuse_folder_of_pairs(predictions.folder)
         problem = f"no prediction of {references.name}, such as {predictions.expected_names(references.cases[0])}"
         raise InputError(predictions.folder, problem, "describe the file names with --pattern")
     if strangers := sorted(path.name for path in files - owners.keys()):

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import remove_unfinished, replacing
 from data.common.records import read_yaml
 from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
@@ -267,6 +267,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
         shutil.rmtree(evaluation.folder, ignore_errors=True)
         with replacing(evaluation.folder / "settings.yaml") as unfinished:
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
+    remove_unfinished([evaluation.folder, *evaluation.folder.glob("*/")])
     return evaluation
 
 

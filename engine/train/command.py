@@ -36,7 +36,7 @@ from engine.options import (
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
-from engine.train.loop import prepare_training, train
+from engine.train.loop import BEST_SO_FAR, prepare_training, train
 from engine.train.run_log import write_settings
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
@@ -291,6 +291,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         recipe = checkpoint.recipe
         stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
         if checkpoint.epoch >= recipe.training.epochs:
+            (folder / BEST_SO_FAR).unlink(missing_ok=True)  # if the run was killed just before it did so
             others = "; leave out --resume to start a run with the settings given now" if changed else ""
             print(f"{folder}: already finished, {recipe.training.epochs} epochs{kept}{others}")
             return

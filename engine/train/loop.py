@@ -24,6 +24,7 @@ from engine.train.validate import choose_thresholds, validation_dice
 from models.losses import DualTaskLoss
 from models.views import random_views
 
+BEST_SO_FAR = "best_so_far.pt"  # the best weights of a run that is not finished
 SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
 
 
@@ -218,9 +219,9 @@ def train(training: Training) -> None:
             # Without validation cases epochs cannot be ranked, so the last one is kept.
             is_best = validates and (dice is None or training.best_dice is None or dice > training.best_dice)
             training.best_dice = dice if is_best else training.best_dice
-            save_epoch(training, epoch, is_best)
-            if validates:
+            if validates:  # before the epoch counts as done, so that a killed run that goes on draws them again
                 log.draw_curves(training.title)
+            save_epoch(training, epoch, is_best)
     log.close()
 
 
@@ -342,7 +343,7 @@ def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
         net={name: value.clone() for name, value in training.net.state_dict().items()},
         best_dice=training.best_dice,
     )
-    best_so_far, finished = training.folder / "best_so_far.pt", epoch == training.recipe.training.epochs
+    best_so_far, finished = training.folder / BEST_SO_FAR, epoch == training.recipe.training.epochs
     if is_best:
         save_checkpoint(best_so_far, checkpoint)
     if finished:

@@ -98,3 +98,16 @@ with exclusive_lock(Path({str(tmp_path)!r}), "wait"):
         pass
     with exclusive_lock(tmp_path, "wait", patience_s=30):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_a_file_that_another_process_is_writing_is_not_taken_for_a_leftover(tmp_path):
+    dead = tmp_path / ".00000000.unfinished.table.csv"
+    dead.touch()
+    with replacing(tmp_path / "table.csv") as unfinished:
+        unfinished.write_text("whole")
+        remove = (
+            "from pathlib import Path; from data.common.files import remove_unfinished; remove_unfinished([Path({!r})])"
+        )
+        subprocess.run([sys.executable, "-c", remove.format(str(tmp_path))], cwd=REPOSITORY, check=True)
+        assert unfinished.exists() and not dead.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
