@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from data.cases.store import write_case
 from data.common.errors import InputError
+from data.common.records import CHECKSUM, checksum
 from data.scans.grid import Grid
 from data.scans.volume import read_image, write_lps
 from engine.report import drawing
@@ -113,6 +115,13 @@ def refused(path: Path, *words: str, remedy: str = "", read: Callable = read_ima
     return str(error)
 
 
+def edit_manifest(folder: Path, **fields: Any) -> None:
+    """Set fields in the manifest of a prepared case, as if the case had been prepared so."""
+    path = folder / "case.json"
+    manifest = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
+
+
 @pytest.fixture(autouse=True)
 def process_locale() -> Iterator[None]:
     """Restore the process's locale: ITK sets it to "C" when it writes DICOM, and text is then read as ASCII."""
@@ -154,7 +163,7 @@ def without_tumours(study_store, tmp_path) -> Path:
     store = tmp_path / "without_tumours"
     shutil.copytree(study_store, store)
     for path in (store / CENTRES[0]).glob("*/case.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"tumour_box": None}))
+        edit_manifest(path.parent, tumour_box=None)
     return store
 
 
@@ -179,6 +188,7 @@ def leaking_store(study_store, tmp_path) -> Path:
     store = tmp_path / "leaking"
     shutil.copytree(study_store, store, ignore=shutil.ignore_patterns("thumbnail*", "splits*"))
     shutil.copy(store / CENTRES[0] / "case0" / "image.npy", store / CENTRES[-1] / "case0" / "image.npy")
+    edit_manifest(store / CENTRES[-1] / "case0", files={})  # the hashes are those of the scan that was there
     return store
 
 

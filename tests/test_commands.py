@@ -24,6 +24,7 @@ from engine.evaluate import stage as evaluate
 from engine.infer import predict
 from engine.stages import STAGES
 from engine.train import command as train_command
+from tests.conftest import edit_manifest
 
 SPACING = (3.0, 2.5, 2.5)
 
@@ -144,8 +145,7 @@ def test_a_changed_label_is_evaluated_again_and_later_stages_become_outdated(wor
         assert evaluate.main(stage, ["--data", "east", *places(root)]) == 0
     shutil.rmtree(root / "store" / "east" / "scan0")
     shutil.copytree(root / "store" / "west" / "scan0", root / "store" / "east" / "scan0")
-    manifest = root / "store" / "east" / "scan0" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"west"', '"east"'))
+    edit_manifest(root / "store" / "east" / "scan0", centre="east")
     assert evaluate.main("pancreas_coarse", ["--data", "east", *places(root)]) == 0
     assert evaluate.main("tumor_coarse", ["--data", "east", *places(root)]) == 2
     message = capsys.readouterr().err
@@ -157,8 +157,7 @@ def test_a_scan_on_both_sides_of_a_split_is_refused_unless_allowed(world, tmp_pa
     store = tmp_path / "store"
     shutil.copytree(world / "store", store)
     shutil.copytree(store / "west" / "scan0", store / "east" / "again")
-    manifest = store / "east" / "again" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"west"', '"east"').replace('"scan0"', '"again"'))
+    edit_manifest(store / "east" / "again", centre="east", name="again")
     (store / "splits.json").unlink()
     command = ["--data", "east", "--dry-run", "--store", str(store), "--path", str(tmp_path), "--gpu", "cpu"]
     assert train_command.main("pancreas_fine", command) == 2

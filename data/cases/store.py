@@ -3,8 +3,8 @@
     <store>/<centre>/<case>/image.npy        int16 HU, shape (D, H, W), LPS
                             label.npy        uint8, same shape: 0 background, 1 pancreas, 2 tumour
                             scan_label.npz   of resampled cases only: the label before resampling (key "label")
-                            case.json        the manifest: the files the case was made from, and how, and the
-                                             SHA-256 of each file above
+                            case.json        the manifest: the files the case was made from, and how, the SHA-256
+                                             of each file above, and a checksum of the manifest itself
                             thumbnail.*.npy  a fingerprint for finding duplicates (data.duplicates.thumbnail)
 
 A case may be a crop of its scan, and it may be resampled. ``Case.grid`` records both, so that masks can be written
@@ -36,7 +36,8 @@ from data.cases.labels import TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, read_array, replacing, sha256_of, write_to_disk
-from data.scans.boxes import Box, bounding_box
+from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
+from data.scans.boxes import Box, bounding_box, triple, whole_box
 from data.scans.grid import Grid
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
@@ -117,7 +118,7 @@ class Case:
         Raises:
             InputError: If the file is missing or damaged.
         """
-        return self._map("image.npy")
+        return self._map("image.npy", np.int16)
 
     def label(self) -> np.ndarray:
         """Open the label as a memory map.
@@ -128,7 +129,7 @@ class Case:
         Raises:
             InputError: If the file is missing or damaged.
         """
-        return self._map("label.npy")
+        return self._map("label.npy", np.uint8)
 
     def scan_label(self) -> np.ndarray:
         """Read the label on the scan's own voxels, within the part of the scan that the case covers.
@@ -164,11 +165,12 @@ class Case:
     def content(self) -> str:
         """Describe the case by its manifest, as JSON, without the places of its files.
 
-        The description stays the same if the data set is moved or copied. The hashes of the case's own files are not
-        part of it, because an earlier version did not record them.
+        The description stays the same if the data set is moved or copied. The hashes of the case's own files and
+        of the manifest are not part of it, because an earlier version did not record them.
         """
-        manifest = json.loads((self.folder / "case.json").read_text())
-        manifest.pop("files", None)
+        manifest = read_json(self.folder / "case.json")
+        for later in ("files", CHECKSUM):
+            manifest.pop(later, None)
         return json.dumps(manifest | {"source": content_of(manifest["source"])}, indent=1)
 
     def check_file(self, name: str) -> None:
@@ -183,15 +185,19 @@ class Case:
             status = path.stat()
             _check_hash(path, expected, status.st_size, status.st_mtime_ns)
 
-    def _map(self, name: str) -> np.ndarray:
+    def _map(self, name: str, dtype: type) -> np.ndarray:
         path = self.folder / name
         try:
             self.check_file(name)
-            return read_array(path, mmap_mode="r")
+            array = read_array(path, mmap_mode="r")
         except FileNotFoundError as error:
             raise InputError(path, "no such file, the case is damaged", _prepare_again(self.folder)) from error
         except (ValueError, EOFError) as error:
             raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
+        if (array.shape, array.dtype) != (self.shape, dtype) or not array.flags.c_contiguous:
+            problem = f"damaged: it holds {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of {self.shape}"
+            raise InputError(path, problem, _prepare_again(self.folder))
+        return array
 
 
 def write_case(
@@ -261,7 +267,7 @@ def write_case(
         "preparation_hash": preparation.hash,
         "files": {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())},
     }
-    (unfinished / "case.json").write_text(json.dumps(manifest, indent=1))
+    (unfinished / "case.json").write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
     for path in (*unfinished.iterdir(), unfinished):
         write_to_disk(path)
     earlier = store / centre / f".{name}.{token}.earlier.unfinished"
@@ -280,9 +286,9 @@ def content_of(source: dict) -> dict:
 def renew_source(case: Case, source: dict) -> None:
     """Replace the source in a case's manifest, atomically; nothing else in it changes."""
     path = case.folder / "case.json"
-    manifest = json.loads(path.read_text()) | {"source": source}
+    manifest = read_json(path) | {"source": source}
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(manifest, indent=1))
+        unfinished.write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
 
 
 def read_case(folder: Path) -> Case:
@@ -293,27 +299,50 @@ def read_case(folder: Path) -> Case:
     """
     path = folder / "case.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         preparation = Preparation.from_json(manifest["preparation"])
         if not preparation.readable or preparation.hash != manifest["preparation_hash"]:
             problem = f"the case was prepared with settings that this version cannot read ({manifest['preparation']})"
             raise InputError(path, problem, _prepare_again(folder))
-        boxes = {key: manifest[key] and Box(*map(tuple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
-        return Case(
+        verify_checksum(manifest)
+        boxes = {key: manifest[key] and Box(*map(triple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
+        case = Case(
             folder=folder,
             centre=manifest["centre"],
             name=manifest["name"],
             patient=manifest["patient"],
-            shape=tuple(manifest["shape"]),
-            spacing=tuple(manifest["spacing"]),
+            shape=triple(manifest["shape"]),
+            spacing=triple(manifest["spacing"]),
             grid=Grid.from_json(manifest["grid"]),
             source=manifest["source"],
             preparation=preparation,
             files=dict(manifest.get("files", {})),
             **boxes,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_agreement(case)
+        return case
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(path, f"not a readable manifest ({error})", _prepare_again(folder)) from error
+
+
+def _check_agreement(case: Case) -> None:
+    """Check that the fields of a manifest fit each other and its folder; manifests of earlier versions lack a checksum.
+
+    Raises:
+        ValueError: If they do not; any exception if a field is not of the type that it should have.
+    """
+    if (case.folder.parent.name, case.folder.name) != (case.centre, case.name):
+        raise ValueError(f"it belongs to the case {case.key}")
+    if case.shape != case.grid.prepared_shape or min(case.shape) < 1:
+        raise ValueError(f"its shape is {case.shape}, that of its grid {case.grid.prepared_shape}")
+    spacing, _, _ = case.grid.prepared_grid().lps_frame()
+    if not np.allclose(case.spacing, spacing, rtol=1e-4, atol=0) or not min(case.spacing) > 0:
+        raise ValueError(f"its voxels have {case.spacing} mm, those of its grid {spacing} mm")
+    for outer, inner in ((whole_box(case.shape), case.pancreas_box), (case.pancreas_box, case.tumour_box)):
+        if inner and not (outer and outer.contains(inner) and min(inner.shape) > 0):
+            raise ValueError("the boxes around its labels do not fit")
+    if not (isinstance(case.patient, str) and isinstance(case.source, dict)):
+        raise ValueError("its patient or source is not recorded")
 
 
 def read_store(store: Path) -> dict[str, list[Case]]:

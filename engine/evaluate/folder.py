@@ -24,6 +24,7 @@ from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, replacing
 from data.common.progress import add_quiet, progress
+from data.common.records import read_yaml
 from data.common.text import HelpFormatter
 from data.scans.bytes import refuse_folder_of_pairs
 from data.sources.base import case_name
@@ -246,7 +247,10 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
     """
     check_writable(out)
     record = out / "settings.yaml"
-    earlier = yaml.safe_load(record.read_text()) if record.exists() else None
+    try:
+        earlier = read_yaml(record) if record.exists() else None
+    except ValueError:
+        earlier = None
     if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):
         raise InputError(out, "the folder is not empty and was not made by this command", "choose another --out")
     for path in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv")):

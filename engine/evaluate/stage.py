@@ -30,6 +30,7 @@ from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.progress import add_quiet, progress
+from data.common.records import read_yaml
 from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
@@ -284,7 +285,8 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     title = f"{model.stage.title}, {split.name} held out" + (f", in the {options.roi} pancreas" if options.roi else "")
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
-    rows = [row for row in earlier_rows if not failed(row) and evaluation.has_mask(by_key[row["case"]])]
+    known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
+    rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
         try:
@@ -390,7 +392,7 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read what an evaluation was made with; empty if there is no readable record."""
     try:
-        settings = yaml.safe_load((folder / "settings.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        settings = read_yaml(folder / "settings.yaml")
+    except (OSError, ValueError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return settings

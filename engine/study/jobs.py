@@ -4,7 +4,6 @@ The scripts end together with the study, and no two studies run scripts in one f
 """
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ from queue import SimpleQueue
 from data.common.errors import EXIT_INTERRUPTED, InputError
 from data.common.files import REPOSITORY, make_folder
 from data.common.progress import progress_bar
+from engine.report.tables import read_summary
 from engine.study.runs import Run, Study
 
 PATIENCE_S = 15  # time that interrupted scripts have to exit
@@ -158,7 +158,7 @@ def run_jobs(
 def describe_result(study: Study, run: Run) -> str:
     """Return one line with the mean Dice of a finished run."""
     folder = study.find_evaluation(run)
-    dice = json.loads((folder / "summary.json").read_text())["metrics"].get("dice") if folder else None
+    dice = read_summary(folder / "summary.json")["metrics"].get("dice") if folder else None
     return (
         f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice and dice["n"] else f"{run}: no case has a Dice"
     )

@@ -144,7 +144,7 @@ def prepare_training(
         checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
 
     Raises:
-        InputError: If the cases have been prepared again since the checkpoint was written.
+        InputError: If the cases have been prepared again since the checkpoint was written, or it is of another network.
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights
@@ -184,9 +184,13 @@ def prepare_training(
     if checkpoint is not None:
         if checkpoint.data_hash != training.data_hash:
             raise InputError(folder, "its cases have been prepared again since", "start a new run without --resume")
-        net.load_state_dict(checkpoint.net)
-        if checkpoint.optimiser is not None:
-            training.optimiser.load_state_dict(checkpoint.optimiser)
+        try:
+            net.load_state_dict(checkpoint.net)
+            if checkpoint.optimiser is not None:
+                training.optimiser.load_state_dict(checkpoint.optimiser)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f"its parameters are not those of the network of {stage.title}"
+            raise InputError(folder / "last.pt", problem, "start a new run without --resume") from error
         training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice
     return training
 

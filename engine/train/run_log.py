@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from data.common.errors import InputError
 from data.common.files import replacing
 from engine.report.drawing import drawing
 
@@ -102,8 +103,16 @@ class RunLog:
         if not self.table.exists():
             print(f"{self.table}: missing; the table of this run starts again with the next epoch")
             return []
-        with self.table.open(newline="") as file:
-            return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        try:
+            with self.table.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            history = [{name: _number(text) for name, text in row.items()} for row in rows]
+            if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
+                raise ValueError("its epochs do not follow each other")
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            problem, remedy = f"damaged ({error})", "move it away and run again; its table starts with the next epoch"
+            raise InputError(self.table, problem, remedy) from error
+        return history
 
     def _open_board(self, epochs_done: int) -> "SummaryWriter | None":
         if "tensorboard" in self.missing:

@@ -49,10 +49,11 @@ def small_label() -> np.ndarray:
 
 
 def write(store: Path, centre: str = "a", name: str = "one", value: int = 0, part: Part | None = None, **more) -> Path:
+    grid = replace(TURNED, part=part) if part else Grid.plain(SHAPE, SPACING)
     facts = {
         "patient": "p",
-        "spacing": SPACING,
-        "grid": replace(TURNED, part=part) if part else Grid.plain(SHAPE, SPACING),
+        "spacing": grid.prepared_grid().lps_frame()[0],
+        "grid": grid,
         "source": {"x": 1},
     }
     return write_case(store, centre, name, np.full(SHAPE, value, np.int16), small_label(), **facts, **more)
@@ -115,10 +116,13 @@ def test_a_store_with_cases_prepared_in_two_ways_is_refused(tmp_path):
 def test_stores_of_version_1_stay_valid(tmp_path):
     """Hash, manifest and digest of a case that is neither cropped nor resampled are those that version 1 wrote."""
     assert Preparation().hash == hashlib.sha256(json.dumps(VERSION_1, sort_keys=True).encode()).hexdigest()[:16]
-    text = (write(tmp_path, scan_label=small_label()) / "case.json").read_text()
-    assert list(json.loads(text)) == MANIFEST_KEYS and json.loads(text)["preparation"] == VERSION_1
-    earlier = {key: value for key, value in json.loads(text).items() if key != "files"}
-    assert hashlib.sha256(json.dumps(earlier, indent=1).encode()).hexdigest()[:16] == "bce7f5fb29ccf7a2"
+    path = write(tmp_path, scan_label=small_label()) / "case.json"
+    manifest = json.loads(path.read_text())
+    assert list(manifest) == [*MANIFEST_KEYS, "checksum"] and manifest["preparation"] == VERSION_1
+    text = json.dumps({key: manifest[key] for key in MANIFEST_KEYS if key != "files"}, indent=1)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "bce7f5fb29ccf7a2"
+    assert digest(read_store(tmp_path)["a"]) == "d0ac81348640732b"
+    path.write_text(text)
     assert digest(read_store(tmp_path)["a"]) == "d0ac81348640732b"
 
 
@@ -293,7 +297,7 @@ def test_cases_of_earlier_versions_without_hashes_are_read_and_have_the_same_dig
     folder = write(tmp_path)
     before = digest([read_case(folder)])
     manifest = json.loads((folder / "case.json").read_text())
-    del manifest["files"]
+    del manifest["files"], manifest["checksum"]
     (folder / "case.json").write_text(json.dumps(manifest))
     case = read_case(folder)
     assert digest([case]) == before
