@@ -12,16 +12,17 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
 
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, replacing
+from data.common.files import REPOSITORY, make_folder, replacing
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
@@ -97,37 +98,94 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
     remedy = {"remedy": "train this stage again", "command": command}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
-    if not _is_whole_archive(path):
+    if not is_zipfile(path):
         raise InputError(path, "the file is truncated or damaged", **remedy)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(path, "the file holds more than tensors and numbers and is not opened", **remedy) from error
-    except (RuntimeError, ValueError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise InputError(path, "does not fit into the memory", "close other programs and try again") from error
-        raise InputError(path, f"not a checkpoint ({str(error).splitlines()[0]})", **remedy) from error
-    found = content.pop("format", None) if isinstance(content, dict) else None
+    content = load_tensors(path, **remedy)
+    found = content.pop("format", None)
     if found != FORMAT:
         what = f"a checkpoint of format {found}" if isinstance(found, int) else "not a checkpoint of this project"
         raise InputError(path, f"{what}, where format {FORMAT} is read", **remedy)
     if content.get("stage") != stage:
         raise InputError(path, f"belongs to the stage {content.get('stage')}, not {stage}", f"give a run of {stage}")
     try:
-        return Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
+        checkpoint = Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
+        _check_fields(checkpoint)
     except (TypeError, KeyError, AttributeError, ValueError, InputError) as error:
-        raise InputError(path, f"its record is incomplete or out of range ({error})", **remedy) from error
+        reason = " ".join(str(error).split())
+        raise InputError(path, f"its record is incomplete or out of range ({reason})", **remedy) from error
+    return checkpoint
+
+
+def load_tensors(path: Path, remedy: str, command: str = "") -> dict[str, Any]:
+    """Load fields that ``torch.save`` wrote: tensors and plain values. Nothing in the file is executed.
+
+    A file that is a zip archive, as torch has written since version 1.6, is compared with its checksums first. Older
+    files have none.
+
+    Args:
+        path: The file, which exists.
+        remedy: What to do if it cannot be used.
+        command: The command that does it.
+
+    Raises:
+        InputError: If the file is damaged, holds code or no fields, or does not fit into the memory.
+    """
+    if is_zipfile(path) and not _is_whole_archive(path):
+        raise InputError(path, "the file is truncated or damaged", remedy, command=command)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        problem = "the file holds more than tensors and numbers and is not opened"
+        raise InputError(path, problem, remedy, command=command) from error
+    except OSError:
+        raise
+    except Exception as error:  # torch passes on whatever its own parser of pickles raises for a damaged file
+        if is_out_of_memory(error):
+            raise InputError(path, "does not fit into the memory", "close other programs and try again") from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(path, f"not a checkpoint ({lines[0]})", remedy, command=command) from error
+    if not isinstance(content, dict):
+        raise InputError(path, "not a checkpoint (it holds no fields)", remedy, command=command)
+    return content
 
 
 def _is_whole_archive(path: Path) -> bool:
-    """Return whether the file is a zip archive, as torch writes it, whose members all match their checksums."""
+    """Return whether the file is a zip archive, as torch writes it, whose members all match their checksums.
+
+    Torch does not compress its archives, so a member that would unpack to something larger is not read.
+    """
     try:
         with ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, MemoryError):
+            return all(m.compress_type == ZIP_STORED for m in archive.infolist()) and archive.testzip() is None
+    except MemoryError:
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a position before the beginning of the file, which a damaged archive names
+            raise
+        return False
     except Exception:  # zipfile raises a dozen types on damaged archives; none of them says anything else
         return False
+
+
+def _check_fields(checkpoint: Checkpoint) -> None:
+    """Check the types of the fields, because everything else takes them for granted.
+
+    Raises:
+        ValueError: If a field holds something else.
+    """
+    texts = (checkpoint.split, checkpoint.split_hash, checkpoint.data_hash)
+    ranges = checkpoint.spacing_range
+    sound = {
+        "split": all(isinstance(text, str) for text in texts),
+        "epoch": type(checkpoint.epoch) is int and checkpoint.epoch >= 0,
+        "net": all(isinstance(t, Tensor) and t.is_floating_point() for t in checkpoint.net.values()),
+        "thresholds": all(isinstance(t, float) and 0 <= t <= 1 for t in checkpoint.thresholds.values()),
+        "best_dice": checkpoint.best_dice is None or isinstance(checkpoint.best_dice, float),
+        "spacing_range": ranges is None or ([len(s) for s in ranges] == [3, 3] and min(map(min, ranges)) > 0),
+        "optimiser": checkpoint.optimiser is None or isinstance(checkpoint.optimiser, dict),
+    }
+    if wrong := [name for name, is_sound in sound.items() if not is_sound]:
+        raise ValueError(f"{wrong[0]} is not what it should be")
 
 
 def stage_command(
@@ -150,20 +208,40 @@ def stage_command(
 
 
 def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
-    """Create the folder of a new run, named by the time; a second run within the same second waits for the next."""
+    """Create the folder of a new run, named by the time.
+
+    The newest run is the one whose name is the latest. If a run with this or a later time exists, because two runs
+    were started in the same second or by machines whose clocks differ, the new one is named one second after it.
+
+    Raises:
+        InputError: If no folder can be created there.
+    """
+    make_folder(Path(checkpoints) / stage.name / split)
     while True:
-        folder = Path(checkpoints) / stage.name / split / time.strftime(TIME_FORMAT)
+        now = time.strftime(TIME_FORMAT)
+        runs = list_runs(checkpoints, stage, split)
+        if runs and runs[-1].name >= now:
+            newest = datetime.strptime(runs[-1].name, TIME_FORMAT)
+            now = (newest + timedelta(seconds=1)).strftime(TIME_FORMAT)
+        folder = Path(checkpoints) / stage.name / split / now
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
-            time.sleep(0.2)
+            continue  # another process has just taken this name
 
 
 def list_runs(checkpoints: Path, stage: Stage, split: str) -> list[Path]:
     """Return the runs of a stage and split, oldest first."""
     folders = (Path(checkpoints) / stage.name / split).glob("*")
-    return sorted(path for path in folders if path.is_dir() and _TIME.fullmatch(path.name))
+    return sorted(path for path in folders if path.is_dir() and _is_time(path.name))
+
+
+def _is_time(name: str) -> bool:
+    try:
+        return bool(_TIME.fullmatch(name) and datetime.strptime(name, TIME_FORMAT))
+    except ValueError:
+        return False
 
 
 def find_run(

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,8 +17,10 @@ from scipy.spatial.transform import Rotation
 
 from data.cases.store import write_case
 from data.common.errors import InputError
+from data.common.records import CHECKSUM, checksum
 from data.scans.grid import Grid
 from data.scans.volume import read_image, write_lps
+from engine.report import drawing
 from engine.study import jobs as study_jobs
 from tests.study_parts import CENTRES, case, fake_run
 
@@ -61,7 +64,7 @@ def abdomens(root: Path, seeds: dict[str, int], cut: int = 0) -> Path:
         inside = ((y - 20) / 18) ** 2 + ((x - 30) / 27) ** 2 < 1
         image = np.where(inside, np.where(organs > 0, 60, -100) + 1500 * organs, -1000)
         image[18, 0, 0] = 900
-        label = ((z - 18) / 5) ** 2 + ((y - 18) / 5) ** 2 + ((x - 30) / 10) ** 2 < 1
+        label = ((z - 18) / 5) ** 2 + ((y - 18) / 5) ** 2 + ((x - 30) / 7) ** 2 < 1  # 124 ml
         image[label] += 60 - np.median(image[label])
         for kind, array in (("images", image.astype(np.int16)), ("labels", label.astype(np.uint8))):
             write_lps(root / kind / f"{name}.nii.gz", array[cut : 36 - cut], (5.0, 6.0, 6.0))
@@ -112,11 +115,24 @@ def refused(path: Path, *words: str, remedy: str = "", read: Callable = read_ima
     return str(error)
 
 
+def edit_manifest(folder: Path, **fields: Any) -> None:
+    """Set fields in the manifest of a prepared case, as if the case had been prepared so."""
+    path = folder / "case.json"
+    manifest = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
+
+
 @pytest.fixture(autouse=True)
 def process_locale() -> Iterator[None]:
     """Restore the process's locale: ITK sets it to "C" when it writes DICOM, and text is then read as ASCII."""
     yield
     locale.setlocale(locale.LC_ALL, LOCALE)
+
+
+@pytest.fixture(autouse=True)
+def faults_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a picture that cannot be drawn fail its test, where a user would get a warning."""
+    monkeypatch.setattr(drawing, "FORGIVEN", ())
 
 
 @pytest.fixture
@@ -147,7 +163,7 @@ def without_tumours(study_store, tmp_path) -> Path:
     store = tmp_path / "without_tumours"
     shutil.copytree(study_store, store)
     for path in (store / CENTRES[0]).glob("*/case.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"tumour_box": None}))
+        edit_manifest(path.parent, tumour_box=None)
     return store
 
 
@@ -172,6 +188,7 @@ def leaking_store(study_store, tmp_path) -> Path:
     store = tmp_path / "leaking"
     shutil.copytree(study_store, store, ignore=shutil.ignore_patterns("thumbnail*", "splits*"))
     shutil.copy(store / CENTRES[0] / "case0" / "image.npy", store / CENTRES[-1] / "case0" / "image.npy")
+    edit_manifest(store / CENTRES[-1] / "case0", files={})  # the hashes are those of the scan that was there
     return store
 
 

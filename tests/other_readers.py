@@ -32,7 +32,7 @@ def read_nrrd(path: Path) -> Reading:
     vectors = [*re.findall(r"\(([^)]*)\)", fields["space directions"]), fields["space origin"].strip("()")]
     columns = np.array([[float(number) for number in vector.split(",")] for vector in vectors]).T
     body = zlib.decompressobj(31).decompress(body) if fields["encoding"] in ("gzip", "gz") else body
-    kind = {"short": "i2", "unsigned char": "u1", "ushort": "u2", "unsigned short": "u2"}[fields["type"]]
+    kind = {"short": "i2", "unsigned char": "u1", "ushort": "u2", "unsigned short": "u2", "float": "f4"}[fields["type"]]
     order = {"little": "<", "big": ">"}[fields.get("endian", "little")]
     return Reading(_to_array(body, order + kind, fields["sizes"]), np.vstack([np.diag(signs) @ columns, (0, 0, 0, 1)]))
 
@@ -43,7 +43,7 @@ def read_metaimage(path: Path) -> Reading:
     values = {key: [float(n) for n in fields[key].split()] for key in ("TransformMatrix", "ElementSpacing", "Offset")}
     axes = np.array(values["TransformMatrix"]).reshape(3, 3).T * values["ElementSpacing"]
     body = zlib.decompress(body) if fields.get("CompressedData", "False").lower() == "true" else body
-    kind = {"MET_SHORT": "i2", "MET_USHORT": "u2", "MET_UCHAR": "u1"}[fields["ElementType"]]
+    kind = {"MET_SHORT": "i2", "MET_USHORT": "u2", "MET_UCHAR": "u1", "MET_FLOAT": "f4"}[fields["ElementType"]]
     order = "<" if kind == "u1" else {"true": ">", "false": "<"}[fields["BinaryDataByteOrderMSB"].lower()]
     to_world = np.vstack([np.column_stack([axes, values["Offset"]]), (0, 0, 0, 1)])
     return Reading(_to_array(body, order + kind, fields["DimSize"]), to_world)

@@ -19,10 +19,12 @@ import yaml
 from data.common.files import REPOSITORY
 from data.prepare import command as prepare
 from data.scans.volume import write_lps
+from data.verify import command as verify
 from engine.evaluate import stage as evaluate
 from engine.infer import predict
 from engine.stages import STAGES
 from engine.train import command as train_command
+from tests.conftest import edit_manifest
 
 SPACING = (3.0, 2.5, 2.5)
 
@@ -143,8 +145,7 @@ def test_a_changed_label_is_evaluated_again_and_later_stages_become_outdated(wor
         assert evaluate.main(stage, ["--data", "east", *places(root)]) == 0
     shutil.rmtree(root / "store" / "east" / "scan0")
     shutil.copytree(root / "store" / "west" / "scan0", root / "store" / "east" / "scan0")
-    manifest = root / "store" / "east" / "scan0" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"west"', '"east"'))
+    edit_manifest(root / "store" / "east" / "scan0", centre="east")
     assert evaluate.main("pancreas_coarse", ["--data", "east", *places(root)]) == 0
     assert evaluate.main("tumor_coarse", ["--data", "east", *places(root)]) == 2
     message = capsys.readouterr().err
@@ -156,8 +157,7 @@ def test_a_scan_on_both_sides_of_a_split_is_refused_unless_allowed(world, tmp_pa
     store = tmp_path / "store"
     shutil.copytree(world / "store", store)
     shutil.copytree(store / "west" / "scan0", store / "east" / "again")
-    manifest = store / "east" / "again" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"west"', '"east"').replace('"scan0"', '"again"'))
+    edit_manifest(store / "east" / "again", centre="east", name="again")
     (store / "splits.json").unlink()
     command = ["--data", "east", "--dry-run", "--store", str(store), "--path", str(tmp_path), "--gpu", "cpu"]
     assert train_command.main("pancreas_fine", command) == 2
@@ -241,6 +241,25 @@ def test_bad_training_options_are_refused_in_one_line_before_a_run_is_made(world
     message = capsys.readouterr().err
     assert problem in message and remedy in message and message.count("\n") == 1
     assert set((world / "checkpoints" / "pancreas_fine").rglob("*")) == before
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place where nobody can create a folder")
+def test_a_place_that_cannot_be_written_to_is_refused_in_one_line(world, tmp_path, capsys):
+    nowhere, file = Path("/proc/nowhere"), tmp_path / "file"
+    file.touch()
+    scan, data = str(world / "unseen" / "images" / "new.nii.gz"), ["--data", "east"]
+    for place, problem in ((nowhere, "this folder cannot be created or written to"), (file, "it is a file")):
+        commands = [
+            lambda at: train_command.main("pancreas_fine", [*store(world), *data, "--path", at, "--gpu", "cpu"]),
+            lambda at: predict.main([scan, "-o", at, *data, *places(world)[2:]]),
+            lambda at: prepare.main(["folder", str(world / "east"), "--centre", "new", "--store", at]),
+            lambda at: verify.main(["folder", str(world / "east"), "--centre", "new", "--sheet", at]),
+            lambda at: verify.main(["folder", str(world / "east"), "--centre", "new", "--json", f"{at}/table.json"]),
+        ]
+        for command in commands:
+            assert command(str(place)) == 2
+            message = capsys.readouterr().err
+            assert str(place) in message and problem in message and message.count("\n") == 1
 
 
 def test_training_needs_two_centres_unless_none_is_held_out(tmp_path, world, capsys):

@@ -3,7 +3,8 @@
     <store>/<centre>/<case>/image.npy        int16 HU, shape (D, H, W), LPS
                             label.npy        uint8, same shape: 0 background, 1 pancreas, 2 tumour
                             scan_label.npz   of resampled cases only: the label before resampling (key "label")
-                            case.json        the manifest: the files the case was made from, and how
+                            case.json        the manifest: the files the case was made from, and how, the SHA-256
+                                             of each file above, and a checksum of the manifest itself
                             thumbnail.*.npy  a fingerprint for finding duplicates (data.duplicates.thumbnail)
 
 A case may be a crop of its scan, and it may be resampled. ``Case.grid`` records both, so that masks can be written
@@ -11,19 +12,22 @@ back onto the voxels of the scan. Because resampling a label loses detail, a res
 the scan's own voxels, cropped like the case; scores are computed against it.
 
 A case is written into a temporary folder, which is renamed when it is complete: every case that can be listed is
-complete.
+complete. A file is compared with its hash when a process opens it for the first time, so that a disk that loses bits
+ends a training with the name of the case instead of feeding it noise.
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +35,15 @@ import numpy as np
 from data.cases.labels import TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, read_array, replacing
-from data.scans.boxes import Box, bounding_box
+from data.common.files import REPOSITORY, read_array, replacing, sha256_of, write_to_disk
+from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
+from data.scans.boxes import Box, bounding_box, triple, whole_box
 from data.scans.grid import Grid
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
 LOCATION_KEYS = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it was, not what it was
+
+REFUSAL = "refused.txt"  # in the folder of a centre: why its cases must not be used
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Case:
         grid: The grid of the scan's file, with the part of it that the case covers.
         source: The files that the case was made from, with their hashes.
         preparation: How the case was prepared.
+        files: SHA-256 of each file of the case by its name; empty if an earlier version prepared it.
     """
 
     folder: Path
@@ -68,6 +76,7 @@ class Case:
     grid: Grid
     source: dict
     preparation: Preparation
+    files: dict[str, str] = field(default_factory=dict)
 
     def target_box(self, target: str) -> Box | None:
         """Return the box of a target, "pancreas" (with its tumour) or "tumour"; None if it is not labelled."""
@@ -109,7 +118,7 @@ class Case:
         Raises:
             InputError: If the file is missing or damaged.
         """
-        return self._map("image.npy")
+        return self._map("image.npy", np.int16)
 
     def label(self) -> np.ndarray:
         """Open the label as a memory map.
@@ -120,7 +129,7 @@ class Case:
         Raises:
             InputError: If the file is missing or damaged.
         """
-        return self._map("label.npy")
+        return self._map("label.npy", np.uint8)
 
     def scan_label(self) -> np.ndarray:
         """Read the label on the scan's own voxels, within the part of the scan that the case covers.
@@ -137,6 +146,7 @@ class Case:
             return self.label()
         path = self.folder / "scan_label.npz"
         try:
+            self.check_file(path.name)
             with np.load(path) as archive:
                 label = archive["label"]
         except FileNotFoundError as error:
@@ -155,19 +165,39 @@ class Case:
     def content(self) -> str:
         """Describe the case by its manifest, as JSON, without the places of its files.
 
-        The description stays the same if the data set is moved or copied.
+        The description stays the same if the data set is moved or copied. The hashes of the case's own files and
+        of the manifest are not part of it, because an earlier version did not record them.
         """
-        manifest = json.loads((self.folder / "case.json").read_text())
+        manifest = read_json(self.folder / "case.json")
+        for later in ("files", CHECKSUM):
+            manifest.pop(later, None)
         return json.dumps(manifest | {"source": content_of(manifest["source"])}, indent=1)
 
-    def _map(self, name: str) -> np.ndarray:
+    def check_file(self, name: str) -> None:
+        """Compare a file of the case with its hash, unless this process has done so since the file was last changed.
+
+        Raises:
+            InputError: If they differ.
+            OSError: If the file is missing or cannot be read.
+        """
+        if expected := self.files.get(name):
+            path = self.folder / name
+            status = path.stat()
+            _check_hash(path, expected, status.st_size, status.st_mtime_ns)
+
+    def _map(self, name: str, dtype: type) -> np.ndarray:
         path = self.folder / name
         try:
-            return read_array(path, mmap_mode="r")
+            self.check_file(name)
+            array = read_array(path, mmap_mode="r")
         except FileNotFoundError as error:
             raise InputError(path, "no such file, the case is damaged", _prepare_again(self.folder)) from error
         except (ValueError, EOFError) as error:
             raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
+        if (array.shape, array.dtype) != (self.shape, dtype) or not array.flags.c_contiguous:
+            problem = f"damaged: it holds {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of {self.shape}"
+            raise InputError(path, problem, _prepare_again(self.folder))
+        return array
 
 
 def write_case(
@@ -209,8 +239,8 @@ def write_case(
     """
     preparation = preparation or Preparation()
     target = store / centre / name
-    unfinished = store / centre / f".{name}.{os.getpid()}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    token = secrets.token_hex(4)  # the number of this process could be that of a process on another machine
+    unfinished = store / centre / f".{name}.{token}.unfinished"
     unfinished.mkdir(parents=True)
     try:
         np.save(unfinished / "image.npy", image.astype(np.int16, copy=False))
@@ -235,9 +265,12 @@ def write_case(
         "source": source,
         "preparation": preparation.to_json(),
         "preparation_hash": preparation.hash,
+        "files": {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())},
     }
-    (unfinished / "case.json").write_text(json.dumps(manifest, indent=1))
-    earlier = store / centre / f".{name}.{os.getpid()}.earlier.unfinished"
+    (unfinished / "case.json").write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
+    for path in (*unfinished.iterdir(), unfinished):
+        write_to_disk(path)
+    earlier = store / centre / f".{name}.{token}.earlier.unfinished"
     if target.exists():
         target.rename(earlier)
     unfinished.rename(target)
@@ -253,9 +286,9 @@ def content_of(source: dict) -> dict:
 def renew_source(case: Case, source: dict) -> None:
     """Replace the source in a case's manifest, atomically; nothing else in it changes."""
     path = case.folder / "case.json"
-    manifest = json.loads(path.read_text()) | {"source": source}
+    manifest = read_json(path) | {"source": source}
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(manifest, indent=1))
+        unfinished.write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
 
 
 def read_case(folder: Path) -> Case:
@@ -266,26 +299,50 @@ def read_case(folder: Path) -> Case:
     """
     path = folder / "case.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         preparation = Preparation.from_json(manifest["preparation"])
         if not preparation.readable or preparation.hash != manifest["preparation_hash"]:
             problem = f"the case was prepared with settings that this version cannot read ({manifest['preparation']})"
             raise InputError(path, problem, _prepare_again(folder))
-        boxes = {key: manifest[key] and Box(*map(tuple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
-        return Case(
+        verify_checksum(manifest)
+        boxes = {key: manifest[key] and Box(*map(triple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
+        case = Case(
             folder=folder,
             centre=manifest["centre"],
             name=manifest["name"],
             patient=manifest["patient"],
-            shape=tuple(manifest["shape"]),
-            spacing=tuple(manifest["spacing"]),
+            shape=triple(manifest["shape"]),
+            spacing=triple(manifest["spacing"]),
             grid=Grid.from_json(manifest["grid"]),
             source=manifest["source"],
             preparation=preparation,
+            files=dict(manifest.get("files", {})),
             **boxes,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_agreement(case)
+        return case
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(path, f"not a readable manifest ({error})", _prepare_again(folder)) from error
+
+
+def _check_agreement(case: Case) -> None:
+    """Check that the fields of a manifest fit each other and its folder; manifests of earlier versions lack a checksum.
+
+    Raises:
+        ValueError: If they do not; any exception if a field is not of the type that it should have.
+    """
+    if (case.folder.parent.name, case.folder.name) != (case.centre, case.name):
+        raise ValueError(f"it belongs to the case {case.key}")
+    if case.shape != case.grid.prepared_shape or min(case.shape) < 1:
+        raise ValueError(f"its shape is {case.shape}, that of its grid {case.grid.prepared_shape}")
+    spacing, _, _ = case.grid.prepared_grid().lps_frame()
+    if not np.allclose(case.spacing, spacing, rtol=1e-4, atol=0) or not min(case.spacing) > 0:
+        raise ValueError(f"its voxels have {case.spacing} mm, those of its grid {spacing} mm")
+    for outer, inner in ((whole_box(case.shape), case.pancreas_box), (case.pancreas_box, case.tumour_box)):
+        if inner and not (outer and outer.contains(inner) and min(inner.shape) > 0):
+            raise ValueError("the boxes around its labels do not fit")
+    if not (isinstance(case.patient, str) and isinstance(case.source, dict)):
+        raise ValueError("its patient or source is not recorded")
 
 
 def read_store(store: Path) -> dict[str, list[Case]]:
@@ -295,12 +352,17 @@ def read_store(store: Path) -> dict[str, list[Case]]:
         The cases by centre; centres and cases are sorted by name.
 
     Raises:
-        InputError: If the store holds no case, a manifest cannot be read, or cases were prepared in different ways.
+        InputError: If the store holds no case, a manifest cannot be read, cases were prepared in different ways, or a
+            centre is refused as a whole.
     """
     folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
     if not folders:
         remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
         raise InputError(store, "no centre is prepared here", remedy, command=command)
+    for centre in sorted({folder.parent for folder in folders}):
+        if (centre / REFUSAL).is_file():
+            remedy = f"delete {centre}, or prepare it again with the right --labels or with --accept-labels"
+            raise InputError(centre, (centre / REFUSAL).read_text(encoding="utf-8").strip(), remedy)
     cases = [read_case(folder) for folder in folders]
     first = cases[0]
     centres: dict[str, list[Case]] = {}
@@ -311,6 +373,15 @@ def read_store(store: Path) -> dict[str, list[Case]]:
             raise InputError(store, problem, "prepare all centres with the same options")
         centres.setdefault(case.centre, []).append(case)
     return centres
+
+
+def refuse_centre(folder: Path, problem: str) -> None:
+    """Make ``read_store`` refuse the centre in this folder for a problem; an empty text makes it usable again."""
+    if not problem:
+        (folder / REFUSAL).unlink(missing_ok=True)
+        return
+    with replacing(folder / REFUSAL) as unfinished:
+        unfinished.write_text(problem, encoding="utf-8")
 
 
 def digest(cases: Iterable[Case]) -> str:
@@ -328,6 +399,14 @@ def _resampled_box(grid: Grid) -> Box | None:
         return None
     box = Box(grid.part.start, grid.part.stop)
     return None if box.shape == grid.part.shape else box
+
+
+@functools.cache
+def _check_hash(path: Path, expected: str, size: int, changed_ns: int) -> None:
+    """Refuse a file with another content; the size and the time of the last change let the answer be remembered."""
+    if sha256_of(path) != expected:
+        problem = "damaged: its content has changed since it was prepared"
+        raise InputError(path, problem, _prepare_again(path.parent))
 
 
 def _prepare_again(folder: Path) -> str:

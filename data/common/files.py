@@ -1,19 +1,27 @@
-"""Safe files: written completely or not at all, locked against other runs, and read by several threads."""
+"""Safe files: written completely or not at all, locked against other runs, and read by several threads.
+
+Nothing here relies on process numbers or clocks, which two machines that share a file system do not have in common.
+"""
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import os
 import platform
+import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
-from data.common.errors import InputError
+from data.common.errors import InputError, refusal
 
+READ_BYTES = 1 << 22  # of a file at a time
 REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
 
 # numpy parses the header of an array with Python's own parser, which counts its recursion depth for all threads
@@ -41,41 +49,136 @@ def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         return np.load(path, mmap_mode=mmap_mode)
 
 
+def add_content(digest: "hashlib._Hash", path: Path) -> None:
+    """Add the content of a file to a hash that is being computed."""
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    add_content(digest, path)
+    return digest.hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder with its parents, unless it exists.
+
+    Raises:
+        InputError: If it cannot be created, whatever the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error, folder) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder can be created or, if it exists, written to; nothing is left behind.
+
+    A command that writes its results after hours of work calls this before the work.
+
+    Raises:
+        InputError: If that is not so.
+    """
+    try:
+        existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+        with tempfile.TemporaryDirectory(prefix=".", dir=existing):
+            pass
+    except OSError as error:
+        raise _unusable(error, folder) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that ``replacing`` can write a file, before the work whose result it is to hold.
+
+    Raises:
+        InputError: If it is a folder, or its own folder cannot be written to.
+    """
+    if path.is_dir():
+        raise InputError(path, "it is a folder, not a file", "give the name of a file")
+    check_writable(path.parent)
+
+
+def _unusable(error: OSError, folder: Path) -> InputError:
+    """Return the error for a folder that cannot be created or written to."""
+    if file := next((part for part in (folder, *folder.parents) if part.is_file()), None):
+        return InputError(file, "it is a file, not a folder", "choose another folder")
+    if known := refusal(error, folder):
+        return InputError(folder, known.problem, known.remedy)
+    why = "" if error.errno == errno.ENOENT else f" ({error.strerror})"  # as in /proc, which takes no files at all
+    return InputError(folder, f"this folder cannot be created or written to{why}", "choose another folder")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that no reader, and no later run, ever finds it incomplete.
 
-    The block writes to a temporary path in the same folder, which replaces ``path`` in one step when the block ends.
-    If the block raises, the temporary file is removed and an older file at ``path`` stays as it was.
+    The block writes to a temporary path in the same folder, which replaces ``path`` in one step when the block ends and
+    its content is on the disk, so that a power failure leaves the older file or the new one. If the block raises, the
+    temporary file is removed and an older file at ``path`` stays as it was.
 
     Args:
         path: File to write. Missing folders are created.
 
     Yields:
         The temporary path. It has the suffix of ``path``, because some libraries choose the format by it.
+
+    Raises:
+        InputError: If its folder cannot be created.
+        OSError: If the file cannot be written; it names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.unfinished.{path.name}")
+    make_folder(path.parent)
+    unfinished = path.with_name(f".{secrets.token_hex(4)}.unfinished.{path.name}")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with unfinished.open("xb") as mine:
+            _lock_if_possible(mine)  # as long as it is held, remove_unfinished leaves the file alone
+            yield unfinished
+            write_to_disk(unfinished)
+            unfinished.replace(path)
+    except OSError as error:
+        if str(error.filename) != str(unfinished):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name tells the user nothing
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written, the first error is the one to tell
+            unfinished.unlink(missing_ok=True)
+
+
+def _lock_if_possible(file: BinaryIO) -> bool:
+    """Lock an open file unless another process holds its lock; return whether it is locked now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
+def write_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk and survives a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished(folders: Iterable[Path]) -> None:
     """Remove the temporary files that killed processes left behind while they were ``replacing`` a file.
 
-    No other process may be writing in these folders, for its temporary files would be removed too. Hold the lock of
-    the folder (``exclusive_lock``) where that is possible.
+    Files that another process, also on another machine, is still writing are left alone: it holds their locks.
 
     Args:
         folders: Folders to clean; their sub-folders are not searched.
     """
     for folder in folders:
         for leftover in folder.glob(".*.unfinished.*"):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError), leftover.open("r+b") as file:
+                if _lock_if_possible(file):
+                    leftover.unlink()
 
 
 @contextlib.contextmanager
@@ -96,10 +199,15 @@ def exclusive_lock(folder: Path, remedy: str, *, patience_s: float = 0.0) -> Ite
         The file descriptor that holds the lock.
 
     Raises:
-        InputError: If another process holds the lock, or the file system does not support locks.
+        InputError: If another process holds the lock, the file system does not support locks, or the folder cannot be
+            created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    make_folder(folder)
+    try:
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise _unusable(error, folder) from error
+    with file:
         deadline = time.monotonic() + patience_s
         while True:
             try:

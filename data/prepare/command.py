@@ -23,9 +23,9 @@ from typing import Literal, NamedTuple, get_args
 from data.cases.labels import PANCREAS, TUMOUR
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
-from data.cases.store import Case, content_of, read_case, renew_source, write_case
+from data.cases.store import Case, content_of, read_case, refuse_centre, renew_source, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import exclusive_lock, remove_unfinished
+from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
 from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
@@ -35,10 +35,12 @@ from data.scans.hounsfield import find_hu_problem
 from data.sources.base import Entry
 from data.sources.catalogue import listing, load_entry
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
+from data.sources.plausible import Fault, Volumes, find_centre_fault, find_label_fault, measure_label, refuse
 from data.splits.frozen import describe_new_cases
 
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 ALLOWED_SPACING_MM = (0.1, 20.0)
+ACCEPTED = "accepted"  # in a case's source: what is implausible about its label that --accept-labels accepted
 
 State = Literal["prepared", "already there", "failed"]
 
@@ -66,12 +68,14 @@ class Outcome(NamedTuple):
         state: Whether it has been prepared now, was in the store already, or failed.
         problem: Why it failed; empty otherwise.
         notes: What the readers had to adapt while reading, such as the orientation.
+        volumes: Volumes of its labels in ml; None if it failed.
     """
 
     name: str
     state: State
     problem: str = ""
     notes: tuple[str, ...] = ()
+    volumes: Volumes | None = None
 
 
 def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Outcome:
@@ -83,14 +87,17 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
     earlier = _read_stored(folder)
     try:
         source = source_of(entry, centre, earlier.source if earlier else {})
+        if earlier and centre.accept_labels and ACCEPTED in earlier.source:
+            source[ACCEPTED] = earlier.source[ACCEPTED]
         if earlier and _is_complete(earlier, preparation) and content_of(earlier.source) == content_of(source):
             if earlier.source != source:  # moved or touched: record the files as the next run will find them
                 renew_source(earlier, source)
             load_thumbnail(earlier)
-            return Outcome(entry.name, "already there")
+            return Outcome(entry.name, "already there", volumes=_volumes(earlier))
         notes = _read_and_write(entry, centre, preparation, source)
-        load_thumbnail(read_case(folder))  # in this process, or the first training would have to make all of them
-        return Outcome(entry.name, "prepared", notes=tuple(notes))
+        case = read_case(folder)
+        load_thumbnail(case)  # in this process, or the first training would have to make all of them
+        return Outcome(entry.name, "prepared", notes=tuple(notes), volumes=_volumes(case))
     except InputError as error:
         problem = str(error)
     except MemoryError:
@@ -106,7 +113,13 @@ def prepare_entry(entry: Entry, centre: Centre, preparation: Preparation) -> Out
 
 
 def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, source: dict[str, str]) -> list[str]:
-    scan, label, notes = load_entry(entry, centre.labels)
+    scan, label, notes = load_entry(entry, centre.labels, accept=centre.accept_labels)
+    source = {key: value for key, value in source.items() if key != ACCEPTED}
+    if fault := find_label_fault(scan.array, label, scan.spacing):
+        if not centre.accept_labels:
+            raise refuse(entry.label, fault)
+        source[ACCEPTED] = fault.problem
+        notes = [*notes, f"accepted although {fault.problem}"]
     fitted = apply_preparation(scan.array, scan.spacing, preparation, bounding_box(label))
     grid = replace(scan.grid, part=fitted.part)
     fitted_label = grid.to_prepared(label)
@@ -131,6 +144,13 @@ def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, sour
     return notes + ([f"image {': '.join(doubt)}"] if doubt else [])
 
 
+def _volumes(case: Case) -> Volumes:
+    """Measure the labels of a stored case, of which only the box around them is read."""
+    if case.pancreas_box is None:
+        return Volumes(0.0, 0.0)
+    return measure_label(case.label()[case.pancreas_box.slices], case.spacing)
+
+
 def _read_stored(folder: Path) -> Case | None:
     """Read a stored case; None if it is missing, unreadable or of another format, so that it is prepared anew."""
     try:
@@ -141,7 +161,7 @@ def _read_stored(folder: Path) -> Case | None:
 
 def _is_complete(case: Case, preparation: Preparation) -> bool:
     """Whether a stored case was prepared in this way and has everything that the current version stores."""
-    return case.preparation == preparation and case.has_scan_label
+    return case.preparation == preparation and case.has_scan_label and bool(case.files)
 
 
 def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> tuple[list[Path], list[str]]:
@@ -175,21 +195,21 @@ def _compare_with_store(centres: Sequence[Centre], preparation: Preparation) -> 
     return images, notes
 
 
-def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> list[Outcome]:
+def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> tuple[list[Outcome], Fault | None]:
+    """Prepare all cases of a centre and check its labels as a whole; return the outcomes and what is implausible."""
     origin = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter})"
     settings = f"labels {centre.labels}, {preparation}, {workers} workers"
     print(f"centre {centre.name}: {origin} -> {centre.folder}, {settings}", flush=True)
-    try:
-        centre.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"the folder cannot be created ({error.strerror})"
-        raise InputError(centre.folder, problem, "choose another --store") from error
     with exclusive_lock(centre.folder, BUSY):
         _remove_unfinished(centre.folder)
         try:
             # The partial is sent to a process with every case, so it must not carry the entries of the whole centre.
             work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
-            return list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
+            outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
+            fault = find_centre_fault([outcome.volumes for outcome in outcomes if outcome.volumes is not None])
+            # Its cases stay, because reading them took hours; but nothing can be trained on them until this is settled.
+            refuse_centre(centre.folder, fault.problem if fault and not centre.accept_labels else "")
+            return outcomes, fault
         finally:
             _remove_unfinished(centre.folder)
 
@@ -288,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in (*notes_on(centres, options.centres.centre_by), *replacements):
         print(f"note: {note}")
     store = centres[0].store
+    check_writable(store)
     disk_use = estimate_disk_use(store, images, preparation)
     if not disk_use.fits and not options.fill_disk:
         remedy = "free some space, choose another --store or a coarser --spacing, or start anyway with --fill-disk"
@@ -295,9 +316,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"disk: {disk_use}" + ("" if disk_use.fits else ", which may not be enough"))
     failed = False
     for centre in centres:
-        outcomes = _prepare_centre(centre, preparation, options.centres.workers)
+        outcomes, fault = _prepare_centre(centre, preparation, options.centres.workers)
         _report(centre, outcomes)
         failed |= any(outcome.state == "failed" for outcome in outcomes)
+        if fault and centre.accept_labels:
+            print(f"note: centre {centre.name} accepted although {fault.problem}")
+        elif fault:
+            failed = True
+            print(f"failed: {refuse(f'centre {centre.name}', fault)} Until then its store is refused.", file=sys.stderr)
     keys = [f"{centre.name}/{path.parent.name}" for centre in centres for path in centre.manifests()]
     if note := describe_new_cases(store, keys):
         print(f"note: {note}")

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.common.errors import InputError
+from data.common.files import add_content
 from data.sources.base import Entry
 from data.sources.centres import Centre
+from data.sources.label_map import settle_map
 
 
 def fingerprint(path: Path) -> str:
@@ -19,9 +21,7 @@ def fingerprint(path: Path) -> str:
         if path.is_dir():
             digest.update(file.name.encode())
         if file.is_file():
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
+            add_content(digest, file)
     return digest.hexdigest()
 
 
@@ -45,11 +45,12 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
             signature has not changed since then are not read again.
 
     Returns:
-        Adapter, root and label map of the data set, the series if one was chosen, and the path, signature and SHA-256
-        of image and label.
+        Adapter and root of the data set, the label map of the case, which the names in its label file may decide, the
+        series if one was chosen, and the path, signature and SHA-256 of image and label.
 
     Raises:
-        InputError: If the entry has a fault, or if one of its files is missing or cannot be read.
+        InputError: If the entry has a fault, one of its files is missing or cannot be read, or it is not clear what
+            the codes of the label mean.
     """
     files: dict[str, str] = {}
     for kind, path in zip(("image", "label"), entry.files(), strict=True):
@@ -63,5 +64,8 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
         except OSError as error:
             problem = f"the file cannot be read ({error.strerror})"
             raise InputError(error.filename or path, problem, "check its permissions and the disk") from error
-    chosen = {"series": entry.series} if entry.series and entry.files()[0].is_dir() else {}
-    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(centre.labels), **chosen, **files}
+    image_path, label_path = entry.files()
+    names = entry.reader.names(label_path)
+    labels, _ = settle_map(label_path, names, centre.labels, accept=centre.accept_labels)
+    chosen = {"series": entry.series} if entry.series and image_path.is_dir() else {}
+    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(labels), **chosen, **files}

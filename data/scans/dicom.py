@@ -21,12 +21,12 @@ from data.scans.bytes import AGAIN
 from data.scans.dicom_headers import DAMAGED, Rescale, Slice, conversion, dicom_files, read_header
 from data.scans.dicom_series import SAME_PLACE_MM, Stack, choose_stack
 from data.scans.grid import Grid
+from data.scans.headers import nearest_rotation
 
 SPACING_TOLERANCE = 0.02  # of the median distance of two slices; positions are rounded decimals
 MAX_DRIFT_PIXELS = 0.5  # sideways, from the first slice to any other; more means a tilted gantry
 ANGLE_TOLERANCE = 1e-4  # difference between the direction cosines of two slices
 PIXEL_TOLERANCE = 1e-4  # relative difference between the pixel spacings of two slices
-AXES_TOLERANCE = 1e-3  # cosine between rows and columns
 AIR_HU = -1024  # padding becomes this
 # Padding inside this range is not believed: with 0 HU as padding, for example, water would become air.
 TISSUE_HU = (-900.0, 3000.0)
@@ -83,7 +83,8 @@ def read_series(folder: Path, choice: str = "", *, is_label: bool = False) -> Se
         notes.append(f"padding of {', '.join(tissue)} not read as air, because tissue has this value")
     ranges = [None if padding and _is_tissue(*padding) else padding for padding in paddings]
     planes = (_read_plane(s, padding) for s, padding in zip(stack.slices, ranges, strict=True))
-    return Series(_grid_of(stack), planes, tuple(notes))
+    grid, axes_notes = _grid_of(folder, stack)
+    return Series(grid, planes, (*notes, *axes_notes))
 
 
 def summarise_series(folder: Path) -> SeriesSummary:
@@ -165,21 +166,16 @@ def _check_places(folder: Path, stack: Stack) -> None:
         )
         remedy = "resample it onto a rectangular grid, as this command does (use its file *_Tilt*)"
         raise InputError(folder, problem, remedy, command=conversion(folder))
-    cosine = abs(float(stack.first.orientation[:3] @ stack.first.orientation[3:]))
-    if cosine > AXES_TOLERANCE:
-        problem = f"its rows and columns are not at right angles (cosine {cosine:.2g}, tolerance {AXES_TOLERANCE:g})"
-        raise InputError(folder, problem, "resample it onto a rectangular grid")
 
 
-def _grid_of(stack: Stack) -> Grid:
+def _grid_of(folder: Path, stack: Stack) -> tuple[Grid, tuple[str, ...]]:
+    """Return the voxel grid of a stack, and a note if its axes had to be corrected to right angles."""
     first, last = stack.slices[0], stack.slices[-1]
-    # Rounded cosines are not quite orthogonal: the nearest rotation is.
     axes = np.column_stack((first.orientation[:3], first.orientation[3:], first.normal))
-    left, _, right = np.linalg.svd(axes)
+    rotation, notes = nearest_rotation(folder, axes)
     size = (*first.size, len(stack.slices))
     step = float((last.position - first.position) @ first.normal) / (len(stack.slices) - 1)
-    origin, direction = first.position.tolist(), (left @ right).ravel().tolist()
-    return Grid.of(size, (*first.pixel_mm, step), origin, direction)
+    return Grid.of(size, (*first.pixel_mm, step), first.position.tolist(), rotation.ravel().tolist()), notes
 
 
 def _padding_hu(one: Slice) -> tuple[float, float] | None:

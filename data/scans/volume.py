@@ -4,15 +4,11 @@ Arrays are (D, H, W) in LPS order: D grows towards the head, row 0 is anterior a
 A file keeps its own orientation: ``Grid`` remembers it, and ``write_mask`` puts a mask back onto it voxel by voxel.
 The axes of an oblique scan become those nearest to the patient's; the scan is never resampled.
 
-Files are read in slabs that are converted to int16 or uint8 at once, so that a scan stored as float64 never has to
-fit into memory as a whole.
+Files are read some planes at a time, which are converted to int16 or uint8 at once, so that a scan stored as float64
+never has to fit into memory as a whole.
 """
 
-import gzip
-import struct
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,26 +18,18 @@ import SimpleITK as sitk
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.scans.bytes import AGAIN, GZIP_MAGIC, check_finite, check_kind, suffix_of
+from data.scans.boxes import triple
+from data.scans.bytes import SUFFIXES, check_finite, refuse_folder_of_pairs, suffix_of
 from data.scans.dicom import Series, read_series
-from data.scans.grid import Grid, Vector3D
-from data.scans.metaimage import check_metaimage
-from data.scans.nifti import check_nifti
-from data.scans.nrrd import check_nrrd
+from data.scans.dicom_seg import find_segmentation, read_segmentation
+from data.scans.formats import check_file, open_scan
+from data.scans.grid import SAME_GRID_VOXELS, Frame, Grid, Vector3D
 
-CHECKS = {
-    ".nii.gz": check_nifti,
-    ".nii": check_nifti,
-    ".nrrd": check_nrrd,
-    ".mha": check_metaimage,
-    ".mhd": check_metaimage,
-}
 WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-SAME_GRID_MM = 1e-3  # headers are float32: the origins of two files on one grid may differ by 2e-5 mm
 LABEL_TOLERANCE = 1e-3  # published masks hold values such as 1.00000006
-# ITK holds a slab twice while it reads it. Reading a slab of a compressed file means decompressing everything before
-# it, so slabs should be few.
-SLAB_BYTES = 400 << 20
+NOTED_OFFSET = 1e-6  # voxels; differences of identical headers that come from the arithmetic
+PART_NOTE = "covers part of its scan: put in its place"
+BEYOND_NOTE = "extends beyond its scan, where it is empty: cut"
 CONVERTED_VOXELS = 1 << 22  # voxels converted at a time: a conversion makes several copies
 
 
@@ -65,59 +53,37 @@ class Volume:
     grid: Grid
     notes: tuple[str, ...] = ()
 
+    @property
+    def frame(self) -> Frame:
+        """Where the voxels lie."""
+        return Frame(triple(self.array.shape), self.spacing, self.origin, self.direction)
+
     def corners(self, edge: float = 0.0) -> np.ndarray:
-        """Return the world positions of the eight corners.
-
-        Args:
-            edge: Voxels by which the corners lie outside the centres of the corner voxels; 0.5 gives the outer faces.
-
-        Returns:
-            Positions (x, y, z) in mm, shape (8, 3).
-        """
-        last = np.array(self.array.shape[::-1]) - 1.0
-        index = np.array([[(-edge, n + edge)[bit >> a & 1] for a, n in enumerate(last)] for bit in range(8)])
-        return np.array(self.origin) + (index * self.spacing[::-1]) @ np.array(self.direction).reshape(3, 3).T
+        """Return the world positions of the eight corners; see ``Frame.corners``."""
+        return self.frame.corners(edge)
 
     def describe(self) -> str:
         """Return the shape (x, y, z), spacing and origin as a phrase for messages."""
-        shape = "x".join(map(str, self.array.shape[::-1]))
-        spacing = "x".join(f"{s:.3g}" for s in self.spacing[::-1])
-        return f"{shape} voxels of {spacing} mm from ({', '.join(f'{o:.1f}' for o in self.origin)})"
-
-
-def check_file(path: Path) -> None:
-    """Check that a file is a whole, three-dimensional scan, before SimpleITK reads it (see ``data.scans.bytes``).
-
-    Args:
-        path: File of any format in ``CHECKS``.
-
-    Raises:
-        InputError: If the file is missing, of another format, truncated or damaged, if its header does not place it
-            in space without contradiction, or if it is a NIfTI file with voxels that are NaN or infinite.
-    """
-    head, suffix = check_kind(path), suffix_of(path)
-    if head.startswith(GZIP_MAGIC) != (suffix == ".nii.gz"):
-        negation, right = ("", ".nii.gz") if head.startswith(GZIP_MAGIC) else ("not ", ".nii")
-        remedy = f"name it {right} if it is NIfTI, otherwise {AGAIN}"
-        raise InputError(path, f"{negation}compressed with gzip, which contradicts its suffix {suffix}", remedy)
-    try:
-        CHECKS[suffix](path)
-    except EOFError as error:
-        raise InputError(path, "truncated: its compressed data end early", AGAIN) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(path, f"damaged: its compressed data cannot be decompressed ({error})", AGAIN) from error
-    except (struct.error, ValueError, OverflowError) as error:
-        raise InputError(path, f"its header makes no sense ({error})", AGAIN) from error
+        return self.frame.describe()
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Read the voxel grid of one file from its header; no voxel is read.
+    """Read the voxel grid of a file, or of a single DICOM slice, from its header; no voxel is read.
 
     Raises:
-        InputError: If SimpleITK cannot read the header.
+        InputError: If the header cannot be read.
     """
-    with _blaming(Path(path)):
-        return _grid_of(_open_reader(Path(path)))
+    path = Path(path)
+    if path.name.lower().endswith(SUFFIXES):
+        with open_scan(path) as (header, _):
+            return header.grid
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(path, f"cannot be read ({str(error).splitlines()[-1].strip()})", "export it again") from error
+    return _grid_of(reader)
 
 
 def read_image(path: str | Path, series: str = "") -> Volume:
@@ -144,14 +110,16 @@ def _to_hu(array: np.ndarray) -> np.ndarray:
     return np.clip(whole, limits.min, limits.max).astype(np.int16)
 
 
-def read_label(path: str | Path, like: Volume | None = None) -> Volume:
+def read_label(path: str | Path, like: Volume | None = None, rank: np.ndarray | None = None) -> Volume:
     """Read a label file.
 
     Args:
-        path: File, or folder of DICOM slices.
-        like: Scan that the label belongs to. If it is given, the result lies on its grid. A label whose grid agrees
-            to 1e-3 mm is used as it is. One whose outer faces agree to half a voxel on each axis is resampled by
-            nearest neighbour. Any other label is refused.
+        path: File, DICOM segmentation (SEG; a file, or alone in a folder), or folder of DICOM slices.
+        like: Scan that the label belongs to. If it is given, the result lies on its grid. A label on the same voxels
+            is used as it is, or put in its place if it covers only a part of them (``place_label``). One whose outer
+            faces agree to half a voxel on each axis is resampled by nearest neighbour. Any other label is refused.
+        rank: For each code (0 to 255) its rank, by which the segments of a DICOM segmentation may overlap; see
+            ``read_segmentation``.
 
     Returns:
         The label codes as the file numbers them, uint8.
@@ -160,6 +128,10 @@ def read_label(path: str | Path, like: Volume | None = None) -> Volume:
         InputError: If the file is not a whole 3-D volume, its codes are not whole numbers (to 1e-3) from 0 to 255, or
             it does not lie where its scan lies.
     """
+    if segmentation := find_segmentation(Path(path)):
+        segments = read_segmentation(segmentation, rank)
+        label = Volume(segments.codes, *segments.grid.lps_frame(), segments.grid, segments.notes)
+        return label if like is None else _on_grid_of(like, label, Path(path))
     codes = _LabelCodes()
     label = _read(Path(path), np.uint8, codes, partial(read_series, is_label=True))
     if codes.largest_fraction > LABEL_TOLERANCE:
@@ -189,22 +161,70 @@ class _LabelCodes:
             return codes.astype(np.uint8)
 
 
+def place_label(path: Path, label: Volume, grid: Grid) -> Volume | None:
+    """Put a label onto the voxels of a scan if it has the same voxels, as far as both overlap.
+
+    Programs such as 3D Slicer may save only the box around a segment. Outside the label everything is background.
+
+    Args:
+        path: File of the label, to blame.
+        label: The label.
+        grid: Grid of the scan.
+
+    Returns:
+        The label on the whole scan; None if its voxels are not those of the scan, which is said by an offset of more
+        than SAME_GRID_VOXELS, or by the same shape at another position: then one of the headers is wrong.
+
+    Raises:
+        InputError: If a labelled voxel lies outside the scan, or all of the label does.
+    """
+    frame, shape = grid.frame, label.array.shape
+    start, offset = label.frame.find_on(frame)
+    if offset > SAME_GRID_VOXELS or (shape == frame.shape and any(start)):
+        return None
+    notes, array = label.notes, label.array
+    if offset > NOTED_OFFSET:
+        notes = (*notes, f"header differs from the image's by rounding ({offset:.1g} voxels)")
+    if shape != frame.shape:
+        first, last = np.maximum(start, 0), np.minimum(frame.shape, np.add(start, shape))
+        inside = tuple(slice(a, max(a, b)) for a, b in zip(first, last, strict=True))
+        overlap = tuple(slice(s.start - n, s.stop - n) for s, n in zip(inside, start, strict=True))
+        outside = np.count_nonzero(label.array) - np.count_nonzero(label.array[overlap])
+        if outside or not label.array[overlap].size:
+            what = f"has {outside} labelled voxels outside its image" if outside else "lies outside its image"
+            problem = f"{what}: label {label.describe()}, image {frame.describe()}"
+            raise InputError(path, problem, "give the label that was drawn on this image")
+        array = np.zeros(frame.shape, label.array.dtype)
+        array[inside] = label.array[overlap]
+        beyond = label.array[overlap].shape == frame.shape
+        notes = (*notes, BEYOND_NOTE if beyond else PART_NOTE)
+    return _moved(label, array, grid, notes)
+
+
+def _moved(label: Volume, array: np.ndarray, grid: Grid, notes: tuple[str, ...]) -> Volume:
+    """Return a label whose array lies on the whole scan of a grid."""
+    spacing, origin, direction = grid.lps_frame()
+    own = replace(grid, part=None)
+    return replace(label, array=array, spacing=spacing, origin=origin, direction=direction, grid=own, notes=notes)
+
+
 def _on_grid_of(like: Volume, label: Volume, path: Path) -> Volume:
-    if label.array.shape == like.array.shape:
-        distance = float(np.abs(label.corners() - like.corners()).max())
-        if distance <= SAME_GRID_MM:
-            rounded = ("header differs from the image's by rounding",) if distance > 0 else ()
-            return replace(like, array=label.array, notes=label.notes + rounded)
+    """Return a label on the grid of its scan; see ``read_label``."""
+    if placed := place_label(path, label, like.grid):
+        return placed
     # Both are in LPS order, so equal corners correspond. Their distances are measured along the scan's axes.
     distances = np.abs((label.corners(0.5) - like.corners(0.5)) @ np.array(like.direction).reshape(3, 3))
     half_voxel = 0.5 * np.minimum(label.spacing, like.spacing)[::-1]
     if (distances > half_voxel).any():
-        problem = f"does not lie where its image lies: label {label.describe()}, image {like.describe()}"
+        problem = (
+            f"does not lie where its image lies: label {label.describe()}, image {like.describe()}; faces up to "
+            f"{distances.max():.3g} mm apart, tolerance half a voxel; {label.frame.describe_offset(like.frame)}"
+        )
         raise InputError(path, problem, "give the label that was drawn on this image, or correct its header")
     source = _lps_image(label.array, label.spacing, label.origin, label.direction)
     target = _lps_image(like.array, like.spacing, like.origin, like.direction)
     array = sitk.GetArrayFromImage(sitk.Resample(source, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
-    return replace(like, array=array, notes=(*label.notes, "resampled onto the image's grid"))
+    return _moved(label, array, like.grid, (*label.notes, "resampled onto the image's grid"))
 
 
 def _read(
@@ -213,66 +233,33 @@ def _read(
     convert: Callable[[np.ndarray], np.ndarray],
     open_folder: Callable[[Path], Series],
 ) -> Volume:
-    notes: tuple[str, ...] = ()
-    slabs: Iterator[np.ndarray] | Iterator[sitk.Image]
     if path.is_dir():
-        grid, slabs, notes = open_folder(path)
-    else:
-        check_file(path)
-        with _blaming(path):
-            reader = _open_reader(path)
-        grid, slabs = _grid_of(reader), _read_slabs(path, reader)
+        refuse_folder_of_pairs(path)
+        found = open_folder(path)
+        return _assemble(path, found.grid, found.planes, dtype, convert, found.notes)
+    with open_scan(path) as (header, planes):
+        return _assemble(path, header.grid, map(header.scale, planes), dtype, convert, header.notes)
+
+
+def _assemble(
+    path: Path,
+    grid: Grid,
+    pieces: Iterator[np.ndarray],
+    dtype: type,
+    convert: Callable[[np.ndarray], np.ndarray],
+    notes: tuple[str, ...],
+) -> Volume:
+    """Convert the voxels of a file, some planes (z, y, x) at a time, and turn them to LPS order."""
     array: np.ndarray = np.empty(grid.lps_shape, dtype)
     planes, done = grid.in_file_order(array), 0  # a view: what is written to it is in LPS order in the array
-    step = max(1, CONVERTED_VOXELS // (grid.size[0] * grid.size[1]))
-    for slab in slabs:
-        values = slab if isinstance(slab, np.ndarray) else sitk.GetArrayViewFromImage(slab)
-        for start in range(0, len(values), step):
-            piece = values[start : start + step]
-            if piece.dtype.kind == "f":
-                check_finite(path, piece)
-            planes[done : done + len(piece)] = convert(piece)
-            done += len(piece)
-        del slab, values, piece  # frees the slab before the next one is read
+    for piece in pieces:
+        check_finite(path, piece)
+        planes[done : done + len(piece)] = convert(piece)
+        done += len(piece)
     if grid.orientation != "LPS":
         notes = (*notes, f"turned from {grid.orientation} to LPS")
     spacing, origin, direction = grid.lps_frame()
     return Volume(array, spacing, origin, direction, grid, notes)
-
-
-@contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Turn what SimpleITK raises into an InputError that blames the file."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        if "orthonormal" in reason:
-            remedy = "resample it onto a rectangular grid"
-            raise InputError(path, "its axes are not at right angles (sheared)", remedy) from error
-        raise InputError(path, f"cannot be read ({reason})", "export it again") from error
-
-
-def _open_reader(path: Path) -> sitk.ImageFileReader:
-    """Return a reader that has read the header."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader
-
-
-def _read_slabs(path: Path, reader: sitk.ImageFileReader) -> Iterator[sitk.Image]:
-    """Yield the slices of a file in as few slabs as memory allows; ITK reads parts of NIfTI files only."""
-    *plane, depth = reader.GetSize()
-    voxel_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    step = depth
-    if suffix_of(path) in (".nii", ".nii.gz"):
-        step = max(1, SLAB_BYTES // (plane[0] * plane[1] * voxel_bytes))
-    for start in range(0, depth, step):
-        reader.SetExtractIndex((0, 0, start))
-        reader.SetExtractSize((*plane, min(step, depth - start)))
-        with _blaming(path):
-            yield reader.Execute()
 
 
 def _grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:

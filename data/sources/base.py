@@ -5,15 +5,19 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from data.common.errors import InputError
-from data.scans.bytes import SUFFIXES
+from data.scans.bytes import SUFFIXES, refused_suffix
+from data.scans.dicom_seg import is_dicom
+from data.scans.segments import CodeNames
 from data.sources.label_map import ONE_FILE, LabelMap, LabelReader
 
+SEGMENTATION_SUFFIX = ".seg.nrrd"  # 3D Slicer's; the case of p.seg.nrrd is p
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z")
+MAX_CODE = 255  # codes are uint8
 SHOWN_FOLDERS = 4  # number of folders that a message names
 SEARCH_DEPTH = 2  # levels below ROOT that are searched for a part of the layout that is not where it should be
 
@@ -36,6 +40,7 @@ class Entry:
         series: Which series of a DICOM folder is the scan, as ``--series`` names it; empty for the only one.
         has_tumour: Whether the data set states that the case has a tumour. If its label shows none, the case is
             refused, because it would count as free of tumours.
+        names: What the data set calls the codes of its labels (dataset.json), if it does.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Entry:
     reader: LabelReader = ONE_FILE
     has_tumour: bool = False
     series: str = ""
+    names: CodeNames = field(default_factory=dict)
 
     def files(self) -> tuple[Path, Path]:
         """Return the paths of image and label.
@@ -164,8 +170,8 @@ def missing_file(path: Path) -> InputError:
 
 
 def case_name(file_name: str) -> str:
-    """Strip the suffix of a scan format from a file name; empty if it has none."""
-    suffix = next((s for s in SUFFIXES if file_name.lower().endswith(s)), None)
+    """Strip the suffix of a scan format, ``.seg.nrrd`` as one, from a file name; empty if it has none."""
+    suffix = next((s for s in (SEGMENTATION_SUFFIX, *SUFFIXES) if file_name.lower().endswith(s)), None)
     return file_name[: -len(suffix)] if suffix else ""
 
 
@@ -176,24 +182,31 @@ def entry_of(name: str, image: Path, label: Path, *, reader: LabelReader = ONE_F
     return Entry(name, name, image, label, fault, columns, reader)
 
 
-def group_by_case(folder: Path, *, dicom: bool = False) -> dict[str, list[Path]]:
+def group_by_case(folder: Path, *, dicom: bool = False, labels: bool = False) -> dict[str, list[Path]]:
     """Group the scan files in a folder by the name of their case.
+
+    A file in a format that is recognised but not read stands for a case without any other file, so that the case is
+    refused by that name instead of being overlooked.
 
     Args:
         folder: The folder; other files in it are ignored.
         dicom: Whether sub-folders count as DICOM scans.
+        labels: Whether these are labels, so that a DICOM file and a sub-folder with one count as labels.
     """
     cases: dict[str, list[Path]] = {}
+    refused: dict[str, list[Path]] = {}
     for path in list_folder(folder):
         if not path.is_dir():
-            name = case_name(path.name)
-        elif dicom:
+            name = path.stem if labels and path.suffix.lower() == ".dcm" else case_name(path.name)
+            if suffix := refused_suffix(path.name):
+                refused.setdefault(path.name[: -len(suffix)], [path])
+        elif dicom or (labels and any(is_dicom(file) for file in list_folder(path))):
             name = path.name
         else:
             continue
         if name:
             cases.setdefault(name, []).append(path)
-    return cases
+    return refused | cases
 
 
 def pair(
@@ -253,3 +266,24 @@ def read_dataset_json(root: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(path, "it does not describe a data set", "unpack the data set again")
     return content
+
+
+def dataset_names(root: Path) -> CodeNames:
+    """Return the names of the label codes in ROOT/dataset.json.
+
+    They are ``{"1": "pancreas"}`` in version 1 of the format (and in MSD), ``{"pancreas": 1}`` in version 2.
+
+    Returns:
+        The names by code; empty if there are none, or they do not name single codes from 0 to 255.
+
+    Raises:
+        InputError: If the file is missing or does not hold the description of a data set.
+    """
+    labels = read_dataset_json(root).get("labels")
+    if not isinstance(labels, dict):
+        return {}
+    if all(str(key).isdecimal() for key in labels):
+        labels = {name: int(code) for code, name in labels.items() if isinstance(name, str)}
+    codes = list(labels.values())
+    single = all(type(code) is int and 0 <= code <= MAX_CODE for code in codes) and len(set(codes)) == len(codes)
+    return {code: name for name, code in labels.items()} if single else {}

@@ -35,7 +35,7 @@ from data.common.text import format_row, wrap_words
 from data.scans.volume import Volume, read_image
 from data.sources.base import Entry, Source, packed_archives
 from data.sources.folder import Folder
-from data.sources.label_map import LabelMap
+from data.sources.label_map import LabelMap, settle_map
 from data.sources.msd import MSD
 from data.sources.nih import NIH
 from data.sources.nnunet import NnUNet
@@ -63,12 +63,13 @@ LAYOUT_WIDTHS = (19, 98)  # of the columns of the layouts, characters
 LISTING_WIDTHS = (17, 32, 18, 28, 48)  # of the columns of the listing, characters
 
 
-def load_entry(entry: Entry, labels: LabelMap) -> tuple[Volume, np.ndarray, list[str]]:
+def load_entry(entry: Entry, labels: LabelMap, *, accept: bool = False) -> tuple[Volume, np.ndarray, list[str]]:
     """Read one case.
 
     Args:
         entry: The case.
-        labels: What its label codes mean.
+        labels: What its label codes mean, unless the label file itself names them.
+        accept: Whether to follow a map that the user has given even if it contradicts the names in the file.
 
     Returns:
         The scan, its label (uint8 0/1/2, same shape), and notes on what reading had to adapt.
@@ -79,15 +80,20 @@ def load_entry(entry: Entry, labels: LabelMap) -> tuple[Volume, np.ndarray, list
     image_path, label_path = entry.files()
     try:
         image = read_image(image_path, entry.series)
-        codes, label_notes = entry.reader.read(label_path, image)
+        own, name_notes = settle_map(label_path, entry.reader.names(label_path), labels, accept=accept)
+        codes, label_notes = entry.reader.read(label_path, image, own)
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror})"
         raise InputError(error.filename or image_path, problem, "check its permissions and the disk") from error
-    label = labels.apply(label_path, codes)
+    label = own.apply(label_path, codes)
     if entry.has_tumour and labels.gives_tumour and not (label == TUMOUR).any():
         problem = f"the data set states that case {entry.name} has a tumour, but its label shows none"
         raise InputError(label_path, problem, "leave the case out, because it is not free of tumours")
-    return image, label, [f"image {note}" for note in image.notes] + [f"label {note}" for note in label_notes]
+    return (
+        image,
+        label,
+        [f"image {note}" for note in image.notes] + [f"label {note}" for note in (*name_notes, *label_notes)],
+    )
 
 
 def remarks(source: str, root: Path) -> list[str]:

@@ -14,10 +14,15 @@ from pathlib import Path
 
 from data.cases.options import add_series, add_store
 from data.common.errors import InputError
+from data.common.progress import add_quiet
 from data.common.text import is_valid_name
 from data.sources.base import Entry
 from data.sources.catalogue import SOURCES, layouts, remarks
-from data.sources.label_map import LabelMap
+from data.sources.label_map import LabelMap, find_contradiction
+from data.sources.label_names import names_help
+
+# The condition belongs to the example: copied without it, the map would make another organ the pancreas.
+EXAMPLE_MAP = '"4=1,7=2,*=0" if the codes are 4 for the pancreas and 7 for the tumour'
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class CentreOptions:
         centre: Name of the centre.
         centre_by: Column of the data set's table whose values make one centre each, or None for a single centre.
         store: Folder of the prepared cases.
-        labels: What the label codes mean, or None for what the data set documents.
+        labels: What the label codes mean, or None for what the label files and the data set say.
+        accept_labels: Whether to use labels whose volume or place is implausible, or whose names contradict ``labels``.
         series: Which series of each DICOM folder is read, where the data set's table does not say it.
         moved: Whether the data set may have been moved since the centre was prepared.
         workers: Number of processes that read cases.
@@ -42,6 +48,7 @@ class CentreOptions:
     centre_by: str | None
     store: Path
     labels: LabelMap | None
+    accept_labels: bool
     series: str
     moved: bool
     workers: int
@@ -59,9 +66,9 @@ class CentreOptions:
         if args.workers < 1:
             raise InputError(f"--workers {args.workers}", "at least one process is needed", "give 1 or more")
         try:
-            labels = None if args.labels == "auto" else LabelMap.parse(args.labels)
+            labels = None if args.labels == "auto" else replace(LabelMap.parse(args.labels), given=True)
         except ValueError as error:
-            remedy = 'write pairs code=label with the labels 0, 1 or 2, such as "10=1,*=0"'
+            remedy = f"write pairs code=label with the labels 0, 1 or 2, such as {EXAMPLE_MAP}"
             raise InputError(f"--labels {args.labels}", str(error), remedy) from error
         return CentreOptions(
             source=args.source,
@@ -70,6 +77,7 @@ class CentreOptions:
             centre_by=args.centre_by,
             store=args.store,
             labels=labels,
+            accept_labels=args.accept_labels,
             series=args.series,
             moved=args.moved,
             workers=args.workers,
@@ -86,6 +94,7 @@ class Centre:
     store: Path
     labels: LabelMap
     entries: tuple[Entry, ...]
+    accept_labels: bool = False
 
     @property
     def folder(self) -> Path:
@@ -97,19 +106,33 @@ class Centre:
         return self.folder.glob("[!.]*/case.json")
 
 
-def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help."""
+def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = False) -> None:
+    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help.
+
+    Args:
+        parser: Of the command.
+        or_store: Whether the command also works on the store alone, without SOURCE, ROOT and --centre.
+    """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"what ROOT holds, by SOURCE:\n{layouts()}"
-    parser.add_argument("source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below")
+    parser.epilog = (
+        f"what ROOT holds, by SOURCE:\n{layouts()}\n\nnames of label codes, made of these words:\n{names_help()}"
+    )
+    count = "?" if or_store else None
     parser.add_argument(
-        "root", metavar="ROOT", type=Path, help="folder of the data set, or a table (.csv) of your own scans"
+        "source", metavar="SOURCE", choices=SOURCES, help="kind of data set, one of those listed below", nargs=count
+    )
+    parser.add_argument(
+        "root",
+        metavar="ROOT",
+        type=Path,
+        help="folder of the data set, or a table (.csv) of your own scans",
+        nargs=count,
     )
     parser.add_argument(
         "--centre",
-        required=True,
+        required=not or_store,
         metavar="NAME",
-        default=argparse.SUPPRESS,
+        default=None if or_store else argparse.SUPPRESS,
         help="name under which the store, the splits and the results list this centre",
     )
     parser.add_argument(
@@ -118,13 +141,20 @@ def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of the data set's table, such as the scanner; each of its values becomes a centre NAME_<value> "
         "(default: one centre)",
     )
-    add_store(parser)
+    add_store(parser, alone=or_store)
     parser.add_argument(
         "--labels",
         default="auto",
         metavar="MAP",
-        help='meaning of the label codes as pairs code=label, where 1 is pancreas, 2 is tumour and the code "*" stands '
-        'for all others, such as "10=1,*=0" (default: auto, as the data set documents them)',
+        help="meaning of the label codes as pairs code=label, where 0 is background, 1 pancreas, 2 tumour, and the "
+        f'code "*" stands for all others, such as {EXAMPLE_MAP} (default: auto, by the names that a label file or '
+        "dataset.json gives to its codes, otherwise as the data set documents them)",
+    )
+    parser.add_argument(
+        "--accept-labels",
+        action="store_true",
+        help="use labels whose volume or place is implausible, and --labels that contradicts the names of the codes "
+        "(default: refuse them)",
     )
     add_series(parser)
     parser.add_argument(
@@ -140,6 +170,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes that read cases at the same time (default: %(default)s)",
     )
+    add_quiet(parser)
 
 
 def find_centres(options: CentreOptions) -> list[Centre]:
@@ -149,8 +180,8 @@ def find_centres(options: CentreOptions) -> list[Centre]:
     are appended to the first centre with a fault, so that they are reported.
 
     Raises:
-        InputError: If the data set is not there or empty, no case has a value in the column, or the store already
-            holds a centre of this name from another data set.
+        InputError: If the data set is not there or empty, ``--labels`` contradicts its dataset.json, no case has a
+            value in the column, or the store already holds a centre of this name from another data set.
     """
     source, root = SOURCES[options.source], options.root
     if not root.exists():
@@ -161,11 +192,21 @@ def find_centres(options: CentreOptions) -> list[Centre]:
     entries = tuple(replace(entry, series=entry.series or options.series) for entry in source.entries(root))
     if not entries:
         raise InputError(root, "it holds no case", f"check the layout, which for {options.source} is {source.summary}")
-    whole = Centre(options.centre, options.source, root, options.store, labels, entries)
+    if options.labels is not None and not options.accept_labels:
+        _check_names(options.labels, entries)
+    whole = Centre(options.centre, options.source, root, options.store, labels, entries, options.accept_labels)
     centres = [whole] if options.centre_by is None else _split_by_column(whole, options.centre_by)
     for centre in centres:
         _check_name_is_free(centre, options.moved)
     return centres
+
+
+def _check_names(labels: LabelMap, entries: Iterable[Entry]) -> None:
+    """Refuse a map of the user that contradicts the names in the data set's dataset.json."""
+    names = next((entry.names for entry in entries if entry.names), {})
+    if contradiction := find_contradiction(labels, names):
+        remedy = "leave --labels out to follow dataset.json, or insist on the map with --accept-labels"
+        raise InputError(f"--labels {labels}", f"in dataset.json {contradiction}", remedy)
 
 
 def notes_on(centres: list[Centre], centre_by: str | None) -> list[str]:

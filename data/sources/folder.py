@@ -19,10 +19,10 @@ class Folder:
     """
 
     summary = (
-        "images/<case>.<ext> or images/<case>/ (DICOM), labels/<case>.<ext>; or cases.csv (or ROOT itself a .csv) "
-        "with the columns image,label,patient,centre; codes 0/1/2"
+        "images/<case>.<ext> or images/<case>/ (DICOM), labels/<case>.<ext> (or .dcm: SEG); or cases.csv (or ROOT "
+        "itself a .csv) with the columns image,label,patient,centre; codes 0/1/2 or by name"
     )
-    about = About("your own scans", "yours", "1 pancreas, 2 tumour, or --labels", "-")
+    about = About("your own scans", "yours", "by name in the file; 1 pancreas, 2 tumour; --labels", "-")
 
     def codes(self, root: Path) -> LabelMap:
         """Return the codes that prepared cases have too: 1 pancreas, 2 tumour."""
@@ -35,7 +35,7 @@ class Folder:
             return self._read_cases(table)
         image_folder, label_folder = root / "images", root / "labels"
         images = group_by_case(image_folder, dicom=True)
-        return pair(images, group_by_case(label_folder), image_folder, label_folder)
+        return pair(images, group_by_case(label_folder, labels=True), image_folder, label_folder)
 
     def remarks(self, root: Path) -> list[str]:
         """Return no remarks: nothing is left out."""

@@ -1,10 +1,19 @@
 """Medical Segmentation Decathlon, Task07_Pancreas."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from data.common.errors import InputError
-from data.sources.base import About, Entry, case_name, entry_of, read_dataset_json, sorted_by_name
-from data.sources.label_map import LabelMap
+from data.sources.base import (
+    About,
+    Entry,
+    case_name,
+    dataset_names,
+    entry_of,
+    read_dataset_json,
+    sorted_by_name,
+)
+from data.sources.label_map import LabelMap, map_of_names
 
 
 class MSD:
@@ -24,8 +33,9 @@ class MSD:
     )
 
     def codes(self, root: Path) -> LabelMap:
-        """Return the documented codes."""
-        return LabelMap.parse("1=1,2=2")
+        """Return what dataset.json says, or the documented codes if it names none."""
+        names = dataset_names(root)
+        return map_of_names(root / "dataset.json", names) if names else LabelMap.parse("1=1,2=2")
 
     def entries(self, root: Path) -> list[Entry]:
         """List the training cases of dataset.json; see ``Source.entries``."""
@@ -35,7 +45,9 @@ class MSD:
             problem = "it does not list the training cases"
             raise InputError(root / "dataset.json", problem, "unpack the archive again") from error
         scans = [(image, label) for image, label in pairs if not image.name.startswith("._")]
-        return sorted_by_name(entry_of(case_name(image.name), image, label) for image, label in scans)
+        names = dataset_names(root)
+        entries = [entry_of(case_name(image.name), image, label) for image, label in scans]
+        return sorted_by_name(replace(entry, names=names) for entry in entries)
 
     def remarks(self, root: Path) -> list[str]:
         """Return no remarks: nothing is left out."""

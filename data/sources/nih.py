@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.errors import InputError
+from data.scans.segments import CodeNames
 from data.scans.volume import Volume, read_image, read_label
 from data.sources.base import About, Entry, find_below, missing_file, missing_part
 from data.sources.label_map import LabelMap
@@ -121,7 +122,11 @@ class PlacedByIndex:
         """Return the label if it does not exist."""
         return None if label.exists() else label
 
-    def read(self, label: Path, image: Volume) -> tuple[np.ndarray, Sequence[str]]:
+    def names(self, label: Path) -> CodeNames:
+        """Return no names: NIfTI files have none."""
+        return {}
+
+    def read(self, label: Path, image: Volume, labels: LabelMap) -> tuple[np.ndarray, Sequence[str]]:
         """Read the file; see ``LabelReader.read``."""
         stored = read_stored_label(label, image)
         own = clear_winner(spread_by_placement(image.array, stored))

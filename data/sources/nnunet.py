@@ -1,15 +1,12 @@
 """Data sets in the raw layout of nnU-Net."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from data.common.errors import InputError
-from data.sources.base import About, Entry, list_folder, pair, read_dataset_json
-from data.sources.label_map import CODES, LabelMap
-
-# Names of labels. The tumour's may go with the organ's ("pancreatic lesion"), but not with another organ's.
-PANCREAS_NAME = re.compile(r"pancreas", re.IGNORECASE)
-TUMOUR_NAME = re.compile(r"(pancrea\w*[ _-]*)?(tumou?r|lesion|cancer)s?", re.IGNORECASE)
+from data.sources.base import About, Entry, dataset_names, list_folder, pair, read_dataset_json
+from data.sources.label_map import LabelMap, map_of_names
 
 
 class NnUNet:
@@ -19,25 +16,17 @@ class NnUNet:
     about = About("any data set in the raw layout of nnU-Net", "its own", "by name from dataset.json", "-")
 
     def codes(self, root: Path) -> LabelMap:
-        """Find pancreas and tumour among the labels that dataset.json names.
+        """Return what the names of the labels in dataset.json say.
 
         Raises:
-            InputError: If the names are not those of one pancreas and at most one tumour.
+            InputError: If a name is not known, none is the pancreas, or a name stands for several codes (a region).
         """
-        path, remedy = root / "dataset.json", 'say what the codes mean, such as --labels "1=1,2=2"'
-        labels = read_dataset_json(root).get("labels")
-        if not isinstance(labels, dict):
-            raise InputError(path, "it names no labels", remedy)
-        if all(str(key).isdigit() for key in labels):  # version 1: {"1": "pancreas"}; version 2: {"pancreas": 1}
-            labels = {str(name): int(code) for code, name in labels.items()}
-        pancreas = [code for name, code in labels.items() if PANCREAS_NAME.fullmatch(name)]
-        tumour = [code for name, code in labels.items() if TUMOUR_NAME.fullmatch(name)]
-        codes = [*pancreas, *tumour]
-        readable = all(isinstance(code, int) and 0 <= code < CODES for code in codes)
-        if len(pancreas) != 1 or len(tumour) > 1 or not readable:
-            problem = f"its labels {labels} do not name one pancreas and at most one tumour by a code from 0 to 255"
-            raise InputError(path, problem, remedy)
-        return LabelMap.parse(",".join([f"{pancreas[0]}=1"] + [f"{code}=2" for code in tumour]))
+        names = dataset_names(root)
+        if not names:
+            problem = "it does not name single codes from 0 to 255, each of them once"
+            remedy = "say what the codes are, with --labels and a pair code=label for each of them"
+            raise InputError(root / "dataset.json", problem, remedy)
+        return map_of_names(root / "dataset.json", names)
 
     def entries(self, root: Path) -> list[Entry]:
         """Pair imagesTr and labelsTr; see ``Source.entries``. Images with several channels are refused."""
@@ -61,7 +50,9 @@ class NnUNet:
         if not images and (misnamed := next((path for path in without_channel if path.exists()), None)):
             problem = f"no image here ends in _0000{ending}, as those of nnU-Net do"
             raise InputError(misnamed, problem, "check SOURCE: the files are named as those of msd are")
-        return pair(images, labels, image_folder, label_folder)
+        names = dataset_names(root)
+        entries = pair(images, labels, image_folder, label_folder)
+        return [replace(entry, names=names) for entry in entries]
 
     def remarks(self, root: Path) -> list[str]:
         """Return no remarks: nothing is left out."""

@@ -3,7 +3,8 @@
     <store>/splits.json          the splits that leave one centre out, drawn when they are first needed
     <store>/splits_<name>.json   a cross-validation or lists that were added with ``python -m data.splits``
 
-Each file holds ``{split: {"kind": "centre", "train": ["centre/case", ...], "validation": [...], "test": [...]}}``.
+Each file holds ``{split: {"kind": "centre", "train": ["centre/case", ...], "validation": [...], "test": [...]}}``, and
+for each split a checksum, so that a file that was damaged or edited is noticed.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import get_args
 from data.cases.store import Case
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
 from data.splits.folds import FOLDS
 from data.splits.leave_one_out import make_splits
 from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS, Split, SplitKind, centre_of
@@ -100,7 +102,10 @@ def describe_new_cases(store: Path, keys: Iterable[str]) -> str:
 
 def write_splits(path: Path, splits: dict[str, Split]) -> None:
     """Write splits to a JSON file atomically."""
-    records = {name: {"kind": split.kind, **split.parts} for name, split in splits.items()}
+    records = {}
+    for name, split in splits.items():
+        record = {"kind": split.kind, **split.parts}
+        records[name] = record | {CHECKSUM: checksum({"name": name, **record})}
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(records, indent=1))
 
@@ -109,12 +114,17 @@ def read_splits(path: Path) -> dict[str, Split]:
     """Read the splits in a file, by name.
 
     Raises:
-        InputError: If the file does not hold splits.
+        InputError: If the file does not hold splits, or was changed after they were written.
     """
     splits = {}
     try:
-        for name, record in json.loads(path.read_text()).items():
+        for name, record in read_json(path).items():
+            if unknown := sorted(record.keys() - {"kind", *SPLIT_PARTS, CHECKSUM}):
+                raise ValueError(f"unknown field {unknown[0]!r}")
+            verify_checksum({"name": name, **record})
             train, validation, test = (tuple(record[part]) for part in SPLIT_PARTS)
+            if not all(isinstance(key, str) and "/" in key for key in (*train, *validation, *test)):
+                raise ValueError("its cases are not named centre/case")
             kind = record["kind"] if "kind" in record else _kind_without_record(path, name)
             if kind not in get_args(SplitKind):
                 raise ValueError(f"unknown kind {kind!r}")

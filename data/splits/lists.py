@@ -1,11 +1,11 @@
 """Splits that a user wrote down: lists of cases in a JSON or CSV file."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 from data.cases.store import Case
 from data.common.errors import InputError
+from data.common.records import read_json
 from data.common.text import is_valid_name
 from data.sources.tables import read_table, require_columns
 from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS, Split, select_cases
@@ -50,7 +50,7 @@ def read_lists(path: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
 def _read_from_json(path: Path) -> dict[str, dict[str, list[str]]]:
     remedy = f"write {JSON_SHAPE}, or several of these by name"
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(path, f"the file cannot be read as JSON ({error})", remedy) from error
 

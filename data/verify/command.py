@@ -1,10 +1,12 @@
 """Command: check whether a centre is fit to train on. It reads every case and prints a table of what it found.
 
     python -m data.verify folder ~/my_hospital --centre my_hospital [--centre-by COLUMN] [--json FILE] [--sheet DIR]
+    python -m data.verify --store [DIR]
 
 It also finds scans and patients that the store already holds under another centre, or that two centres of the same
-run share. With ``--centre-by`` each centre has a table of its own. Apart from the files that are asked for, the command
-writes only thumbnails, which it keeps beside the cases of the store.
+run share. With ``--centre-by`` each centre has a table of its own. Without a data set, the cases that are already
+prepared are compared with the hashes of their files, to find those that a failing disk has damaged. Apart from the
+files that are asked for, the command writes only thumbnails, which it keeps beside the cases of the store.
 """
 
 import argparse
@@ -17,13 +19,22 @@ from pathlib import Path
 from typing import get_args
 
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import check_replaceable, check_writable, replacing
 from data.common.parallel import in_parallel
 from data.common.text import format_row, wrap_words
 from data.contact_sheet.sheet import write_sheets
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
-from data.verify.findings import Finding, Inspection, Level, find_outliers, finding_from_error, inspect_entry
+from data.verify.findings import (
+    Finding,
+    Inspection,
+    Level,
+    find_implausible_labels,
+    find_outliers,
+    finding_from_error,
+    inspect_entry,
+)
 from data.verify.overlap import CaseIdentity, find_overlap, identities_in_store, identities_of
+from data.verify.store import check_store
 
 LEVELS: tuple[Level, ...] = get_args(Level)  # the most serious one first
 NAMED_CASES = 4  # per row
@@ -36,12 +47,16 @@ class VerifyOptions:
     """The options of the command.
 
     Attributes:
-        centres: The data set, the centres made of it, the store and the number of processes.
+        centres: The data set, the centres made of it, the store and the number of processes; None to check the store.
+        store: Folder of the prepared cases.
+        workers: Number of processes that read.
         json_file: File to write all findings to, if any.
         sheet_folder: Folder to write contact sheets into, if any.
     """
 
-    centres: CentreOptions
+    centres: CentreOptions | None
+    store: Path
+    workers: int
     json_file: Path | None
     sheet_folder: Path | None
 
@@ -54,9 +69,10 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
     """
     parser = argparse.ArgumentParser(
         prog="python -m data.verify",
-        description="Check whether a centre is fit to train on, by reading everything that data.prepare would read.",
+        description="Check whether a centre is fit to train on, by reading everything that data.prepare would read; "
+        "or, without SOURCE and ROOT, whether the cases of a store are as they were prepared.",
     )
-    add_centre_arguments(parser)
+    add_centre_arguments(parser, or_store=True)
     parser.add_argument(
         "--json",
         type=Path,
@@ -70,8 +86,16 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
         help="write contact sheets with a picture of every case into this folder (default: no pictures)",
     )
     args = parser.parse_args(argv)
+    if (args.source is None) != (args.centre is None) or (args.source is None) != (args.root is None):
+        parser.error("SOURCE, ROOT and --centre are given together; without all three the store is checked")
+    if args.source is None and args.sheet:
+        parser.error("--sheet draws the cases of a data set; python -m data.contact_sheet draws those of a store")
+    if args.workers < 1:
+        raise InputError(f"--workers {args.workers}", "at least one process is needed", "give 1 or more")
     return VerifyOptions(
-        centres=CentreOptions.from_args(args),
+        centres=None if args.source is None else CentreOptions.from_args(args),
+        store=args.store,
+        workers=args.workers,
         json_file=args.json and args.json.expanduser(),
         sheet_folder=args.sheet and args.sheet.expanduser(),
     )
@@ -79,10 +103,32 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify the centres that the command line names and return the exit code."""
+    """Verify the centres that the command line names, or the store, and return the exit code."""
     options = parse_options(argv)
-    store, centre_by = options.centres.store, options.centres.centre_by
-    centres = find_centres(options.centres)
+    return _verify_store(options) if options.centres is None else _verify_centres(options.centres, options)
+
+
+def _verify_store(options: VerifyOptions) -> int:
+    print(f"store {options.store}: comparing the files of all cases with their hashes", flush=True)
+    cases, findings = check_store(options.store, options.workers)
+    if findings:
+        print(format_findings(findings))
+    damaged = {finding.case for finding in findings if finding.level == "fatal"}
+    print(f"{cases} cases, {len(damaged)} damaged files" if damaged else f"{cases} cases, nothing damaged")
+    if options.json_file:
+        record = {"store": str(options.store), "cases": cases, "findings": [f._asdict() for f in findings]}
+        with replacing(options.json_file) as unfinished:
+            unfinished.write_text(json.dumps(record, indent=1))
+    return EXIT_BAD_INPUT if damaged else 0
+
+
+def _verify_centres(chosen: CentreOptions, options: VerifyOptions) -> int:
+    store, centre_by = chosen.store, chosen.centre_by
+    centres = find_centres(chosen)
+    if options.json_file:
+        check_replaceable(options.json_file)
+    if options.sheet_folder:
+        check_writable(options.sheet_folder)
     for note in notes_on(centres, centre_by):
         print(f"note: {note}")
     inspected = [_inspect_centre(centre, options) for centre in centres]
@@ -92,28 +138,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         others += identities_in_store(store, {centre.name for centre in centres})
     except InputError as error:  # a fault of the store, which does not make the cases of these centres unfit
         store_findings.append(finding_from_error(error, "warning", root=store))
-    records = []
+    records, unfit = [], False
     for centre, cases in zip(centres, inspected, strict=True):
         ours = identities_of(centre, cases)
         findings = [finding for case in cases for finding in case.findings]
-        findings += find_outliers(cases) + find_overlap(ours, others) + store_findings
+        implausible = find_implausible_labels(centre.name, cases, accept=centre.accept_labels)
+        findings += implausible + find_outliers(cases) + find_overlap(ours, others) + store_findings
         others += ours  # the centres that follow are compared with this one, too
+        unfit |= any(finding.level == "fatal" for finding in findings)
         records.append(_record(centre, cases, findings))
         if centre_by:
             print(f"\ncentre {centre.name}")
         _print_report(cases, findings)
+        if any(finding.level == "fatal" for finding in implausible):
+            print(f"but the centre as a whole is not: {implausible[0].problem}")
     if options.json_file:
         with replacing(options.json_file) as unfinished:
             unfinished.write_text(json.dumps(records if centre_by else records[0], indent=1))
-    return EXIT_BAD_INPUT if any(case.fatal for cases in inspected for case in cases) else 0
+    return EXIT_BAD_INPUT if unfit else 0
 
 
 def _inspect_centre(centre: Centre, options: VerifyOptions) -> list[Inspection]:
     """Read all cases of a centre, and write contact sheets if they were asked for."""
     print(f"centre {centre.name}: reading {len(centre.entries)} cases of {centre.root} ({centre.adapter})", flush=True)
     pictures = options.sheet_folder is not None
-    work = partial(inspect_entry, labels=centre.labels, root=centre.root, picture=pictures)
-    inspected = in_parallel(work, centre.entries, options.centres.workers, f"verifying {centre.name}")
+    work = partial(inspect_entry, labels=centre.labels, root=centre.root, accept=centre.accept_labels, picture=pictures)
+    inspected = in_parallel(work, centre.entries, options.workers, f"verifying {centre.name}")
     cases = sorted(inspected, key=lambda case: case.name)
     if options.sheet_folder:
         tiles = [case.tile for case in cases if case.tile is not None]

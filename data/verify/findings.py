@@ -26,6 +26,7 @@ from data.scans.volume import Volume
 from data.sources.base import Entry
 from data.sources.catalogue import load_entry
 from data.sources.label_map import LabelMap
+from data.sources.plausible import Volumes, find_centre_fault, find_label_fault, measure_label
 
 PLAUSIBLE_SPACING_MM = (0.3, 8.0)
 GLAND_HU = (-20, 200)  # plausible median under the label: from a fatty gland without contrast to the arterial phase
@@ -76,6 +77,7 @@ class Inspection:
         has_tumour: Whether a tumour is labelled.
         spacing: Voxel spacing (z, y, x) in mm.
         gland_hu: Median of the image under the label in HU; None without a label.
+        volumes: Volumes of pancreas and tumour in ml.
         thumbnail: Record by which duplicates are recognised.
         tile: Picture of the case, if one was asked for.
     """
@@ -86,6 +88,7 @@ class Inspection:
     has_tumour: bool = False
     spacing: tuple[float, float, float] | None = None
     gland_hu: float | None = None
+    volumes: Volumes | None = None
     thumbnail: np.ndarray | None = None
     tile: np.ndarray | None = None
 
@@ -110,17 +113,20 @@ def finding_from_error(error: InputError, level: Level, *, root: Path) -> Findin
     return Finding(level, error.problem, str(path.relative_to(root)) if inside else "/".join(path.parts[-2:]), remedy)
 
 
-def inspect_entry(entry: Entry, labels: LabelMap, *, root: Path, picture: bool = False) -> Inspection:
+def inspect_entry(
+    entry: Entry, labels: LabelMap, *, root: Path, accept: bool = False, picture: bool = False
+) -> Inspection:
     """Read one case as ``data.prepare`` would and check what came out.
 
     Args:
         entry: The case as its data set lists it.
         labels: What the label codes mean.
         root: Folder of the data set.
+        accept: Whether an implausible label is a warning only (``--accept-labels``).
         picture: Whether to draw the tile of the case for a contact sheet.
     """
     try:
-        image, label, notes = load_entry(entry, labels)
+        image, label, notes = load_entry(entry, labels, accept=accept)
     except InputError as error:
         fault = finding_from_error(error, "fatal", root=root)
         return Inspection(entry.name, entry.patient, [fault])
@@ -133,6 +139,9 @@ def inspect_entry(entry: Entry, labels: LabelMap, *, root: Path, picture: bool =
     if gland_hu is not None and not GLAND_HU[0] <= gland_hu <= GLAND_HU[1]:
         doubts.append(Doubt(f"median of {gland_hu:.0f} HU under the label", "check that the label is on the pancreas"))
     findings = [Finding("fixed", note, entry.name, "nothing") for note in notes]
+    if implausible := find_label_fault(image.array, label, image.spacing):
+        level: Level = "warning" if accept else "fatal"
+        findings.append(Finding(level, implausible.problem, entry.name, implausible.remedy))
     findings += [Finding("warning", doubt.problem, entry.name, doubt.remedy) for doubt in doubts]
     return Inspection(
         name=entry.name,
@@ -141,6 +150,7 @@ def inspect_entry(entry: Entry, labels: LabelMap, *, root: Path, picture: bool =
         has_tumour=bool((label == TUMOUR).any()),
         spacing=image.spacing,
         gland_hu=gland_hu,
+        volumes=measure_label(label, image.spacing),
         thumbnail=make_thumbnail(image.array, label, image.spacing),
         tile=draw_tile(image.array, label, image.spacing, entry.name) if picture else None,
     )
@@ -182,6 +192,18 @@ def _label_doubts(label: np.ndarray, spacing: Sequence[float]) -> Iterator[Doubt
         yield Doubt(f"label in {count} parts, {rest_ml:.2g} ml outside the largest", "check for stray voxels")
     if set(np.unique(parts[crop == TUMOUR])) - set(np.unique(parts[crop == PANCREAS])):
         yield Doubt("tumour that does not touch the pancreas", "check whether it belongs to another organ")
+
+
+def find_implausible_labels(centre: str, cases: Sequence[Inspection], *, accept: bool) -> list[Finding]:
+    """Check the volumes of the labels of a centre as a whole; ``data.prepare`` would refuse it for the finding.
+
+    Args:
+        centre: Name of the centre.
+        cases: Its cases.
+        accept: Whether an implausible label is a warning only (``--accept-labels``).
+    """
+    fault = find_centre_fault([case.volumes for case in cases if case.volumes is not None])
+    return [Finding("warning" if accept else "fatal", fault.problem, f"centre {centre}", fault.remedy)] if fault else []
 
 
 def find_outliers(cases: Sequence[Inspection]) -> list[Finding]:

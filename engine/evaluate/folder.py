@@ -18,13 +18,15 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import check_writable, replacing
+from data.common.progress import add_quiet, progress
+from data.common.records import read_yaml
 from data.common.text import HelpFormatter
+from data.scans.bytes import refuse_folder_of_pairs
 from data.sources.base import case_name
 from data.splits.frozen import frozen_splits
 from data.splits.split import centre_of, centres_with, choose_splits, exclude_centres_without_tumours, select_cases
@@ -119,6 +121,7 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
     )
     add_store(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and pictures")
+    add_quiet(parser)
     args = parser.parse_args(argv)
     if args.pattern and "{case}" not in args.pattern and "{export}" not in args.pattern:
         problem = "this is the name of one file for all cases"
@@ -158,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_folder(options.out, predictions, references)
     title = f"{predictions.target}, {references.name}, {predictions.folder.resolve().name}"
     rows: list[CaseRow] = []
-    for case in tqdm(references.cases, desc=title, unit="case"):
+    for case in progress(references.cases, title=title, unit="case"):
         rows.append(score_case(predictions, case))
         write_case_table(options.out / "cases.csv", rows)
     write_results(
@@ -214,14 +217,18 @@ def check_files(predictions: Predictions, references: References) -> None:
         InputError: If no file belongs to a case, or a file belongs to two.
     """
     files = {path for path in predictions.folder.iterdir() if case_name(path.name)}
+    by_name: dict[str, list[Path]] = {}
+    for path in files:
+        by_name.setdefault(predictions.name_of(path.name), []).append(path)
     owners: dict[Path, str] = {}
     for case in references.cases:
-        for path in files.intersection(predictions.candidate_paths(case)):
+        for path in (path for name in predictions.names(case) for path in by_name.get(name, ())):
             if path in owners:
                 problem = f"can be the prediction of {owners[path]} and of {case.key}"
                 raise InputError(path, problem, "name the predictions {export}, that is <centre>__<case>")
             owners[path] = case.key
     if not owners:
+        refuse_folder_of_pairs(predictions.folder)
         problem = f"no prediction of {references.name}, such as {predictions.expected_names(references.cases[0])}"
         raise InputError(predictions.folder, problem, "describe the file names with --pattern")
     if strangers := sorted(path.name for path in files - owners.keys()):
@@ -235,10 +242,15 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
     """Remove earlier results of this command from a folder and record what the new ones are made with.
 
     Raises:
-        InputError: If the folder holds anything else, such as the results of an evaluation script.
+        InputError: If the folder holds anything else, such as the results of an evaluation script, or cannot be written
+            to.
     """
+    check_writable(out)
     record = out / "settings.yaml"
-    earlier = yaml.safe_load(record.read_text()) if record.exists() else None
+    try:
+        earlier = read_yaml(record) if record.exists() else None
+    except ValueError:
+        earlier = None
     if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):
         raise InputError(out, "the folder is not empty and was not made by this command", "choose another --out")
     for path in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv")):

@@ -14,8 +14,9 @@ import numpy as np
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.store import Case
 from data.common.errors import InputError
-from data.scans.grid import Grid
-from data.scans.volume import SAME_GRID_MM, WRITTEN_SUFFIXES, Volume, read_label
+from data.scans.bytes import REFUSED_SUFFIXES, refused_suffix
+from data.scans.volume import Volume, place_label, read_label
+from data.sources.base import case_name
 
 LABELS, MASK = "labels", "mask"
 
@@ -48,16 +49,19 @@ class Predictions:
     target: str
     values: str
 
-    def candidate_paths(self, case: Case) -> list[Path]:
-        """Return the files that would be used as the prediction of a case."""
+    def name_of(self, file_name: str) -> str:
+        """Return what ``names`` gives for the case of a file: its name, without suffix unless there is a pattern."""
+        return file_name if self.pattern else case_name(file_name)
+
+    def names(self, case: Case) -> tuple[str, ...]:
+        """Return the names that a prediction of a case may have, without suffix unless there is a pattern."""
         if self.pattern:
-            name = self.pattern.replace("{case}", case.name).replace("{export}", case.file_name)
-            return [self.folder / name]
-        return [self.folder / f"{name}{suffix}" for name in (case.name, case.file_name) for suffix in WRITTEN_SUFFIXES]
+            return (self.pattern.replace("{case}", case.name).replace("{export}", case.file_name),)
+        return tuple(dict.fromkeys((case.name, case.file_name)))
 
     def expected_names(self, case: Case) -> str:
         """Return the names that a prediction of a case may have, for messages."""
-        return " or ".join(dict.fromkeys(path.name for path in self.candidate_paths(case)[:: len(WRITTEN_SUFFIXES)]))
+        return " or ".join(name if self.pattern else f"{name}.nii.gz" for name in self.names(case))
 
     def find_file(self, case: Case) -> Path:
         """Return the file that holds the prediction of a case.
@@ -65,7 +69,11 @@ class Predictions:
         Raises:
             InputError: If there is none, or more than one.
         """
-        found = [path for path in self.candidate_paths(case) if path.is_file()]
+        names = self.names(case)
+        found = sorted(path for path in self.folder.iterdir() if self.name_of(path.name) in names and path.is_file())
+        for path in self.folder.iterdir() if not found else ():
+            if (suffix := refused_suffix(path.name)) and path.name[: -len(suffix)] in names:
+                raise InputError(path, *REFUSED_SUFFIXES[suffix])
         if not found:
             problem = f"no prediction of {case.key} ({self.expected_names(case)})"
             raise InputError(self.folder, problem, "add the file, or describe the file names with --pattern")
@@ -76,17 +84,27 @@ class Predictions:
     def read(self, case: Case) -> Volume:
         """Read the prediction of a case.
 
+        It may cover a part of the scan's voxels; then it is put in its place (``data.scans.volume.place_label``).
+
+        Returns:
+            The prediction on the grid of the whole scan or, if it has that grid, on that of the prepared case.
+
         Raises:
             InputError: If the file is missing or damaged, or is neither on the grid of the scan nor on that of the
                 prepared case, which ``data.export`` writes.
         """
-        path, grid = self.find_file(case), case.grid
+        path = self.find_file(case)
         volume = read_label(path)
-        if not any(lies_on(grid, volume) for grid in (grid, grid.prepared_grid())):
-            size, image = "x".join(map(str, grid.size)), case.source.get("image", "the store")
-            problem = f"not on its scan's grid: prediction {volume.describe()}, scan {size} voxels as in {image}"
-            raise InputError(path, problem, "write it on the grid of the scan")
-        return volume
+        if placed := place_label(path, volume, case.grid):
+            return placed
+        as_prepared = volume.array.shape == case.grid.prepared_shape
+        if as_prepared and (placed := place_label(path, volume, case.grid.prepared_grid())):
+            return placed
+        problem = (
+            f"not on its scan's grid: prediction {volume.describe()}, scan {case.grid.frame.describe()} as in "
+            f"{case.source.get('image', 'the store')}; {volume.frame.describe_offset(case.grid.frame)}"
+        )
+        raise InputError(path, problem, "write it on the grid of the scan")
 
     def read_mask(self, case: Case) -> PredictedMask:
         """Read the predicted mask of the target.
@@ -102,7 +120,7 @@ class Predictions:
             remedy = f"give labels 0/1/2 (--values {LABELS}) or masks of a single value (--values {MASK})"
             raise InputError(self.find_file(case), f"has the values {', '.join(map(str, present))}", remedy)
         mask = codes > 0 if self.values == MASK or self.target == "pancreas" else codes == TUMOUR
-        return PredictedMask(mask, lies_on(case.grid, volume))
+        return PredictedMask(mask, volume.frame == case.grid.frame)
 
     def read_prepared_mask(self, case: Case) -> np.ndarray:
         """Read the predicted mask of the target on the grid of the prepared case: boolean, shape (D, H, W).
@@ -112,14 +130,6 @@ class Predictions:
         """
         predicted = self.read_mask(case)
         return case.grid.to_prepared(predicted.mask) if predicted.on_scan_grid else predicted.mask
-
-
-def lies_on(grid: Grid, volume: Volume) -> bool:
-    """Return whether a volume has the voxels of a whole grid, to 1e-3 mm."""
-    expected = Volume(np.broadcast_to(np.uint8(0), grid.lps_shape), *grid.lps_frame(), grid)
-    if volume.array.shape != grid.lps_shape:
-        return False
-    return bool(np.abs(volume.corners() - expected.corners()).max() <= SAME_GRID_MM)
 
 
 def infer_values(predictions: Predictions, cases: Sequence[Case]) -> str:

@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import remove_unfinished, replacing
+from data.common.progress import add_quiet, progress
+from data.common.records import read_yaml
 from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
@@ -44,7 +45,7 @@ from engine.evaluate.masks import (
     score_prepared_mask,
     write_prepared_mask,
 )
-from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
+from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_roi
 from engine.options import add_average, add_gpu, add_path
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
@@ -126,6 +127,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         )
     if not stage.segments_pancreas:
         add_average(parser)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     if args.thresh is not None and not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
@@ -156,6 +158,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     target = options.stage.sampling.target
     device = choose_device(options.gpu)
     centres = read_store(options.store)
+    check_runs_folder(options.path)
     splits = choose_splits(frozen_splits(options.store, centres), options.split, centres_with(centres, target))
     faults = []
     for split in splits:
@@ -266,6 +269,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
         shutil.rmtree(evaluation.folder, ignore_errors=True)
         with replacing(evaluation.folder / "settings.yaml") as unfinished:
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
+    remove_unfinished([evaluation.folder, *evaluation.folder.glob("*/")])
     return evaluation
 
 
@@ -281,9 +285,10 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     title = f"{model.stage.title}, {split.name} held out" + (f", in the {options.roi} pancreas" if options.roi else "")
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
-    rows = [row for row in earlier_rows if not failed(row) and evaluation.has_mask(by_key[row["case"]])]
+    known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
+    rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
-    for case in tqdm([case for case in evaluation.cases if case.key not in done], desc=title, unit="case"):
+    for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
         try:
             size = "x".join(map(str, case.shape))
             with naming_memory_errors(f"{case.key}, a scan of {size} voxels", model.device, "use --gpu cpu"):
@@ -324,7 +329,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
-    mask, note = segment_stage(model, case.image(), case.spacing, roi)
+    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi)
     seconds = time.monotonic() - start
     prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
     write_mask(prediction, mask.astype(np.uint8), case.grid)
@@ -335,7 +340,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
         "seconds": round(seconds, 2),
         "threshold": model.threshold,
-        "note": "; ".join(filter(None, (fallback_note, note))),
+        "note": "; ".join(filter(None, (fallback_note, note, doubt and f"unreliable: {doubt}"))),
     }
 
 
@@ -387,7 +392,7 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read what an evaluation was made with; empty if there is no readable record."""
     try:
-        settings = yaml.safe_load((folder / "settings.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        settings = read_yaml(folder / "settings.yaml")
+    except (OSError, ValueError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return settings

@@ -5,12 +5,10 @@ project, which are defined in mm, approximate the voxel-based cropping and resam
 """
 
 import argparse
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from data.augment import Augmentation
@@ -18,7 +16,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
-from engine.checkpoint import Checkpoint, create_run, save_checkpoint
+from engine.checkpoint import Checkpoint, create_run, load_tensors, save_checkpoint
 from engine.options import add_path
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
@@ -43,15 +41,13 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
     """
     stage = STAGES[stage_name]
     remedy = "give a checkpoint file of the published release"
+    if not file.exists():
+        raise InputError(file, "no such file", remedy)
+    content = load_tensors(file, remedy)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
         net = load_published(_find_parameters(content))
-    except FileNotFoundError as error:
-        raise InputError(file, "no such file", remedy) from error
     except ValueError as error:
         raise InputError(file, str(error).splitlines()[0], remedy) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(file, "holds more than tensors and numbers, or is damaged", remedy) from error
     if set(net.heads) != set(stage.published.heads):
         heads = f"has the heads {', '.join(net.heads)}, where {stage.title} has {', '.join(stage.published.heads)}"
         raise InputError(file, heads, "name the stage that it was trained for with --stage")

@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from engine.metrics import AGREEMENT, LESIONS, OUTCOMES, VOLUMES, outcome
+from data.common.records import read_json
+from engine.metrics import AGREEMENT, COLUMNS, LESIONS, OUTCOMES, VOLUMES, outcome
 from engine.statistics import Summary, summarise
 
 CaseRow = dict[str, Any]
 
 TEXT_COLUMNS = ("case", "patient", "centre", "stage", "error")
+NEEDED = ("dice", "reference_ml", "prediction_ml", *LESIONS)  # of every case that was evaluated
+SHARES = ("dice", "recall", "precision")  # within 0 and 1, or NaN
 SUMMARISED = (*AGREEMENT, *VOLUMES, "seconds")
 
 
@@ -47,7 +50,11 @@ def write_case_table(path: Path, rows: Sequence[CaseRow]) -> None:
         rows: The columns are the keys of all rows, in the order in which they first appear.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+    # Paths of scans may hold bytes that are not UTF-8.
+    with (
+        replacing(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -72,8 +79,41 @@ def read_case_table(path: Path) -> list[CaseRow]:
     if not table or any("case" not in row or "" in row or None in row.values() for row in table):
         problem = "not a table of cases (it has no rows, no column 'case', or rows of different lengths)"
         raise InputError(path, problem, remedy)
+    _check_numbers(path, table, remedy)
     words = {key for row in table for key, value in row.items() if key in TEXT_COLUMNS or not _is_number(value)}
     return [{key: value if key in words else float(value) for key, value in row.items() if value} for row in table]
+
+
+def _check_numbers(path: Path, table: Sequence[Mapping[str, str]], remedy: str) -> None:
+    """Refuse a table that lacks a number on which every report depends, or has something else in its place.
+
+    A table has no checksum: a digit that changed is not noticed.
+    """
+    for row in table:
+        for name in COLUMNS:
+            text = row.get(name, "")
+            missing = not text and name in NEEDED and not row.get("error")
+            if missing or not _is_number(text) or (name in SHARES and not 0 <= float(text or 0) <= 1 and text != "nan"):
+                raise InputError(path, f"damaged: the case {row['case']!r} has {text!r} as its {name}", remedy)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read what ``write_summary`` wrote as JSON.
+
+    Raises:
+        InputError: If the file is missing or not such a summary.
+    """
+    try:
+        summary = read_json(path)
+        if not all(isinstance(n, int) for n in summary["counts"].values()) or "failed" not in summary["counts"]:
+            raise ValueError("it has no counts of cases")
+        for metric in summary["metrics"].values():
+            if not isinstance(metric["n"], int) or not isinstance(metric["mean"], float | int | None):
+                raise ValueError("it has no means of metrics")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"missing, or not the summary of an evaluation ({error})"
+        raise InputError(path, problem, "delete it and evaluate again") from error
+    return summary
 
 
 def failed(row: Mapping[str, Any]) -> bool:

@@ -7,16 +7,14 @@ The report of a study reads these tables in place of the folders of its runs.
 """
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from data.common.errors import InputError
-from engine.report.tables import CaseRow, read_case_table, write_case_table
+from data.common.records import read_yaml
+from engine.report.tables import CaseRow, read_case_table, read_summary, write_case_table
 from engine.stages import STAGES
 from engine.study.runs import CASES_TABLE, RECORD, RUNS_TABLE, Run, Study, read_studies, write_study
 
@@ -137,7 +135,7 @@ def _describe_run(folder: Path, source: Source) -> tuple[Section, ...]:
     run, evaluation = source.folder, source.evaluation
     path = run / "settings.yaml"
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = read_yaml(path)
         identity = {
             "stage": settings.pop("stage"),
             "variant": source.variant,
@@ -148,10 +146,10 @@ def _describe_run(folder: Path, source: Source) -> tuple[Section, ...]:
         made_with, figures = {}, {}
         if evaluation is not None:
             path = evaluation / "settings.yaml"
-            made_with = yaml.safe_load(path.read_text())
+            made_with = read_yaml(path)
             del made_with["run"]
             path = evaluation / "summary.json"
-            summary = json.loads(path.read_text())
+            summary = read_summary(path)
             figures = {f"count.{name}": count for name, count in summary["counts"].items()}
             figures |= {f"mean.{name}": values["mean"] for name, values in summary["metrics"].items()}
         path = run / "losses.csv"
@@ -163,8 +161,8 @@ def _describe_run(folder: Path, source: Source) -> tuple[Section, ...]:
             "training_seconds": round(sum(float(epoch["seconds"]) for epoch in epochs), 1),
             **{f"last_epoch.{name}": epochs[-1][name] for name in epochs[-1] if name not in ("lr", "seconds")},
         }
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
-        problem = f"missing, or not the record of a run ({str(error).splitlines()[0]})"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        problem = f"missing, or not the record of a run ({' '.join(str(error).split())})"
         raise InputError(path, problem, "leave this run out") from error
     return identity, {"steps": source.steps, **_flatten(settings)}, _flatten(made_with, "evaluation."), course, figures
 

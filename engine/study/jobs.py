@@ -4,7 +4,6 @@ The scripts end together with the study, and no two studies run scripts in one f
 """
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -17,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
-from tqdm import tqdm
-
 from data.common.errors import EXIT_INTERRUPTED, InputError
-from data.common.files import REPOSITORY
+from data.common.files import REPOSITORY, make_folder
+from data.common.progress import progress_bar
+from engine.report.tables import read_summary
 from engine.study.runs import Run, Study
 
 PATIENCE_S = 15  # time that interrupted scripts have to exit
@@ -64,7 +63,7 @@ class ScriptRunner:
 
     def run(self, command: Sequence[str], log_file: Path) -> int:
         """Run a script to its end and append its output to ``log_file``. Returns its exit code."""
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log_file.parent)
         with log_file.open("a") as file:
             with self._guard:
                 if self._stopped:
@@ -112,7 +111,7 @@ class ScriptRunner:
 def run_jobs(
     study: Study, runs: Sequence[Run], *, gpus: Sequence[str], training_options: Sequence[str], scripts: ScriptRunner
 ) -> list[InputError]:
-    """Train and evaluate runs under a progress bar.
+    """Train and evaluate runs and show the progress.
 
     Args:
         study: Of the runs.
@@ -141,7 +140,7 @@ def run_jobs(
 
     faults = []
     title = study.stage.title
-    with ThreadPoolExecutor(len(gpus)) as pool, tqdm(total=len(runs), desc=title, unit="run", disable=None) as bar:
+    with ThreadPoolExecutor(len(gpus)) as pool, progress_bar(total=len(runs), title=title, unit="run") as bar:
         try:
             futures = {pool.submit(train_and_evaluate, run): run for run in runs}
             for future in as_completed(futures):
@@ -159,7 +158,7 @@ def run_jobs(
 def describe_result(study: Study, run: Run) -> str:
     """Return one line with the mean Dice of a finished run."""
     folder = study.find_evaluation(run)
-    dice = json.loads((folder / "summary.json").read_text())["metrics"].get("dice") if folder else None
+    dice = read_summary(folder / "summary.json")["metrics"].get("dice") if folder else None
     return (
         f"{run}: Dice {dice['mean']:.3f} over {dice['n']} cases" if dice and dice["n"] else f"{run}: no case has a Dice"
     )

@@ -7,7 +7,6 @@
 A condensed study (engine.study.condense) has the tables ``runs.csv`` and ``cases.csv`` in place of these folders.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,12 +18,14 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.records import read_yaml
 from data.common.settings import differences, from_record
 from data.samples import Sampling
 from engine.checkpoint import list_runs
 from engine.evaluate.stage import evaluation_folder
 from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings
+from engine.report.tables import read_summary
 from engine.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Study:
     def is_finished(self, run: Run) -> bool:
         """Return whether a run is trained and every held-out case is evaluated."""
         folder = self.find_evaluation(run)
-        return folder is not None and not json.loads((folder / "summary.json").read_text())["counts"]["failed"]
+        return folder is not None and not read_summary(folder / "summary.json")["counts"]["failed"]
 
 
 def read_studies(folder: Path) -> dict[str, Study]:
@@ -142,12 +143,9 @@ def read_studies(folder: Path) -> dict[str, Study]:
     if not path.exists():
         return {}
     try:
-        return {
-            name: _study_from_record(folder, STAGES[name], record)
-            for name, record in yaml.safe_load(path.read_text()).items()
-        }
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
-        line = str(error).splitlines()[0]
+        return {name: _study_from_record(folder, STAGES[name], record) for name, record in read_yaml(path).items()}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        line = " ".join(str(error).split())
         raise InputError(path, f"not the record of a study ({line})", "repair it, or choose another folder") from error
 
 

@@ -16,7 +16,8 @@ from data.augment import Augmentation
 from data.cases.options import add_store
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
-from data.common.files import exclusive_lock, remove_unfinished
+from data.common.files import check_writable, exclusive_lock, remove_unfinished
+from data.common.progress import add_quiet
 from data.common.settings import differences
 from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
@@ -36,7 +37,7 @@ from engine.options import (
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
-from engine.train.loop import prepare_training, train
+from engine.train.loop import BEST_SO_FAR, prepare_training, train
 from engine.train.run_log import write_settings
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
@@ -123,6 +124,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             **({"choices": option.metadata["choices"]} if "choices" in option.metadata else kind),
         )
     add_recipe_options(parser, stage)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     typed = read_recipe_options(args, stage)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
@@ -173,7 +175,9 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     stage = options.stage
     device = choose_device(options.gpu)
     centres = read_store(options.store)
-    save = not options.dry_run  # a dry run leaves nothing in the store
+    save = not options.dry_run  # a dry run leaves nothing behind
+    if save:
+        check_writable(options.path)
     known = centres_with(centres, stage.sampling.target)
     splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {options.path / stage.name}")
@@ -291,6 +295,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         recipe = checkpoint.recipe
         stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
         if checkpoint.epoch >= recipe.training.epochs:
+            (folder / BEST_SO_FAR).unlink(missing_ok=True)  # if the run was killed just before it did so
             others = "; leave out --resume to start a run with the settings given now" if changed else ""
             print(f"{folder}: already finished, {recipe.training.epochs} epochs{kept}{others}")
             return

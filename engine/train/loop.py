@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
+from data.common.progress import Progress, progress_bar
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -24,6 +24,7 @@ from engine.train.validate import choose_thresholds, validation_dice
 from models.losses import DualTaskLoss
 from models.views import random_views
 
+BEST_SO_FAR = "best_so_far.pt"  # the best weights of a run that is not finished
 SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
 
 
@@ -143,7 +144,7 @@ def prepare_training(
         checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
 
     Raises:
-        InputError: If the cases have been prepared again since the checkpoint was written.
+        InputError: If the cases have been prepared again since the checkpoint was written, or it is of another network.
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights
@@ -183,9 +184,13 @@ def prepare_training(
     if checkpoint is not None:
         if checkpoint.data_hash != training.data_hash:
             raise InputError(folder, "its cases have been prepared again since", "start a new run without --resume")
-        net.load_state_dict(checkpoint.net)
-        if checkpoint.optimiser is not None:
-            training.optimiser.load_state_dict(checkpoint.optimiser)
+        try:
+            net.load_state_dict(checkpoint.net)
+            if checkpoint.optimiser is not None:
+                training.optimiser.load_state_dict(checkpoint.optimiser)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f"its parameters are not those of the network of {stage.title}"
+            raise InputError(folder / "last.pt", problem, "start a new run without --resume") from error
         training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice
     return training
 
@@ -201,7 +206,7 @@ def train(training: Training) -> None:
     settings = training.recipe.training
     log = RunLog(training.folder, training.epochs_done)
     done = training.epochs_done * len(training.loader)
-    with tqdm(total=training.steps, initial=done, unit="step", desc=training.title, mininterval=1) as bar:
+    with progress_bar(total=training.steps, done=done, unit="step", title=training.title) as bar:
         for epoch in range(training.epochs_done + 1, settings.epochs + 1):
             start = time.monotonic()
             row: dict[str, float | None] = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
@@ -209,18 +214,20 @@ def train(training: Training) -> None:
             dice = None
             if validates and len(training.validation):
                 dice = validation_dice(training.net, training.validation, training.device)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
+                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}", refresh=False)
             log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
             # Without validation cases epochs cannot be ranked, so the last one is kept.
             is_best = validates and (dice is None or training.best_dice is None or dice > training.best_dice)
             training.best_dice = dice if is_best else training.best_dice
-            save_epoch(training, epoch, is_best)
-            if validates:
+            if validates:  # before the epoch counts as done, so that a killed run that goes on draws them again
                 log.draw_curves(training.title)
+            save_epoch(training, epoch, is_best)
     log.close()
+    if log.undrawn:
+        print(f"note: {log.undrawn}; the losses are in {log.table}")
 
 
-def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, float]:
+def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, float]:
     """Make one pass over the training cases.
 
     Returns:
@@ -338,7 +345,7 @@ def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
         net={name: value.clone() for name, value in training.net.state_dict().items()},
         best_dice=training.best_dice,
     )
-    best_so_far, finished = training.folder / "best_so_far.pt", epoch == training.recipe.training.epochs
+    best_so_far, finished = training.folder / BEST_SO_FAR, epoch == training.recipe.training.epochs
     if is_best:
         save_checkpoint(best_so_far, checkpoint)
     if finished:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from data.common.errors import InputError
 from data.common.files import replacing
+from engine.report.drawing import drawing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -54,6 +56,9 @@ class RunLog:
     Args:
         folder: Of the run.
         epochs_done: Rows of an earlier part of the run to keep when it is resumed.
+
+    Attributes:
+        undrawn: Why the curves were not drawn the last time; empty if they were.
     """
 
     def __init__(self, folder: Path, epochs_done: int = 0) -> None:
@@ -63,6 +68,7 @@ class RunLog:
         self.missing = [name for name in ("tensorboard", "matplotlib", "seaborn") if not importlib.util.find_spec(name)]
         if self.missing:
             print(f"not installed: {', '.join(self.missing)}; the losses are in {self.table} only")
+        self.undrawn = ""
         self._board = self._open_board(epochs_done)
 
     def add_epoch(self, row: Mapping[str, float | None]) -> None:
@@ -80,11 +86,13 @@ class RunLog:
             self._board.flush()
 
     def draw_curves(self, title: str) -> None:
-        """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs."""
+        """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs, if that works."""
         if "matplotlib" not in self.missing and "seaborn" not in self.missing:
-            from engine.report.plots import draw_curves
+            with drawing(self.folder / "curves.png") as picture:
+                from engine.report.plots import draw_curves
 
-            draw_curves(self.folder / "curves.png", self.history, title)
+                draw_curves(self.folder / "curves.png", self.history, title)
+            self.undrawn = picture.fault
 
     def close(self) -> None:
         """Close the TensorBoard file."""
@@ -95,8 +103,16 @@ class RunLog:
         if not self.table.exists():
             print(f"{self.table}: missing; the table of this run starts again with the next epoch")
             return []
-        with self.table.open(newline="") as file:
-            return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        try:
+            with self.table.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            history = [{name: _number(text) for name, text in row.items()} for row in rows]
+            if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
+                raise ValueError("its epochs do not follow each other")
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            problem, remedy = f"damaged ({error})", "move it away and run again; its table starts with the next epoch"
+            raise InputError(self.table, problem, remedy) from error
+        return history
 
     def _open_board(self, epochs_done: int) -> "SummaryWriter | None":
         if "tensorboard" in self.missing:

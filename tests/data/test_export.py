@@ -16,7 +16,7 @@ from data.prepare import command as prepare
 from data.scans.volume import read_image, read_label
 from data.sources.catalogue import SOURCES, load_entry
 from data.splits.frozen import frozen_splits
-from tests.conftest import affine_of, save, tiny_scan
+from tests.conftest import affine_of, edit_manifest, save, tiny_scan
 
 # The scans of each centre have another orientation: permuted axes, mirrored, oblique.
 AXES = {
@@ -81,8 +81,7 @@ def test_a_leak_is_refused_unless_allowed(store, tmp_path, capsys):
     leaking = tmp_path / "leaking"
     shutil.copytree(store, leaking, ignore=shutil.ignore_patterns("thumbnail*"))
     shutil.copytree(leaking / "east" / "case_0", leaking / "west" / "case_0", dirs_exist_ok=True)
-    manifest = leaking / "west" / "case_0" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"east"', '"west"'))
+    edit_manifest(leaking / "west" / "case_0", centre="west")
     options = [str(tmp_path / "raw"), "--store", str(leaking), "--data", "west"]
     assert export.main(options) == 2
     message = capsys.readouterr().err

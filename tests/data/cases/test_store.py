@@ -33,6 +33,7 @@ MANIFEST_KEYS = [
     "source",
     "preparation",
     "preparation_hash",
+    "files",
 ]
 SHAPE, SPACING = (4, 5, 6), (2.5, 0.8, 0.8)
 # A file whose axes run along z, x and y of the patient (the columns of its direction), 10 x 8 x 7 voxels in LPS.
@@ -48,10 +49,11 @@ def small_label() -> np.ndarray:
 
 
 def write(store: Path, centre: str = "a", name: str = "one", value: int = 0, part: Part | None = None, **more) -> Path:
+    grid = replace(TURNED, part=part) if part else Grid.plain(SHAPE, SPACING)
     facts = {
         "patient": "p",
-        "spacing": SPACING,
-        "grid": replace(TURNED, part=part) if part else Grid.plain(SHAPE, SPACING),
+        "spacing": grid.prepared_grid().lps_frame()[0],
+        "grid": grid,
         "source": {"x": 1},
     }
     return write_case(store, centre, name, np.full(SHAPE, value, np.int16), small_label(), **facts, **more)
@@ -114,9 +116,13 @@ def test_a_store_with_cases_prepared_in_two_ways_is_refused(tmp_path):
 def test_stores_of_version_1_stay_valid(tmp_path):
     """Hash, manifest and digest of a case that is neither cropped nor resampled are those that version 1 wrote."""
     assert Preparation().hash == hashlib.sha256(json.dumps(VERSION_1, sort_keys=True).encode()).hexdigest()[:16]
-    text = (write(tmp_path, scan_label=small_label()) / "case.json").read_text()
-    assert list(json.loads(text)) == MANIFEST_KEYS and json.loads(text)["preparation"] == VERSION_1
+    path = write(tmp_path, scan_label=small_label()) / "case.json"
+    manifest = json.loads(path.read_text())
+    assert list(manifest) == [*MANIFEST_KEYS, "checksum"] and manifest["preparation"] == VERSION_1
+    text = json.dumps({key: manifest[key] for key in MANIFEST_KEYS if key != "files"}, indent=1)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "bce7f5fb29ccf7a2"
+    assert digest(read_store(tmp_path)["a"]) == "d0ac81348640732b"
+    path.write_text(text)
     assert digest(read_store(tmp_path)["a"]) == "d0ac81348640732b"
 
 
@@ -240,3 +246,60 @@ def test_a_damaged_manifest_is_named(tmp_path, text):
     with pytest.raises(InputError, match="not a readable manifest") as error:
         read_store(tmp_path)
     assert error.value.path == path
+
+
+def change_one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["image.npy", "label.npy"])
+def test_a_file_that_changed_since_it_was_prepared_is_named(tmp_path, name):
+    case = read_case(write(tmp_path))
+    read = {"image.npy": case.image, "label.npy": case.label}[name]
+    read()
+    change_one_byte(case.folder / name)
+    with pytest.raises(InputError, match=f"{name}: damaged: its content has changed"):
+        read()
+
+
+def test_a_damaged_label_of_the_scan_is_named(tmp_path):
+    part = Part((0, 0, 0), SHAPE, (2, 5, 6))
+    label = small_label()
+    folder = write_case(
+        tmp_path,
+        "a",
+        "one",
+        np.zeros(part.shape, np.int16),
+        label[::2],
+        patient="p",
+        spacing=(5.0, 0.8, 0.8),
+        grid=replace(Grid.plain(SHAPE, SPACING), part=part),
+        source={},
+        scan_label=label,
+    )
+    assert np.array_equal(read_case(folder).scan_label(), label)
+    change_one_byte(folder / "scan_label.npz")
+    with pytest.raises(InputError, match=r"scan_label.npz: damaged"):
+        read_case(folder).scan_label()
+
+
+def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(tmp_path, monkeypatch):
+    case, read = read_case(write(tmp_path)), []
+    monkeypatch.setattr("data.cases.store.sha256_of", lambda path: read.append(path) or case.files[path.name])
+    for _ in range(3):
+        case.image()
+    assert len(read) == 1
+
+
+def test_cases_of_earlier_versions_without_hashes_are_read_and_have_the_same_digest(tmp_path):
+    folder = write(tmp_path)
+    before = digest([read_case(folder)])
+    manifest = json.loads((folder / "case.json").read_text())
+    del manifest["files"], manifest["checksum"]
+    (folder / "case.json").write_text(json.dumps(manifest))
+    case = read_case(folder)
+    assert digest([case]) == before
+    change_one_byte(folder / "image.npy")
+    assert case.image().shape == SHAPE

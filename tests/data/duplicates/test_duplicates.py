@@ -16,7 +16,7 @@ from data.duplicates.pairs import IDENTICAL, PROCESSED, find_duplicates
 from data.phantom.command import main as make_phantom
 from data.scans.grid import Grid
 from data.splits.split import Split
-from tests.conftest import tiny_scan
+from tests.conftest import edit_manifest, tiny_scan
 
 BASE = (5.0, 5.0, 5.0)
 SHAPE = (44, 50, 70)  # 22 x 25 x 35 cm
@@ -135,8 +135,7 @@ def test_a_manifest_that_changed_outdates_the_thumbnail(put, tmp_path):
     put("b/0", *patient(1), source={"image_sha256": "another"})
     for name in ("image.npy", "case.json"):
         shutil.copy(tmp_path / "b" / "0" / name, tmp_path / "a" / "0" / name)
-    path = tmp_path / "a" / "0" / "case.json"
-    path.write_text(path.read_text().replace('"b"', '"a"'))
+    edit_manifest(tmp_path / "a" / "0", centre="a")
     assert ("a/0", "a/1") in found(tmp_path)
     assert len(list((tmp_path / "a" / "0").glob("thumbnail.*"))) == 1
 

@@ -282,10 +282,10 @@ def test_the_complete_cases_of_a_partly_downloaded_set_are_prepared(run, tmp_pat
 def test_a_scan_too_large_for_the_memory_fails_only_its_own_case(run, tmp_path, monkeypatch):
     root, load = write_centre_in_air(tmp_path / "in", cases=2), prepare.load_entry
 
-    def full(entry, labels):
+    def full(entry, labels, *, accept):
         if entry.name == "case_0":
             raise MemoryError
-        return load(entry, labels)
+        return load(entry, labels, accept=accept)
 
     monkeypatch.setattr(prepare, "load_entry", full)
     code, out, err = run(root)

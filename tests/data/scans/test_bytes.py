@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from data.common.errors import InputError
 from data.scans.bytes import SUFFIXES
-from data.scans.volume import CHECKS, read_image, read_label, write_lps
+from data.scans.formats import FORMATS
+from data.scans.volume import read_image, read_label, write_lps
 from tests.conftest import NOISE, VALUES, affine_of, assert_clear, refused, save
 
 
@@ -91,8 +92,8 @@ def test_the_kind_of_a_file_that_is_no_scan_is_named(tmp_path, kind, read):
     refused(path, words, remedy=remedy, read=read)
 
 
-def test_every_suffix_that_is_read_has_a_check():
-    assert set(CHECKS) == set(SUFFIXES)
+def test_every_suffix_that_is_read_has_a_format():
+    assert set(FORMATS) == set(SUFFIXES)
 
 
 def test_missing_files_folders_and_formats_are_named(tmp_path):
@@ -110,7 +111,7 @@ def test_missing_files_folders_and_formats_are_named(tmp_path):
 def test_a_compressed_file_is_not_read_with_the_voxels_of_an_uncompressed_one_of_its_name(tmp_path):
     save(tmp_path / "scan.nii.gz")
     save(tmp_path / "scan.nii", VALUES + 1)
-    refused(tmp_path / "scan.nii.gz", "scan.nii,", remedy="remove one of the two")
+    assert read_image(tmp_path / "scan.nii.gz").array.max() == 119
     assert read_image(tmp_path / "scan.nii").array.max() == 120
 
 

@@ -261,5 +261,5 @@ def test_rows_and_columns_that_are_almost_at_right_angles_are_squared(tmp_path):
     direction = np.reshape(read_image(tmp_path / "a").direction, (3, 3))
     assert np.allclose(direction @ direction.T, np.eye(3), atol=1e-12)
     write_slices(tmp_path / "b", NOISE, orientation=(1, 0, 0, 5e-3, 1, 0))
-    with pytest.raises(InputError, match=r"cosine 0.005, tolerance 0.001"):
+    with pytest.raises(InputError, match=r"cosine 0\.005, tolerance 0\.001"):
         read_image(tmp_path / "b")

@@ -34,11 +34,14 @@ def test_options_are_parsed_once(tmp_path, monkeypatch):
         centre_by=None,
         store=Path.home() / "store",
         labels=LabelMap.parse("10=1"),
+        accept_labels=False,
         series="",
         moved=False,
         workers=3,
     )
+    assert options.labels is not None and options.labels.given
     assert parse("msd", "x", "--centre", "here").labels is None
+    assert parse("msd", "x", "--centre", "here", "--accept-labels").accept_labels
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from data.common.errors import InputError
+from data.scans.volume import read_image
 from data.sources.folder import Folder
 from tests.data.sources.entry_helpers import faults, names, touch
 
@@ -25,6 +26,20 @@ def test_images_and_labels_are_paired_by_name_and_missing_ones_are_faults(tmp_pa
     assert str(Folder().codes(tmp_path)) == "0=0,1=1,2=2"
     with pytest.raises(InputError, match="no such folder"):
         Folder().entries(images)
+
+
+def test_a_segmentation_of_slicer_pairs_with_its_scan_and_pairs_of_files_are_not_overlooked(tmp_path):
+    for name in ("images/p.nrrd", "labels/p.seg.nrrd", "images/q.Nii.Gz", "labels/q.NII", "labels/q.hdr"):
+        touch(tmp_path / name)
+    for name in ("images/r.hdr", "images/r.img", "labels/r.nhdr"):
+        touch(tmp_path / name)
+    entries = Folder().entries(tmp_path)
+    assert names(entries) == ["p", "q", "r"] and not faults(entries)
+    assert entries[0].files()[1] == tmp_path / "labels" / "p.seg.nrrd"
+    assert entries[1].files()[1] == tmp_path / "labels" / "q.NII"
+    for path, words in zip(entries[2].files(), ("half of an Analyze or NIfTI pair", "detached NRRD"), strict=True):
+        with pytest.raises(InputError, match=words):
+            read_image(path)
 
 
 def test_labels_of_which_none_belongs_to_an_image_are_refused(tmp_path):

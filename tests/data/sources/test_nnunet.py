@@ -47,7 +47,8 @@ def test_msd_given_as_nnunet_is_recognised(tmp_path):
         ({"background": 0, "Pancreas": 1, "Tumor": 2}, "0=0,1=1,2=2"),
         ({"0": "background", "1": "pancreas", "2": "cancer"}, "0=0,1=1,2=2"),
         ({"background": 0, "pancreas": 4, "pancreatic lesion": 9}, "0=0,4=1,9=2"),
-        ({"background": 0, "pancreas": 10, "liver": 3, "liver tumor": 4}, "0=0,10=1"),
+        ({"background": 0, "pancreas": 10, "liver": 3, "liver tumor": 4}, "0=0,3=0,4=0,10=1"),
+        ({"pancreas head": 1, "pancreas tail": 2, "Cyst": 3, "lesion": 4}, "0=0,1=1,2=1,3=2,4=2"),
     ],
 )
 def test_codes_come_from_the_names_of_the_labels(tmp_path, labels, codes):
@@ -58,7 +59,9 @@ def test_codes_come_from_the_names_of_the_labels(tmp_path, labels, codes):
     "labels",
     [
         {"background": 0, "liver": 1},
-        {"pancreas": 1, "tumour": 2, "lesion": 3},
+        {"pancreas": 1, "ignore": 2},
+        {"pancreas": 1, "tumour": 1},
+        {"pancreas": 0},
         {"pancreas": [1, 2]},
         {"pancreas": 300},
         {},

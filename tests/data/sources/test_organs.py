@@ -7,7 +7,7 @@ import pytest
 from data.common.errors import InputError
 from data.sources.catalogue import SOURCES, load_entry, remarks
 from tests import miniatures
-from tests.miniature_scan import save, scan
+from tests.miniature_scan import prepared, save, scan
 
 
 def test_amos_leaves_out_mri_and_images_without_labels(tmp_path):
@@ -42,3 +42,15 @@ def test_labels_of_another_data_set_are_refused(source, folder, tmp_path):
         path.rename(path.with_name(path.name.replace("0", "7")))
     with pytest.raises(InputError, match="no label belongs to an image"):
         SOURCES[source].entries(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [None, "1=1"])
+def test_many_organs_read_as_a_plain_folder_are_refused_without_a_guess(tmp_path, capsys, labels):
+    """Code 1 of AMOS is the spleen: no message may suggest a map that makes it the pancreas."""
+    miniatures.amos(tmp_path / "amos")
+    for old, new in (("imagesTr", "images"), ("labelsTr", "labels")):
+        (tmp_path / "amos" / old).rename(tmp_path / "amos" / new)
+    code, cases = prepared("folder", tmp_path / "amos", tmp_path / "store", *(["--labels", labels] if labels else []))
+    err = capsys.readouterr().err
+    assert code == 2 and not cases and "it has label codes" in err
+    assert "--labels 1" not in err and '"1=1' not in err and "1=1,*" not in err

@@ -26,7 +26,7 @@ def test_lists_are_read_from_json_and_from_a_table(tmp_path):
     ("content", "problem"),
     [
         ("nothing", "the file cannot be read as JSON"),
-        ([LISTS], "the file does not hold lists of cases"),
+        ([LISTS], "the file cannot be read as JSON (it holds no fields)"),
         ({"x": {"train": "a/scan0"}}, "the file does not hold lists of cases"),
         ({"x": {"training": []}}, "the file does not hold lists of cases"),
         ({"a": LISTS}, '"a" is the name of a centre'),

@@ -114,14 +114,41 @@ def test_doubtful_labels_are_warnings(verify, write_centre):
     labels[2][4, 8, 8] = 1
     labels[3][1:9, 16:18, 2:5] = 1
     labels[4][:3, 6:14, 6:20] = 1
+    labels[5][4:6, 8:11, 21:23] = 2  # one voxel beside the pancreas
     for index, label in enumerate(labels):
         change(root, "labels", index, label)
     code, rows, summary = verify(root)
-    assert code == 0 and summary == "6 of 6 cases are fit to train on, 5 of them with warnings"
-    assert "case_0" in row_of(rows, "no pancreas") and "case_1" in row_of(rows, "does not touch")
+    assert code == 2 and summary == "5 of 6 cases are fit to train on, 6 of them with warnings"
+    assert "case_1" in row_of(rows, "its tumour lies 35 mm from its pancreas", "fatal")
+    assert "case_0" in row_of(rows, "no pancreas") and "case_1, case_5" in row_of(rows, "does not touch")
     assert "case_2" in row_of(rows, "pancreas of 0.06 ml")
-    assert "case_1, case_3" in row_of(rows, "label in 2 parts")
+    assert "case_1, case_3, case_5" in row_of(rows, "label in 2 parts")
     assert "case_1" in row_of(rows, "left end") and "case_4" in row_of(rows, "lower end")
+
+
+def test_implausible_labels_are_fatal_unless_they_are_accepted(verify, write_centre, tmp_path):
+    root = write_centre(cases=3)
+    for index in range(3):
+        label = tiny_scan(0)[1]
+        change(root, "labels", index, np.choose(label, [0, 2, 1]))
+    code, rows, summary = verify(root)
+    assert code == 2 and summary == "0 of 3 cases are fit to train on, 0 of them with warnings"
+    assert "look exchanged" in row_of(rows, "case_0, case_1, case_2", "fatal")
+    assert "look exchanged" in row_of(rows, "centre here", "fatal")
+    code, rows, summary = verify(root, "--accept-labels")
+    assert code == 0 and summary.startswith("3 of 3 cases are fit") and len(rows["warning"]) == 2
+    code, rows, _ = verify(root, "--labels", "1=2,2=1")
+    assert code == 0 and not any(rows.values())
+
+
+def test_a_centre_that_is_implausible_as_a_whole_is_fatal(verify, write_centre, tmp_path, capsys):
+    root = write_centre(cases=3)
+    for kind in ("images", "labels"):  # glands of 180 ml, each of them possible
+        for index in range(3):
+            change(root, kind, index, tiny_scan(1)[kind == "labels"], (7.0, 6.6, 6.0))
+    code, rows, summary = verify(root)
+    assert code == 2 and summary.startswith("3 of 3 cases are fit")
+    assert "centre here" in row_of(rows, "the median pancreas of 3 cases has", "fatal")
 
 
 def test_doubtful_images_are_warnings(verify, write_centre):

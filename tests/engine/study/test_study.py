@@ -23,6 +23,7 @@ from engine.study import jobs as study_jobs
 from engine.study.plan import assign_gpus, plan_study
 from engine.study.runs import SHARED_PARTS, Run, merge_with_record, read_studies
 from engine.train import command as train_command
+from tests.conftest import edit_manifest
 from tests.study_parts import CENTRES, fake_run, options, parse_tables
 
 
@@ -152,8 +153,7 @@ def test_other_cases_and_another_method_are_refused(study_store, tmp_path, fake_
     assert study.main(options(study_store, folder, *few)) == 0
     shutil.copytree(study_store, other)
     assert study.main(options(other, folder, *few)) == 0  # the store was only moved
-    manifest = other / "west" / "case0" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"new": 1}'))
+    edit_manifest(other / "west" / "case0", source={"new": 1})
     assert "other prepared cases" in refusal(options(other, folder, *few)).problem
     record = folder / "study.yaml"
     record.write_text(record.read_text().replace("bce: 1", "bce: 5"))
@@ -312,7 +312,7 @@ STUDY_OF_SLEEPERS = """
 import signal, sys; sys.path.insert(0, {root!r})
 from engine.study import command as study
 from engine.study import jobs as study_jobs
-if {ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN if {ignored} else signal.default_int_handler)
 code = "import time; print('asleep', flush=True); time.sleep(60)"
 study_jobs.build_commands = lambda *_: [[sys.executable, "-c", code]]
 sys.exit(study.main({arguments!r}))

@@ -30,6 +30,7 @@ from engine.train import command as train_command
 from engine.train.loop import prepare_training, read_batches, train, train_step
 from engine.train.run_log import write_settings
 from engine.train.validate import choose_threshold, dice_by_threshold
+from tests.conftest import edit_manifest
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=4, workers=0, lr=2e-3, validate_every=2)
@@ -156,8 +157,7 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
 def test_cases_prepared_anew_while_it_trains_neither_stop_it_nor_pass_for_those_it_began_with(tmp_path):
     training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, epochs=1))
     began_with = training.data_hash
-    manifest = tmp_path / "store" / "c" / "case0" / "case.json"
-    manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"new": 1}'))
+    edit_manifest(tmp_path / "store" / "c" / "case0", source={"new": 1})
     (tmp_path / "store" / "c" / "case1" / "case.json").unlink()
     train(training)
     last = load_checkpoint(training.folder / "last.pt", "pancreas_fine")
