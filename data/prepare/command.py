@@ -31,6 +31,7 @@ from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
+from data.scans.hounsfield import find_hu_problem
 from data.sources.base import Entry
 from data.sources.catalogue import listing, load_entry
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
@@ -140,7 +141,8 @@ def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, sour
         preparation=preparation,
         scan_label=label[fitted.part.slices] if fitted.part else None,
     )
-    return notes
+    doubt = find_hu_problem(scan.array)
+    return notes + ([f"image {': '.join(doubt)}"] if doubt else [])
 
 
 def _volumes(case: Case) -> Volumes:

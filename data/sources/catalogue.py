@@ -79,7 +79,7 @@ def load_entry(entry: Entry, labels: LabelMap, *, accept: bool = False) -> tuple
     """
     image_path, label_path = entry.files()
     try:
-        image = read_image(image_path)
+        image = read_image(image_path, entry.series)
         own, name_notes = settle_map(label_path, entry.reader.names(label_path), labels, accept=accept)
         codes, label_notes = entry.reader.read(label_path, image, own)
     except OSError as error:

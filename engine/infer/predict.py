@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cases.labels import TUMOUR
+from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable
@@ -24,9 +25,9 @@ from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
+from data.scans.hounsfield import find_hu_problem
 from data.scans.volume import read_image, write_mask
 from data.splits.split import NONE_HELD_OUT
-from data.verify.findings import find_hu_problem
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_scan
 from engine.infer.volumes import PredictionFolder
@@ -45,6 +46,7 @@ class PredictOptions:
 
     Attributes:
         scans: Files, or folders of DICOM series.
+        series: Which series of each DICOM folder; empty for the only one.
         output: Folder for masks, pictures and the table of volumes.
         split: The split whose models are used.
         until: Use the newest runs that were started at this time or before; None for the newest of all.
@@ -54,6 +56,7 @@ class PredictOptions:
     """
 
     scans: tuple[Path, ...]
+    series: str
     output: Path
     split: str
     until: str | None
@@ -80,6 +83,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         metavar="DIR",
         help="folder for masks, pictures and the table volumes.csv; rows of other scans stay in the table",
     )
+    add_series(parser)
     parser.add_argument(
         "--data",
         default=NONE_HELD_OUT,
@@ -98,6 +102,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     args = parser.parse_args(argv)
     return PredictOptions(
         scans=tuple(args.scans),
+        series=args.series,
         output=args.output,
         split=args.data,
         until=args.time,
@@ -124,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
     rows = []
     for scan, name in progress(names.items(), title="segmenting", unit="scan", total=len(names)):
-        rows.append(predict_scan(scan, name, models, folder))
+        rows.append(predict_scan(scan, name, models, folder, options.series))
         folder.put(rows[-1])
     print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
     for row in rows:
@@ -175,7 +180,9 @@ def describe(row: CaseRow) -> str:
     return f"unreliable: {row['note']}" if row["unreliable"] else row["note"]
 
 
-def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], folder: PredictionFolder) -> CaseRow:
+def predict_scan(
+    scan: Path, name: str, models: Mapping[str, StageModel], folder: PredictionFolder, series: str = ""
+) -> CaseRow:
     """Segment one scan and write its mask and its picture.
 
     Args:
@@ -183,6 +190,7 @@ def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], folder
         name: Name of the scan in the folder.
         models: The models by the name of their stage, in the order of the cascade.
         folder: Gets mask and picture.
+        series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
 
     Returns:
         The row of the scan for volumes.csv; with an error if it failed.
@@ -193,7 +201,7 @@ def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], folder
     folder.reserve(row)
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
-        volume = read_image(scan)
+        volume = read_image(scan, series)
         prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
         image, spacing = prepared.image, prepared.spacing
         with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
@@ -203,6 +211,7 @@ def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], folder
         return row | {"error": f"{error}{_advise_on_folder(scan)}"}
     pancreas_ml, tumour_ml = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
     doubts = (*find_doubts(volume.array, pancreas_ml), *doubts)
+    passed_over = volume.notes if scan.is_dir() else ()  # those on a file concern its header only
     with drawing(folder.picture_path(name)) as picture:
         draw_overlay(
             folder.picture_path(name),
@@ -218,7 +227,7 @@ def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], folder
         "tumour_ml": round(tumour_ml, 2),
         "seconds": round(time.monotonic() - start, 1),
         "unreliable": "yes" if doubts else "",
-        "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),
+        "note": "; ".join(filter(None, (*doubts, *notes, *passed_over, picture.fault))),
     }
 
 

@@ -15,7 +15,8 @@ from engine.infer.cascade import CascadeResult
 from engine.infer.volumes import UNFINISHED
 from engine.report import drawing
 from engine.stages import STAGES
-from tests.conftest import affine_of, save
+from tests.conftest import affine_of, save, tiny_scan
+from tests.dicom_files import write_slices
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
@@ -70,7 +71,7 @@ def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(s
 
 
 def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
-    assert predict.find_doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+    assert predict.find_doubts(tiny_scan(0)[0], 90.0) == []
 
 
 def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
@@ -191,3 +192,18 @@ def test_what_would_fail_at_the_end_is_refused_before_any_scan_is_read(seen, tmp
         options = ["--path", str(tmp_path / "nowhere")]
     assert predict.main([scan, "-o", str(out), *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and "shape" not in seen
+
+
+def test_the_series_of_a_dicom_folder_is_chosen_and_what_was_passed_over_is_noted(seen, tmp_path, capsys):
+    scan = np.full((12, 40, 40), -1000, np.int16)
+    scan[:, 10:30, 10:30] = 40
+    for number in (1, 2):
+        write_slices(
+            tmp_path / "scan", scan[:, :, ::number], series=f"1.{number}", prefix=str(number), SeriesNumber=number
+        )
+    argv = [str(tmp_path / "scan"), "-o", str(tmp_path / "out")]
+    assert predict.main(argv) == 2
+    assert "holds 2 CT series" in capsys.readouterr().err
+    assert predict.main([*argv, "--series", "2"]) == 0
+    assert "passed over: 1 CT series" in capsys.readouterr().out
+    assert nib.load(tmp_path / "out" / "scan_pancreas_tumour.nii.gz").shape == (20, 40, 12)
