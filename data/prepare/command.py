@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
 from data.cases.store import Case, content_of, read_case, refuse_centre, renew_source, write_case
@@ -123,8 +123,9 @@ def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, sour
     fitted = apply_preparation(scan.array, scan.spacing, preparation, bounding_box(label))
     grid = replace(scan.grid, part=fitted.part)
     fitted_label = grid.to_prepared(label)
+    kept, given = codes_in(fitted_label), codes_in(label)
     for code, organ in ((PANCREAS, "pancreas"), (TUMOUR, "tumour")):
-        if not (fitted_label == code).any() and (label == code).any():
+        if code in given and code not in kept:
             problem = f"the {organ} is too small for the voxels of --spacing and would vanish"
             raise InputError(f"{entry.label}", problem, "give a finer --spacing")
     write_case(

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.scans.boxes import triple
+from data.scans.boxes import filled_rows, triple
 from data.scans.bytes import SUFFIXES, check_finite, refuse_folder_of_pairs, suffix_of
 from data.scans.dicom import Series, read_series
 from data.scans.dicom_seg import find_segmentation, read_segmentation
@@ -250,11 +250,15 @@ def _assemble(
     notes: tuple[str, ...],
 ) -> Volume:
     """Convert the voxels of a file, some planes (z, y, x) at a time, and turn them to LPS order."""
-    array: np.ndarray = np.empty(grid.lps_shape, dtype)
+    # The system gives memory to zeros only when they are written to. In a label nearly all voxels are 0.
+    array: np.ndarray = np.zeros(grid.lps_shape, dtype)
     planes, done = grid.in_file_order(array), 0  # a view: what is written to it is in LPS order in the array
     for piece in pieces:
         check_finite(path, piece)
-        planes[done : done + len(piece)] = convert(piece)
+        values = convert(piece)
+        for plane, target in zip(values, planes[done : done + len(piece)], strict=True):
+            rows = filled_rows(plane)
+            target[rows] = plane[rows]
         done += len(piece)
     if grid.orientation != "LPS":
         notes = (*notes, f"turned from {grid.orientation} to LPS")
