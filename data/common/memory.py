@@ -50,7 +50,10 @@ def zeros(shape: Sequence[int], dtype: type | np.dtype) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < LARGE_BYTES:
         return np.zeros(shape, dtype)
-    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+    private = mmap.mmap(
+        -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )  # a shared one would be filled by reading
+    return np.frombuffer(private, dtype).reshape(shape)
 
 
 def _free_in_machine() -> int | None:
@@ -62,16 +65,30 @@ def _free_in_machine() -> int | None:
 
 
 def _free_in_container() -> int | None:
-    """Return what the control group (version 2) of this process leaves free; None if it has no limit."""
+    """Return what the control groups of this process and those above them leave free; None without a limit."""
     try:
-        group = (_PROC / "self/cgroup").read_text().strip().rpartition("::/")[2]
-        folder = _CGROUP / group
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        cached = next(
-            int(line.split()[1])
-            for line in (folder / "memory.stat").read_text().splitlines()
-            if line.startswith("inactive_file ")
-        )
-        return None if limit == "max" else int(limit) - int(used) + cached
-    except (OSError, ValueError, StopIteration):
+        lines = (_PROC / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    amounts = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, files = _CGROUP, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, files = _CGROUP / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        inner = root / group.lstrip("/")
+        amounts += [_free_in_group(folder, *files) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def _free_in_group(folder: Path, limit: str, used: str, cache: str) -> int | None:
+    """Return the limit of a control group less what it uses, of which the cache of files can be given up."""
+    try:
+        stat = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
+        most, now = ((folder / name).read_text().strip() for name in (limit, used))
+        return None if most == "max" else int(most) - int(now) + int(stat.get(cache, 0))
+    except (OSError, ValueError):
         return None
