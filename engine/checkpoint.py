@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, replacing
+from data.common.files import REPOSITORY, make_folder, replacing
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
@@ -212,7 +212,11 @@ def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
 
     The newest run is the one whose name is the latest. If a run with this or a later time exists, because two runs
     were started in the same second or by machines whose clocks differ, the new one is named one second after it.
+
+    Raises:
+        InputError: If no folder can be created there.
     """
+    make_folder(Path(checkpoints) / stage.name / split)
     while True:
         now = time.strftime(TIME_FORMAT)
         runs = list_runs(checkpoints, stage, split)
@@ -221,7 +225,7 @@ def create_run(checkpoints: Path, stage: Stage, split: str) -> Path:
             now = (newest + timedelta(seconds=1)).strftime(TIME_FORMAT)
         folder = Path(checkpoints) / stage.name / split / now
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
             continue  # another process has just taken this name

@@ -20,6 +20,7 @@ from data.common.errors import InputError
 from data.common.records import CHECKSUM, checksum
 from data.scans.grid import Grid
 from data.scans.volume import read_image, write_lps
+from engine.report import drawing
 from engine.study import jobs as study_jobs
 from tests.study_parts import CENTRES, case, fake_run
 
@@ -126,6 +127,12 @@ def process_locale() -> Iterator[None]:
     """Restore the process's locale: ITK sets it to "C" when it writes DICOM, and text is then read as ASCII."""
     yield
     locale.setlocale(locale.LC_ALL, LOCALE)
+
+
+@pytest.fixture(autouse=True)
+def faults_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a picture that cannot be drawn fail its test, where a user would get a warning."""
+    monkeypatch.setattr(drawing, "FORGIVEN", ())
 
 
 @pytest.fixture

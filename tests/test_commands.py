@@ -19,6 +19,7 @@ import yaml
 from data.common.files import REPOSITORY
 from data.prepare import command as prepare
 from data.scans.volume import write_lps
+from data.verify import command as verify
 from engine.evaluate import stage as evaluate
 from engine.infer import predict
 from engine.stages import STAGES
@@ -240,6 +241,25 @@ def test_bad_training_options_are_refused_in_one_line_before_a_run_is_made(world
     message = capsys.readouterr().err
     assert problem in message and remedy in message and message.count("\n") == 1
     assert set((world / "checkpoints" / "pancreas_fine").rglob("*")) == before
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place where nobody can create a folder")
+def test_a_place_that_cannot_be_written_to_is_refused_in_one_line(world, tmp_path, capsys):
+    nowhere, file = Path("/proc/nowhere"), tmp_path / "file"
+    file.touch()
+    scan, data = str(world / "unseen" / "images" / "new.nii.gz"), ["--data", "east"]
+    for place, problem in ((nowhere, "this folder cannot be created or written to"), (file, "it is a file")):
+        commands = [
+            lambda at: train_command.main("pancreas_fine", [*store(world), *data, "--path", at, "--gpu", "cpu"]),
+            lambda at: predict.main([scan, "-o", at, *data, *places(world)[2:]]),
+            lambda at: prepare.main(["folder", str(world / "east"), "--centre", "new", "--store", at]),
+            lambda at: verify.main(["folder", str(world / "east"), "--centre", "new", "--sheet", at]),
+            lambda at: verify.main(["folder", str(world / "east"), "--centre", "new", "--json", f"{at}/table.json"]),
+        ]
+        for command in commands:
+            assert command(str(place)) == 2
+            message = capsys.readouterr().err
+            assert str(place) in message and problem in message and message.count("\n") == 1
 
 
 def test_training_needs_two_centres_unless_none_is_held_out(tmp_path, world, capsys):

@@ -1,4 +1,4 @@
-"""The command-line option that all commands on prepared cases share."""
+"""The command-line options that several commands share: where the prepared cases are, and which series is read."""
 
 import argparse
 from pathlib import Path
@@ -21,4 +21,15 @@ def add_store(parser: argparse.ArgumentParser, *, alone: bool = False) -> None:
         const=DEFAULT_STORE if alone else None,
         metavar="DIR",
         help="folder of the prepared cases (default: %(default)s)",
+    )
+
+
+def add_series(parser: argparse.ArgumentParser) -> None:
+    """Add ``--series``, which chooses between the series of a DICOM folder; see ``data.scans.dicom_series``."""
+    parser.add_argument(
+        "--series",
+        default="",
+        metavar="TEXT",
+        help="which series of a DICOM folder to read if it holds several CT scans: the number of the series, a part of "
+        "its description, or the end of its SeriesInstanceUID (default: the only CT series)",
     )

@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 
 from data.cases.consistency import check_consistency, check_place
-from data.cases.labels import TUMOUR
+from data.cases.labels import label_boxes
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.files import ARCHIVE_ERRORS, REPOSITORY, read_array, replacing, sha256_of, write_to_disk
 from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
-from data.scans.boxes import Box, bounding_box, triple
+from data.scans.boxes import Box, triple
 from data.scans.grid import Grid
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
@@ -253,14 +253,15 @@ def write_case(
         if error.errno is None:  # numpy reports a short write without a number; it means that the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store)) from error
         raise
+    pancreas_box, tumour_box = label_boxes(label)
     manifest = {
         "centre": centre,
         "name": name,
         "patient": patient,
         "shape": [int(n) for n in image.shape],
         "spacing": [float(s) for s in spacing],
-        "pancreas_box": bounding_box(label > 0),
-        "tumour_box": bounding_box(label == TUMOUR),
+        "pancreas_box": pancreas_box,
+        "tumour_box": tumour_box,
         "grid": grid.to_json(),
         "source": source,
         "preparation": preparation.to_json(),

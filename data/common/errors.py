@@ -13,11 +13,14 @@ EXIT_INTERRUPTED = 130
 _FREE_SPACE = "free some space or choose another folder"
 _NO_PERMISSION = ("no permission to read or write here", "change the permissions or choose another folder")
 _IN_THE_WAY = ("a file or folder of this name is in the way", "rename it or choose another folder")
+_GONE = ("the disk or network share has gone away", "connect it again and run the same command")
 # What the file system refuses because of the user's choice of a path: the problem and the remedy.
 _REFUSALS = {
     errno.ENOSPC: ("the disk is full", _FREE_SPACE),
     errno.EDQUOT: ("the disk quota is used up", _FREE_SPACE),
     errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.EIO: ("the disk or the network reports an error", "check them, or choose another folder"),
+    **dict.fromkeys((errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.ENODEV, errno.ENXIO), _GONE),
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
     errno.EEXIST: _IN_THE_WAY,
@@ -51,6 +54,21 @@ class InputError(Exception):
         return " ".join(line.splitlines())  # a damaged file may have line breaks in its names
 
 
+def refusal(error: OSError, place: Path | str) -> InputError | None:
+    """Return what the file system refused as an error that the user can put right.
+
+    Args:
+        error: The refusal.
+        place: The path to blame if the error does not name one.
+
+    Returns:
+        The error; None if the refusal is not due to the user's choice of a path.
+    """
+    if error.errno not in _REFUSALS:
+        return None
+    return InputError(str(error.filename or place), *_REFUSALS[error.errno])
+
+
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
     """Make ``main`` the body of a command: errors that the user can put right end it with one line on stderr.
 
@@ -72,10 +90,9 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
-            if error.errno not in _REFUSALS:
+            if (refused := refusal(error, "the output folder")) is None:
                 raise
-            place = str(error.filename or "the output folder")
-            print(f"error: {InputError(place, *_REFUSALS[error.errno])}", file=sys.stderr)
+            print(f"error: {refused}", file=sys.stderr)
         except KeyboardInterrupt:
             print("\ninterrupted: finished work is kept. Run the same command again to continue.", file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -4,12 +4,14 @@ Nothing here relies on process numbers or clocks, which two machines that share 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import platform
 import secrets
 import struct
+import tempfile
 import threading
 import time
 import zlib
@@ -20,7 +22,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from data.common.errors import InputError
+from data.common.errors import InputError, refusal
 
 READ_BYTES = 1 << 22  # of a file at a time
 REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
@@ -67,6 +69,55 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder with its parents, unless it exists.
+
+    Raises:
+        InputError: If it cannot be created, whatever the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error, folder) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder can be created or, if it exists, written to; nothing is left behind.
+
+    A command that writes its results after hours of work calls this before the work.
+
+    Raises:
+        InputError: If that is not so.
+    """
+    try:
+        existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+        with tempfile.TemporaryDirectory(prefix=".", dir=existing):
+            pass
+    except OSError as error:
+        raise _unusable(error, folder) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that ``replacing`` can write a file, before the work whose result it is to hold.
+
+    Raises:
+        InputError: If it is a folder, or its own folder cannot be written to.
+    """
+    if path.is_dir():
+        raise InputError(path, "it is a folder, not a file", "give the name of a file")
+    check_writable(path.parent)
+
+
+def _unusable(error: OSError, folder: Path) -> InputError:
+    """Return the error for a folder that cannot be created or written to."""
+    if file := next((part for part in (folder, *folder.parents) if part.is_file()), None):
+        return InputError(file, "it is a file, not a folder", "choose another folder")
+    if known := refusal(error, folder):
+        return InputError(folder, known.problem, known.remedy)
+    why = "" if error.errno == errno.ENOENT else f" ({error.strerror})"  # as in /proc, which takes no files at all
+    return InputError(folder, f"this folder cannot be created or written to{why}", "choose another folder")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that no reader, and no later run, ever finds it incomplete.
@@ -80,17 +131,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path. It has the suffix of ``path``, because some libraries choose the format by it.
+
+    Raises:
+        InputError: If its folder cannot be created.
+        OSError: If the file cannot be written; it names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = path.with_name(f".{secrets.token_hex(4)}.unfinished.{path.name}")
-    with unfinished.open("xb") as mine:
-        _lock_if_possible(mine)  # as long as it is held, remove_unfinished leaves the file alone
-        try:
+    try:
+        with unfinished.open("xb") as mine:
+            _lock_if_possible(mine)  # as long as it is held, remove_unfinished leaves the file alone
             yield unfinished
             write_to_disk(unfinished)
             unfinished.replace(path)
-        finally:
+    except OSError as error:
+        if str(error.filename) != str(unfinished):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the temporary name tells the user nothing
+    finally:
+        with contextlib.suppress(OSError):  # where nothing can be written, the first error is the one to tell
             unfinished.unlink(missing_ok=True)
 
 
@@ -145,10 +205,15 @@ def exclusive_lock(folder: Path, remedy: str, *, patience_s: float = 0.0) -> Ite
         The file descriptor that holds the lock.
 
     Raises:
-        InputError: If another process holds the lock, or the file system does not support locks.
+        InputError: If another process holds the lock, the file system does not support locks, or the folder cannot be
+            created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    make_folder(folder)
+    try:
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise _unusable(error, folder) from error
+    with file:
         deadline = time.monotonic() + patience_s
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Process many cases in several processes, with a progress bar, and leave no process behind."""
+"""Process many cases in several processes, show their progress, and leave no process behind."""
 
 import multiprocessing
 import os
@@ -9,16 +9,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from data.common.errors import InputError
+from data.common.progress import progress_bar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], workers: int, title: str) -> Iterator[R]:
-    """Apply a function to many items in several processes and show a progress bar.
+    """Apply a function to many items in several processes and show their progress.
 
     An exception of ``work`` is raised here and cancels the items that have not been started.
 
@@ -26,7 +25,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], workers: int, title:
         work: Function to apply. With more than one worker, it, its items and its results must be picklable.
         items: Arguments of the calls.
         workers: Number of processes; 1 works in the calling process.
-        title: Text before the progress bar.
+        title: Text before the progress.
 
     Yields:
         The results in the order in which the calls finish; with one worker, in the order of the items.
@@ -34,7 +33,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], workers: int, title:
     Raises:
         InputError: If the operating system ends a worker process, usually for lack of memory.
     """
-    with tqdm(total=len(items), desc=title, unit="case", disable=None) as bar:
+    with progress_bar(total=len(items), title=title, unit="case") as bar:
         for result in map(work, items) if workers == 1 else _results_of_pool(work, items, min(workers, len(items))):
             bar.update()
             yield result

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.files import check_writable
+from data.common.progress import add_quiet, progress
 from data.contact_sheet.sheet import draw_tile, write_sheets
 
 
@@ -35,6 +35,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the pictures")
     add_store(parser)
     parser.add_argument("--centres", nargs="+", metavar="NAME", help="names of the centres to draw (default: all)")
+    add_quiet(parser)
     return Options(**vars(parser.parse_args(argv)))
 
 
@@ -53,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [name for name in names if name not in centres]:
         problem = "no centre of this name is prepared"
         raise InputError(f"--centres {unknown[0]}", problem, f"choose from {', '.join(centres)}")
+    check_writable(options.out.expanduser())
     faults = []
     for name in names:
         tiles = []
-        for case in tqdm(centres[name], desc=f"drawing {name}", unit="case", disable=None):
+        for case in progress(centres[name], title=f"drawing {name}", unit="case"):
             try:
                 tiles.append(draw_tile(case.image(), case.label(), case.spacing, case.name))
             except InputError as error:

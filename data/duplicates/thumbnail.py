@@ -17,10 +17,10 @@ from functools import partial
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
 from data.cases.store import Case
 from data.common.files import read_array, replacing
+from data.common.progress import progress
 from data.scans.body import largest_component
 from data.scans.boxes import Box, bounding_box, whole_box
 
@@ -48,7 +48,7 @@ THUMBNAIL = np.dtype(
 
 
 def load_thumbnails(cases: Sequence[Case], *, save: bool = True) -> np.ndarray:
-    """Load the thumbnails of prepared cases, with a progress bar if this takes more than 2 s.
+    """Load the thumbnails of prepared cases, and show the progress if this takes more than 2 s.
 
     Args:
         cases: The prepared cases.
@@ -62,13 +62,12 @@ def load_thumbnails(cases: Sequence[Case], *, save: bool = True) -> np.ndarray:
     """
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
         loaded = list(
-            tqdm(
+            progress(
                 pool.map(partial(load_thumbnail, save=save), cases),
-                desc="looking for duplicates",
+                title="looking for duplicates",
                 total=len(cases),
                 unit="case",
-                disable=None,
-                delay=PROGRESS_DELAY_S,
+                delay_s=PROGRESS_DELAY_S,
             )
         )
     return np.stack(loaded) if loaded else np.zeros(0, THUMBNAIL)

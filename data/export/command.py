@@ -26,6 +26,7 @@ from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.parallel import in_parallel
+from data.common.progress import add_quiet
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.scans.volume import write_image, write_mask
 from data.splits.frozen import frozen_splits
@@ -186,6 +187,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="number of cases written at a time (default: %(default)s)"
     )
+    add_quiet(parser)
     options = Options(**vars(parser.parse_args(argv)))
     if not 1 <= options.id <= 999:
         raise InputError(f"--id {options.id}", "nnU-Net's data sets have numbers of three digits", "use 1 to 999")

@@ -21,6 +21,7 @@ from data.cases.store import read_case, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
+from data.common.progress import add_quiet
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.scans.grid import Grid
 
@@ -198,6 +199,7 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         metavar="N",
         help="number of processes that render cases at the same time (default: %(default)s)",
     )
+    add_quiet(parser)
     args = parser.parse_args(argv)
     return PhantomOptions(
         out=args.out,

@@ -20,17 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from data.cases.labels import PANCREAS, TUMOUR
+from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
 from data.cases.store import Case, content_of, read_case, refuse_centre, renew_source, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import exclusive_lock, remove_unfinished
+from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
 from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
 from data.scans.boxes import bounding_box
+from data.scans.hounsfield import find_hu_problem
 from data.sources.base import Entry
 from data.sources.catalogue import listing, load_entry
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
@@ -122,8 +123,9 @@ def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, sour
     fitted = apply_preparation(scan.array, scan.spacing, preparation, bounding_box(label))
     grid = replace(scan.grid, part=fitted.part)
     fitted_label = grid.to_prepared(label)
+    kept, given = codes_in(fitted_label), codes_in(label)
     for code, organ in ((PANCREAS, "pancreas"), (TUMOUR, "tumour")):
-        if not (fitted_label == code).any() and (label == code).any():
+        if code in given and code not in kept:
             problem = f"the {organ} is too small for the voxels of --spacing and would vanish"
             raise InputError(f"{entry.label}", problem, "give a finer --spacing")
     write_case(
@@ -139,7 +141,8 @@ def _read_and_write(entry: Entry, centre: Centre, preparation: Preparation, sour
         preparation=preparation,
         scan_label=label[fitted.part.slices] if fitted.part else None,
     )
-    return notes
+    doubt = find_hu_problem(scan.array)
+    return notes + ([f"image {': '.join(doubt)}"] if doubt else [])
 
 
 def _volumes(case: Case) -> Volumes:
@@ -198,11 +201,6 @@ def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> t
     origin = f"{len(centre.entries)} cases of {centre.root} ({centre.adapter})"
     settings = f"labels {centre.labels}, {preparation}, {workers} workers"
     print(f"centre {centre.name}: {origin} -> {centre.folder}, {settings}", flush=True)
-    try:
-        centre.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"the folder cannot be created ({error.strerror})"
-        raise InputError(centre.folder, problem, "choose another --store") from error
     with exclusive_lock(centre.folder, BUSY):
         _remove_unfinished(centre.folder)
         try:
@@ -311,6 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in (*notes_on(centres, options.centres.centre_by), *replacements):
         print(f"note: {note}")
     store = centres[0].store
+    check_writable(store)
     disk_use = estimate_disk_use(store, images, preparation)
     if not disk_use.fits and not options.fill_disk:
         remedy = "free some space, choose another --store or a coarser --spacing, or start anyway with --fill-disk"

@@ -45,8 +45,8 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
             signature has not changed since then are not read again.
 
     Returns:
-        Adapter and root of the data set, the label map of the case, which the names in its label file may decide, and
-        the path, signature and SHA-256 of image and label.
+        Adapter and root of the data set, the label map of the case, which the names in its label file may decide, the
+        series if one was chosen, and the path, signature and SHA-256 of image and label.
 
     Raises:
         InputError: If the entry has a fault, one of its files is missing or cannot be read, or it is not clear what
@@ -64,7 +64,8 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
         except OSError as error:
             problem = f"the file cannot be read ({error.strerror})"
             raise InputError(error.filename or path, problem, "check its permissions and the disk") from error
-    label_path = entry.files()[1]
+    image_path, label_path = entry.files()
     names = entry.reader.names(label_path)
     labels, _ = settle_map(label_path, names, centre.labels, accept=centre.accept_labels)
-    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(labels), **files}
+    chosen = {"series": entry.series} if entry.series and image_path.is_dir() else {}
+    return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(labels), **chosen, **files}

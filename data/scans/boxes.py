@@ -57,6 +57,12 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     return Box(triple(start), triple(stop))
 
 
+def filled_rows(plane: np.ndarray) -> slice:
+    """Return the rows of a plane (H, W) from the first to the last one that is not all 0; none if all are."""
+    rows = np.flatnonzero(plane.any(axis=1))
+    return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0)
+
+
 def enlarge(box: Box, low: Sequence[float], high: Sequence[float], shape: Sequence[int], multiple: int = 8) -> Box:
     """Move the faces of a box outwards, round its shape up to a multiple and keep it inside the scan.
 

@@ -10,6 +10,7 @@ never has to fit into memory as a whole.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ import SimpleITK as sitk
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.scans.boxes import triple
+from data.scans.boxes import filled_rows, triple
 from data.scans.bytes import SUFFIXES, check_finite, refuse_folder_of_pairs, suffix_of
-from data.scans.dicom import read_series
+from data.scans.dicom import Series, read_series
 from data.scans.dicom_seg import find_segmentation, read_segmentation
 from data.scans.formats import check_file, open_scan
 from data.scans.grid import SAME_GRID_VOXELS, Frame, Grid, Vector3D
@@ -85,11 +86,12 @@ def read_grid(path: str | Path) -> Grid:
     return _grid_of(reader)
 
 
-def read_image(path: str | Path) -> Volume:
+def read_image(path: str | Path, series: str = "") -> Volume:
     """Read a CT scan.
 
     Args:
         path: File, or folder of DICOM slices.
+        series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
 
     Returns:
         The scan in HU, int16. Fractions are rounded, and values outside the range of int16 are clipped to it.
@@ -97,12 +99,15 @@ def read_image(path: str | Path) -> Volume:
     Raises:
         InputError: If it is not a whole 3-D scan of finite numbers.
     """
-    return _read(Path(path), np.int16, _to_hu)
+    return _read(Path(path), np.int16, _to_hu, partial(read_series, choice=series))
 
 
 def _to_hu(array: np.ndarray) -> np.ndarray:
     limits = np.iinfo(np.int16)
-    return array if array.dtype == np.int16 else np.clip(np.rint(array), limits.min, limits.max).astype(np.int16)
+    if array.dtype == np.int16:
+        return array
+    whole = np.rint(array) if array.dtype.kind == "f" else array
+    return np.clip(whole, limits.min, limits.max).astype(np.int16)
 
 
 def read_label(path: str | Path, like: Volume | None = None, rank: np.ndarray | None = None) -> Volume:
@@ -128,7 +133,7 @@ def read_label(path: str | Path, like: Volume | None = None, rank: np.ndarray | 
         label = Volume(segments.codes, *segments.grid.lps_frame(), segments.grid, segments.notes)
         return label if like is None else _on_grid_of(like, label, Path(path))
     codes = _LabelCodes()
-    label = _read(Path(path), np.uint8, codes)
+    label = _read(Path(path), np.uint8, codes, partial(read_series, is_label=True))
     if codes.largest_fraction > LABEL_TOLERANCE:
         problem = f"label values are not whole numbers (off by {codes.largest_fraction:.3g})"
         raise InputError(path, problem, "give a file of label codes, not of scores")
@@ -222,14 +227,16 @@ def _on_grid_of(like: Volume, label: Volume, path: Path) -> Volume:
     return _moved(label, array, like.grid, (*label.notes, "resampled onto the image's grid"))
 
 
-def _read(path: Path, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) -> Volume:
+def _read(
+    path: Path,
+    dtype: type,
+    convert: Callable[[np.ndarray], np.ndarray],
+    open_folder: Callable[[Path], Series],
+) -> Volume:
     if path.is_dir():
         refuse_folder_of_pairs(path)
-        image = read_series(path)
-        values = sitk.GetArrayViewFromImage(image)
-        step = max(1, CONVERTED_VOXELS // values[0].size)
-        pieces = (values[start : start + step] for start in range(0, len(values), step))
-        return _assemble(path, _grid_of(image), pieces, dtype, convert)
+        found = open_folder(path)
+        return _assemble(path, found.grid, found.planes, dtype, convert, found.notes)
     with open_scan(path) as (header, planes):
         return _assemble(path, header.grid, map(header.scale, planes), dtype, convert, header.notes)
 
@@ -240,14 +247,18 @@ def _assemble(
     pieces: Iterator[np.ndarray],
     dtype: type,
     convert: Callable[[np.ndarray], np.ndarray],
-    notes: tuple[str, ...] = (),
+    notes: tuple[str, ...],
 ) -> Volume:
     """Convert the voxels of a file, some planes (z, y, x) at a time, and turn them to LPS order."""
-    array: np.ndarray = np.empty(grid.lps_shape, dtype)
+    # The system gives memory to zeros only when they are written to. In a label nearly all voxels are 0.
+    array: np.ndarray = np.zeros(grid.lps_shape, dtype)
     planes, done = grid.in_file_order(array), 0  # a view: what is written to it is in LPS order in the array
     for piece in pieces:
         check_finite(path, piece)
-        planes[done : done + len(piece)] = convert(piece)
+        values = convert(piece)
+        for plane, target in zip(values, planes[done : done + len(piece)], strict=True):
+            rows = filled_rows(plane)
+            target[rows] = plane[rows]
         done += len(piece)
     if grid.orientation != "LPS":
         notes = (*notes, f"turned from {grid.orientation} to LPS")

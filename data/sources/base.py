@@ -37,6 +37,7 @@ class Entry:
             exist.
         columns: What the data set's table says about the case, such as the scanner or the institute.
         reader: How the label is read.
+        series: Which series of a DICOM folder is the scan, as ``--series`` names it; empty for the only one.
         has_tumour: Whether the data set states that the case has a tumour. If its label shows none, the case is
             refused, because it would count as free of tumours.
         names: What the data set calls the codes of its labels (dataset.json), if it does.
@@ -50,6 +51,7 @@ class Entry:
     columns: Columns = ()
     reader: LabelReader = ONE_FILE
     has_tumour: bool = False
+    series: str = ""
     names: CodeNames = field(default_factory=dict)
 
     def files(self) -> tuple[Path, Path]:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cases.labels import TUMOUR
+from data.cases.labels import TUMOUR, codes_in
 from data.common.errors import InputError
 from data.common.text import format_row, wrap_words
 from data.scans.volume import Volume, read_image
@@ -79,14 +79,14 @@ def load_entry(entry: Entry, labels: LabelMap, *, accept: bool = False) -> tuple
     """
     image_path, label_path = entry.files()
     try:
-        image = read_image(image_path)
+        image = read_image(image_path, entry.series)
         own, name_notes = settle_map(label_path, entry.reader.names(label_path), labels, accept=accept)
         codes, label_notes = entry.reader.read(label_path, image, own)
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror})"
         raise InputError(error.filename or image_path, problem, "check its permissions and the disk") from error
     label = own.apply(label_path, codes)
-    if entry.has_tumour and labels.gives_tumour and not (label == TUMOUR).any():
+    if entry.has_tumour and labels.gives_tumour and TUMOUR not in codes_in(label):
         problem = f"the data set states that case {entry.name} has a tumour, but its label shows none"
         raise InputError(label_path, problem, "leave the case out, because it is not free of tumours")
     return (

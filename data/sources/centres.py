@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.cases.options import add_store
+from data.cases.options import add_series, add_store
 from data.common.errors import InputError
+from data.common.progress import add_quiet
 from data.common.text import is_valid_name
 from data.sources.base import Entry
 from data.sources.catalogue import SOURCES, layouts, remarks
@@ -36,6 +37,7 @@ class CentreOptions:
         store: Folder of the prepared cases.
         labels: What the label codes mean, or None for what the label files and the data set say.
         accept_labels: Whether to use labels whose volume or place is implausible, or whose names contradict ``labels``.
+        series: Which series of each DICOM folder is read, where the data set's table does not say it.
         moved: Whether the data set may have been moved since the centre was prepared.
         workers: Number of processes that read cases.
     """
@@ -47,6 +49,7 @@ class CentreOptions:
     store: Path
     labels: LabelMap | None
     accept_labels: bool
+    series: str
     moved: bool
     workers: int
 
@@ -75,6 +78,7 @@ class CentreOptions:
             store=args.store,
             labels=labels,
             accept_labels=args.accept_labels,
+            series=args.series,
             moved=args.moved,
             workers=args.workers,
         )
@@ -152,6 +156,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         help="use labels whose volume or place is implausible, and --labels that contradicts the names of the codes "
         "(default: refuse them)",
     )
+    add_series(parser)
     parser.add_argument(
         "--moved",
         action="store_true",
@@ -165,6 +170,7 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         metavar="N",
         help="number of processes that read cases at the same time (default: %(default)s)",
     )
+    add_quiet(parser)
 
 
 def find_centres(options: CentreOptions) -> list[Centre]:
@@ -183,7 +189,7 @@ def find_centres(options: CentreOptions) -> list[Centre]:
     if root.is_file() and not (options.source == "folder" and root.suffix.lower() == ".csv"):
         raise InputError(root, "an archive or another file, not a folder", "unpack it and give the folder as ROOT")
     labels = source.codes(root) if options.labels is None else options.labels
-    entries = tuple(source.entries(root))
+    entries = tuple(replace(entry, series=entry.series or options.series) for entry in source.entries(root))
     if not entries:
         raise InputError(root, "it holds no case", f"check the layout, which for {options.source} is {source.summary}")
     if options.labels is not None and not options.accept_labels:

@@ -13,8 +13,9 @@ class Folder:
     """Scans in ROOT/images and ROOT/labels, paired by name, or in a table: ROOT/cases.csv, or a .csv as ROOT.
 
     The table has the columns ``image`` and ``label``, with paths that are absolute or relative to the table. Optional
-    columns are ``case`` (the name; otherwise that of the image's file), ``patient`` and any others, such as ``centre``,
-    whose values ``--centre-by`` can turn into centres.
+    columns are ``case`` (the name; otherwise that of the image's file), ``patient``, ``series`` (which series of a
+    DICOM folder is read, as ``--series`` names it) and any others, such as ``centre``, whose values ``--centre-by``
+    can turn into centres.
     """
 
     summary = (
@@ -63,4 +64,5 @@ class Folder:
         elif not image.exists() or not label.exists():
             fault = missing_file(image if not image.exists() else label)
         columns = tuple((key, value) for key, value in row.items() if key not in ("image", "label", "case", "patient"))
-        return Entry(name, row.get("patient") or name, image, label, fault, columns)
+        patient, series = row.get("patient") or name, row.get("series", "")
+        return Entry(name, patient, image, label, fault, columns, series=series)

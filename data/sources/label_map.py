@@ -14,6 +14,7 @@ import numpy as np
 
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.common.errors import InputError
+from data.scans.boxes import filled_rows
 from data.scans.segments import CodeNames, code_names
 from data.scans.volume import Volume, read_label
 from data.sources.label_names import BACKGROUND, describe_names, label_of_name
@@ -86,10 +87,10 @@ class LabelMap:
 
         Args:
             path: The file, for messages.
-            array: Codes, uint8, shape (D, H, W).
+            array: Codes, uint8, shape (D, H, W); they are replaced by the labels, as a scan can have 1 GB of them.
 
         Returns:
-            Labels 0/1/2, uint8, of the same shape.
+            The array, now of labels 0/1/2.
 
         Raises:
             InputError: If the array holds codes that the map does not name.
@@ -104,10 +105,10 @@ class LabelMap:
                 "look up what every code means in this label, also the codes that the map names, and give a map of "
                 "them all: --labels with pairs code=label, where label 0 is background, 1 pancreas and 2 tumour",
             )
-        labels = np.empty_like(array)
-        for plane, mapped in zip(array, labels, strict=True):  # plane by plane, because indexing converts to int64
-            mapped[...] = table[plane]
-        return labels
+        for plane in array:  # plane by plane, because indexing converts to int64
+            rows = slice(None) if table[0] else filled_rows(plane)  # zeros that are not written to take no memory
+            plane[rows] = table[plane[rows]]
+        return array
 
 
 def map_of_names(path: Path, names: CodeNames) -> LabelMap:

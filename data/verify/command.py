@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import check_replaceable, check_writable, replacing
 from data.common.parallel import in_parallel
 from data.common.text import format_row, wrap_words
 from data.contact_sheet.sheet import write_sheets
@@ -125,6 +125,10 @@ def _verify_store(options: VerifyOptions) -> int:
 def _verify_centres(chosen: CentreOptions, options: VerifyOptions) -> int:
     store, centre_by = chosen.store, chosen.centre_by
     centres = find_centres(chosen)
+    if options.json_file:
+        check_replaceable(options.json_file)
+    if options.sheet_folder:
+        check_writable(options.sheet_folder)
     for note in notes_on(centres, centre_by):
         print(f"note: {note}")
     inspected = [_inspect_centre(centre, options) for centre in centres]

@@ -21,6 +21,7 @@ from data.contact_sheet.sheet import draw_tile
 from data.duplicates.thumbnail import make_thumbnail
 from data.scans.boxes import bounding_box
 from data.scans.grid import volume_ml
+from data.scans.hounsfield import find_hu_problem
 from data.scans.volume import Volume
 from data.sources.base import Entry
 from data.sources.catalogue import load_entry
@@ -28,11 +29,6 @@ from data.sources.label_map import LabelMap
 from data.sources.plausible import Volumes, find_centre_fault, find_label_fault, measure_label
 
 PLAUSIBLE_SPACING_MM = (0.3, 8.0)
-AIR_BELOW_HU, BONE_ABOVE_HU = -200, 100  # every abdominal CT has darker and brighter voxels than these
-# A scan was clipped to a display window if its darkest voxels are brighter than the lower limit, or its brightest
-# voxels darker than the upper limit, and more than this share of all voxels has that extreme value.
-CLIPPED_LOW_HU, CLIPPED_HIGH_HU = -500, 400
-CLIPPED_SHARE = 0.005
 GLAND_HU = (-20, 200)  # plausible median under the label: from a fatty gland without contrast to the arterial phase
 TILT_DEGREES = 5.0
 SMALL_PANCREAS_ML, SMALL_TUMOUR_ML = 5.0, 0.05  # an adult gland has 40 to 120 ml; 0.05 ml is a ball of 4.6 mm
@@ -160,25 +156,9 @@ def inspect_entry(
     )
 
 
-def find_hu_problem(array: np.ndarray) -> Doubt | None:
-    """Check whether the values of a scan can be Hounsfield units; None if nothing speaks against it."""
-    low, high = int(array.min()), int(array.max())
-    at_low, at_high = (np.count_nonzero(array == end) / array.size for end in (low, high))
-    values = f"values {low} to {high}"
-    if low >= 0 and high <= 255:
-        return Doubt(f"{values} are 8-bit grey values, not HU", "give the scan itself, not pictures of it")
-    if low >= 0 and high > 1000:
-        return Doubt(f"{values} lack the offset of HU", "export the scan with its rescale (intercept -1024) applied")
-    if (low > CLIPPED_LOW_HU and at_low > CLIPPED_SHARE) or (high < CLIPPED_HIGH_HU and at_high > CLIPPED_SHARE):
-        return Doubt(f"HU clipped to a window, {values}", "give the original scan; the network uses -100 to 240 HU")
-    if low > AIR_BELOW_HU or high < BONE_ABOVE_HU:
-        return Doubt(f"{values} are not the HU of a CT", "export the scan in HU, with its rescale applied")
-    return None
-
-
 def _image_doubts(image: Volume) -> Iterator[Doubt]:
-    if doubt := find_hu_problem(image.array):
-        yield doubt
+    if problem := find_hu_problem(image.array):
+        yield Doubt(*problem)
     if min(image.spacing) < PLAUSIBLE_SPACING_MM[0] or max(image.spacing) > PLAUSIBLE_SPACING_MM[1]:
         yield Doubt(
             f"implausible spacing {_format_spacing(image.spacing)} mm",

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import check_writable, replacing
+from data.common.progress import add_quiet, progress
 from data.common.records import read_yaml
 from data.common.text import HelpFormatter
 from data.scans.bytes import refuse_folder_of_pairs
@@ -121,6 +121,7 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
     )
     add_store(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and pictures")
+    add_quiet(parser)
     args = parser.parse_args(argv)
     if args.pattern and "{case}" not in args.pattern and "{export}" not in args.pattern:
         problem = "this is the name of one file for all cases"
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_folder(options.out, predictions, references)
     title = f"{predictions.target}, {references.name}, {predictions.folder.resolve().name}"
     rows: list[CaseRow] = []
-    for case in tqdm(references.cases, desc=title, unit="case"):
+    for case in progress(references.cases, title=title, unit="case"):
         rows.append(score_case(predictions, case))
         write_case_table(options.out / "cases.csv", rows)
     write_results(
@@ -241,8 +242,10 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
     """Remove earlier results of this command from a folder and record what the new ones are made with.
 
     Raises:
-        InputError: If the folder holds anything else, such as the results of an evaluation script.
+        InputError: If the folder holds anything else, such as the results of an evaluation script, or cannot be written
+            to.
     """
+    check_writable(out)
     record = out / "settings.yaml"
     try:
         earlier = read_yaml(record) if record.exists() else None

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from data.cases.options import add_store
 from data.cases.store import Case, digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
+from data.common.progress import add_quiet, progress
 from data.common.records import read_yaml
 from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
@@ -45,7 +45,7 @@ from engine.evaluate.masks import (
     score_prepared_mask,
     write_prepared_mask,
 )
-from engine.infer.cascade import StageModel, load_model, segment_stage, select_roi
+from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_roi
 from engine.options import add_average, add_gpu, add_path
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
@@ -127,6 +127,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         )
     if not stage.segments_pancreas:
         add_average(parser)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     if args.thresh is not None and not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
@@ -157,6 +158,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     target = options.stage.sampling.target
     device = choose_device(options.gpu)
     centres = read_store(options.store)
+    check_runs_folder(options.path)
     splits = choose_splits(frozen_splits(options.store, centres), options.split, centres_with(centres, target))
     faults = []
     for split in splits:
@@ -286,7 +288,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
     rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
-    for case in tqdm([case for case in evaluation.cases if case.key not in done], desc=title, unit="case"):
+    for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
         try:
             size = "x".join(map(str, case.shape))
             with naming_memory_errors(f"{case.key}, a scan of {size} voxels", model.device, "use --gpu cpu"):
@@ -327,7 +329,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
-    mask, note = segment_stage(model, case.image(), case.spacing, roi)
+    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi)
     seconds = time.monotonic() - start
     prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
     write_mask(prediction, mask.astype(np.uint8), case.grid)
@@ -338,7 +340,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
         "seconds": round(seconds, 2),
         "threshold": model.threshold,
-        "note": "; ".join(filter(None, (fallback_note, note))),
+        "note": "; ".join(filter(None, (fallback_note, note, doubt and f"unreliable: {doubt}"))),
     }
 
 

@@ -7,6 +7,7 @@ All masks of the cascade have the voxels of the prepared image: what a stage han
 Both use ``select_roi`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,10 +77,12 @@ class StageResult(NamedTuple):
     Attributes:
         mask: Boolean mask of the whole scan, shape (D, H, W).
         note: What a reader of the result should know; empty if there is nothing.
+        doubt: Why the mask is not reliable; empty if nothing speaks against it.
     """
 
     mask: np.ndarray
     note: str
+    doubt: str = ""
 
 
 class CascadeResult(NamedTuple):
@@ -88,10 +91,22 @@ class CascadeResult(NamedTuple):
     Attributes:
         label: uint8 labels 0/1/2, shape (D, H, W).
         notes: What a reader of the result should know.
+        doubts: Why the result is not reliable; empty if nothing speaks against it.
     """
 
     label: np.ndarray
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+
+
+def check_runs_folder(checkpoints: Path) -> None:
+    """Check that the folder of all runs exists, so that one line says so instead of one for each missing model.
+
+    Raises:
+        InputError: If it does not.
+    """
+    if not checkpoints.is_dir():
+        raise InputError(checkpoints, "no such folder", "give the folder of the trained models with --path")
 
 
 def load_model(
@@ -161,15 +176,19 @@ def segment_scan(
         image: int16 HU, shape (D, H, W), prepared like the training cases of the models.
         spacing: Voxel spacing (z, y, x) in mm.
     """
-    notes = []
+    notes: list[str] = []
+    unfamiliar = describe_unfamiliar_spacing(list(models.values()), spacing)
+    doubts = (unfamiliar,) if unfamiliar else ()
     masks: dict[str, np.ndarray] = {}
     for name, model in models.items():
         roi, fallback_note = select_roi(model.stage, masks, spacing)
-        masks[name], note = segment_stage(model, image, spacing, roi)
+        masks[name], note, _ = segment_stage(model, image, spacing, roi)
         notes += [fallback_note, note]
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
-            return CascadeResult(np.zeros(image.shape, np.uint8), ("no pancreas found: the mask is empty",))
-    return CascadeResult(merge_labels(masks["pancreas_fine"], masks["tumor_fine"]), tuple(filter(None, notes)))
+            empty = np.zeros(image.shape, np.uint8)
+            return CascadeResult(empty, (), (*doubts, "no pancreas found: the mask is empty"))
+    label = merge_labels(masks["pancreas_fine"], masks["tumor_fine"])
+    return CascadeResult(label, tuple(filter(None, notes)), doubts)
 
 
 def select_roi(
@@ -238,8 +257,8 @@ def segment_stage(
             break
         if _dice(mask, previous) >= CONVERGED_DICE:
             break
-    nothing = "" if mask.any() else f"{model.stage.title}: nothing found"
-    return StageResult(mask, "; ".join(filter(None, (nothing, _describe_unfamiliar_spacing(model, spacing)))))
+    note = "" if mask.any() else f"{model.stage.title}: nothing found"
+    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
 
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
@@ -247,19 +266,33 @@ def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
     return np.where(tumour, TUMOUR, np.where(pancreas, PANCREAS, 0)).astype(np.uint8)
 
 
-def _describe_unfamiliar_spacing(model: StageModel, spacing: tuple[float, float, float]) -> str:
-    """Return a note if the voxels of a scan are unlike all that the stage was trained on, else an empty string."""
-    if model.spacing_range is None:
-        return ""
-    seen, trained = network_spacing(spacing, model.stage.sampling), list(zip(*model.spacing_range, strict=True))
-    factor = FAMILIAR_SPACING_FACTOR
-    if all(low / factor <= s <= factor * high for s, (low, high) in zip(seen, trained, strict=True)):
-        return ""
-    voxels = " x ".join(f"{s:.2g}" for s in seen)
-    expected = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in trained)
-    return (
-        f"{model.stage.title}: unreliable, the voxels of {voxels} mm are unlike those of the training ({expected} mm)"
-    )
+def describe_unfamiliar_spacing(models: Sequence[StageModel], spacing: tuple[float, float, float]) -> str:
+    """Say whether the voxels of a scan are unlike all that the stages were trained on.
+
+    Args:
+        models: The stages that segment the scan.
+        spacing: Voxel spacing (z, y, x) in mm.
+
+    Returns:
+        One sentence for all stages, with the voxels of the stage that sees the finest ones. It names the stages unless
+        it holds for every one. Empty if the voxels are familiar.
+    """
+    unfamiliar: list[str] = []
+    sentence, finest = "", math.inf
+    for model in models:
+        if model.spacing_range is None:
+            continue
+        seen, trained = network_spacing(spacing, model.stage.sampling), list(zip(*model.spacing_range, strict=True))
+        factor = FAMILIAR_SPACING_FACTOR
+        if all(low / factor <= s <= factor * high for s, (low, high) in zip(seen, trained, strict=True)):
+            continue
+        unfamiliar.append(model.stage.title)
+        if math.prod(seen) < finest:
+            finest = math.prod(seen)
+            voxels = " x ".join(f"{s:.2g}" for s in seen)
+            expected = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in trained)
+            sentence = f"the voxels of {voxels} mm are unlike those of the training ({expected} mm)"
+    return f"{sentence} in {', '.join(unfamiliar)}" if 0 < len(unfamiliar) < len(models) else sentence
 
 
 def _dice(first: np.ndarray, second: np.ndarray) -> float:

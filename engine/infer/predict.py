@@ -15,23 +15,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.cases.labels import TUMOUR
+from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.files import check_writable
+from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
+from data.scans.hounsfield import find_hu_problem
 from data.scans.volume import read_image, write_mask
-from data.sources.base import case_name
 from data.splits.split import NONE_HELD_OUT
-from data.verify.findings import find_hu_problem
 from engine.device import choose_device, naming_memory_errors
-from engine.infer.cascade import StageModel, load_model, segment_scan
+from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_scan
+from engine.infer.volumes import PredictionFolder
 from engine.options import add_average, add_gpu, add_path
+from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
-from engine.report.tables import CaseRow, failed, write_case_table
+from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
 MAX_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour rarely more than 300 ml
@@ -43,6 +46,7 @@ class PredictOptions:
 
     Attributes:
         scans: Files, or folders of DICOM series.
+        series: Which series of each DICOM folder; empty for the only one.
         output: Folder for masks, pictures and the table of volumes.
         split: The split whose models are used.
         until: Use the newest runs that were started at this time or before; None for the newest of all.
@@ -52,6 +56,7 @@ class PredictOptions:
     """
 
     scans: tuple[Path, ...]
+    series: str
     output: Path
     split: str
     until: str | None
@@ -76,8 +81,9 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder for masks, pictures and the table volumes.csv",
+        help="folder for masks, pictures and the table volumes.csv; rows of other scans stay in the table",
     )
+    add_series(parser)
     parser.add_argument(
         "--data",
         default=NONE_HELD_OUT,
@@ -92,9 +98,11 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     add_gpu(parser)
     add_path(parser)
     add_average(parser)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     return PredictOptions(
         scans=tuple(args.scans),
+        series=args.series,
         output=args.output,
         split=args.data,
         until=args.time,
@@ -112,21 +120,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 2 if a scan failed, else 0.
     """
     options = parse(argv)
-    names = [case_name(scan.resolve().name) or scan.resolve().name for scan in options.scans]
-    if twice := {name for name in names if names.count(name) > 1}:
-        problem = "several scans have this name and would write the same mask"
-        raise InputError(", ".join(sorted(twice)), problem, "rename them, or segment them into different folders")
+    folder = PredictionFolder(options.output)
+    names = folder.assign_names(options.scans)
+    check_runs_folder(options.path)
     models = load_models(options)
+    check_writable(options.output)
     for model in models.values():
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
-    options.output.mkdir(parents=True, exist_ok=True)
-    scans = tqdm(list(zip(options.scans, names, strict=True)), unit="scan")
-    rows = [predict_scan(scan, name, models, options.output) for scan, name in scans]
-    write_case_table(options.output / "volumes.csv", rows)
+    rows = []
+    for scan, name in progress(names.items(), title="segmenting", unit="scan", total=len(names)):
+        rows.append(predict_scan(scan, name, models, folder, options.series))
+        folder.put(rows[-1])
     print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
     for row in rows:
         numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
-        print(f"{row['case']:<32}{numbers}  {'failed' if failed(row) else row['note']}")
+        print(f"{row['case']:<32}{numbers}  {'failed' if failed(row) else describe(row)}")
     faults = [row["error"] for row in rows if failed(row)]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
@@ -167,38 +175,59 @@ def find_complete_splits(checkpoints: Path) -> list[str]:
     return sorted(set.intersection(*finished))
 
 
-def predict_scan(scan: Path, name: str, models: Mapping[str, StageModel], output: Path) -> CaseRow:
+def describe(row: CaseRow) -> str:
+    """Return the note on a scan, which begins with a word of caution if its mask is not reliable."""
+    return f"unreliable: {row['note']}" if row["unreliable"] else row["note"]
+
+
+def predict_scan(
+    scan: Path, name: str, models: Mapping[str, StageModel], folder: PredictionFolder, series: str = ""
+) -> CaseRow:
     """Segment one scan and write its mask and its picture.
+
+    Args:
+        scan: Absolute path of the file or folder.
+        name: Name of the scan in the folder.
+        models: The models by the name of their stage, in the order of the cascade.
+        folder: Gets mask and picture.
+        series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
 
     Returns:
         The row of the scan for volumes.csv; with an error if it failed.
     """
     start = time.monotonic()
-    row: CaseRow = {"case": name, "pancreas_ml": "", "tumour_ml": "", "seconds": "", "note": "", "error": ""}
+    row: CaseRow = {"case": name, "scan": str(scan), "pancreas_ml": "", "tumour_ml": "", "seconds": ""}
+    row |= {"unreliable": "", "note": "", "error": ""}
+    folder.reserve(row)
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
-        volume = read_image(scan)
+        volume = read_image(scan, series)
         prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
         image, spacing = prepared.image, prepared.spacing
         with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
-            label, notes = segment_scan(models, image, spacing)
-        write_mask(output / f"{name}_pancreas_tumour.nii.gz", label, replace(volume.grid, part=prepared.part))
+            label, notes, doubts = segment_scan(models, image, spacing)
+        write_mask(folder.mask_path(name), label, replace(volume.grid, part=prepared.part))
     except (InputError, PermissionError) as error:
         return row | {"error": f"{error}{_advise_on_folder(scan)}"}
     pancreas_ml, tumour_ml = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
-    draw_overlay(
-        output / f"{name}.png",
-        image,
-        reference=None,
-        prediction=label,
-        spacing=spacing,
-        title=f"{name}: pancreas {pancreas_ml:.1f} ml, tumour {tumour_ml:.1f} ml",
-    )
+    doubts = (*find_doubts(volume.array, pancreas_ml), *doubts)
+    passed_over = volume.notes if scan.is_dir() else ()  # those on a file concern its header only
+    with drawing(folder.picture_path(name)) as picture:
+        draw_overlay(
+            folder.picture_path(name),
+            image,
+            reference=None,
+            prediction=label,
+            spacing=spacing,
+            title=f"{name}: pancreas {pancreas_ml:.1f} ml, tumour {tumour_ml:.1f} ml",
+            doubts=doubts,
+        )
     return row | {
         "pancreas_ml": round(pancreas_ml, 2),
         "tumour_ml": round(tumour_ml, 2),
         "seconds": round(time.monotonic() - start, 1),
-        "note": "; ".join((*find_doubts(volume.array, pancreas_ml), *notes)),
+        "unreliable": "yes" if doubts else "",
+        "note": "; ".join(filter(None, (*doubts, *notes, *passed_over, picture.fault))),
     }
 
 

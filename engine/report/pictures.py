@@ -4,6 +4,7 @@ Figures are built without the global state of pyplot, so that no backend is chos
 open.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from scipy import ndimage
 
 from data.cases.labels import HU_WINDOW, PANCREAS, TUMOUR
 from data.common.files import replacing
+from data.common.text import wrap_words
 from data.scans.boxes import bounding_box, enlarge, whole_box
 from data.scans.grid import volume_ml
 
@@ -29,6 +31,7 @@ OVERSAMPLING = 3
 LINE_WIDTHS = {"reference": 5, "prediction": 4}
 DPI = 100
 BACKGROUND = "#1b1d21"
+CAUTION_COLOUR = "#ffb020"
 
 # Colours (red, green, blue) by the origin of a contour and its label code. A mask without the code 2 is drawn in the
 # colours of the pancreas.
@@ -66,6 +69,7 @@ def draw_overlay(
     prediction: np.ndarray,
     spacing: Sequence[float],
     title: str,
+    doubts: Sequence[str] = (),
 ) -> None:
     """Write a PNG with up to four axial slices and a coronal one around the organ, and contours on them.
 
@@ -77,6 +81,7 @@ def draw_overlay(
         prediction: uint8 labels 0/1/2 of the same shape.
         spacing: Voxel spacing (z, y, x) in mm; the pixels of the picture are square in mm.
         title: Title of the picture.
+        doubts: Why the prediction is not reliable; written below the title.
     """
     masks = {"prediction": prediction} if reference is None else {"reference": reference, "prediction": prediction}
     legend = _legend(masks, spacing)
@@ -95,7 +100,7 @@ def draw_overlay(
         upright = {origin: mask[::-1, y] for origin, mask in masks.items()}
         view = _draw_slice(image[::-1, y], upright, (spacing[0], spacing[2]), scale)
         panels.append(Panel(f"coronal  y {box.start[1] + y}", "RLHF", view, scale))
-    save_figure(_panel_figure(panels, legend, title), path)
+    save_figure(_panel_figure(panels, legend, title, doubts), path)
 
 
 def choose_slices(masks: Mapping[str, np.ndarray], axis: int, count: int) -> list[int]:
@@ -186,18 +191,26 @@ def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend
     return [*lines, (f"window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU", None), ("z, y: voxel index from 0", None)]
 
 
-def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str) -> Figure:
+def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str, doubts: Sequence[str]) -> Figure:
     """Arrange the panels at their exact size in pixels; the last cell of the grid holds the legend."""
-    gap, head = 8, 44
+    gap, title_height, line_height = 8, 44, 20
     columns = 2 if len(panels) == 3 else 3
     cells = [*(panel.view.shape[:2] for panel in panels), (26 * len(legend) + 20, 250)]
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     widths = [max(row[i][1] for row in rows if i < len(row)) for i in range(min(columns, len(cells)))]
     heights = [max(h for h, _ in row) for row in rows]
-    width, height = sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * (len(heights) + 1) + head
+    width = sum(widths) + gap * (len(widths) + 1)
+    cautions = [line for doubt in doubts for line in wrap_words(f"UNRELIABLE: {doubt}", (width - 2 * gap) // 9)]
+    head = title_height + line_height * len(cautions)
+    height = sum(heights) + gap * (len(heights) + 1) + head
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
     size = 12 * min(1, (width - 2 * gap) / (10.6 * max(1, len(title))))
-    figure.text(gap / width, 1 - head / 2 / height, title, color="white", fontsize=size, va="center", weight="bold")
+    # Names of files may hold "$", between which matplotlib would read formulas.
+    text: dict[str, Any] = {"va": "center", "weight": "bold", "parse_math": False}
+    figure.text(gap / width, 1 - title_height / 2 / height, title, color="white", fontsize=size, **text)
+    for i, line in enumerate(cautions):
+        y = title_height + line_height * (i + 0.3)
+        figure.text(gap / width, 1 - y / height, line, color=CAUTION_COLOUR, fontsize=10, **text)
     for i, (h, w) in enumerate(cells):
         left = gap + sum(widths[: i % columns]) + gap * (i % columns)
         top = head + gap + sum(heights[: i // columns]) + gap * (i // columns)
@@ -237,6 +250,7 @@ def _write_legend(axes: Axes, legend: Legend, height: int, width: int) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
-    with replacing(path) as unfinished:
+    """Write a figure as PNG, atomically. A character that the font lacks is drawn as a box, without a warning."""
+    with replacing(path) as unfinished, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         FigureCanvasAgg(figure).print_figure(unfinished, format="png", facecolor=figure.get_facecolor(), dpi=figure.dpi)

@@ -240,4 +240,5 @@ def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float
 def _style() -> AbstractContextManager[None]:
     """Return a context with the style of seaborn, after which the settings of matplotlib are as they were before."""
     looks = seaborn.axes_style("whitegrid") | {"axes.spines.top": False, "axes.spines.right": False}
+    looks["text.parse_math"] = False  # names may hold "$", between which matplotlib would read formulas
     return matplotlib.rc_context(looks)

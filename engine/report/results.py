@@ -8,6 +8,7 @@ import numpy as np
 from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.cases.store import Case
 from data.common.files import replacing
+from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
 from engine.report.plots import draw_distributions
 from engine.report.tables import CaseRow, failed, pick_cases, summary_table, write_summary
@@ -36,27 +37,33 @@ def write_results(
         heading: Title of the summary.
         read_prediction: Reads the predicted mask of a case on the grid of the prepared case: boolean, shape (D, H, W).
 
-    Raises:
-        InputError: If a case or a prediction that is to be drawn is damaged.
+    A picture that cannot be drawn is reported and left out.
     """
     text = summary_table(rows, heading, lesions=target != "pancreas")
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
     write_summary(folder / "summary.json", rows)
     scored = [row for row in rows if not failed(row)]
+    faults = []
     if scored:
-        draw_distributions(folder / "distributions.png", scored, PLOTTED, title)
+        with drawing(folder / "distributions.png") as picture:
+            draw_distributions(folder / "distributions.png", scored, PLOTTED, title)
+        faults.append(picture.fault)
     code = np.uint8(PANCREAS if target == "pancreas" else TUMOUR)
     for rank, row in pick_cases(rows)._asdict().items():
         if row is None:
             continue
         case = cases[row["case"]]
-        draw_overlay(
-            folder / f"{rank}.png",
-            np.asarray(case.image()),
-            reference=target_mask(np.asarray(case.label()), target) * code,
-            prediction=read_prediction(case) * code,
-            spacing=case.spacing,
-            title=f"{title}: {rank}, {case.name}, Dice {row['dice']:.2f}",
-        )
-    print(f"\n{text}\nper case: {folder / 'cases.csv'}\npictures: {folder}/*.png")
+        with drawing(folder / f"{rank}.png") as picture:
+            draw_overlay(
+                folder / f"{rank}.png",
+                np.asarray(case.image()),
+                reference=target_mask(np.asarray(case.label()), target) * code,
+                prediction=read_prediction(case) * code,
+                spacing=case.spacing,
+                title=f"{title}: {rank}, {case.name}, Dice {row['dice']:.2f}",
+            )
+        faults.append(picture.fault)
+    missing = sum(map(bool, faults))
+    print(f"\n{text}\nper case: {folder / 'cases.csv'}")
+    print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))

@@ -50,7 +50,11 @@ def write_case_table(path: Path, rows: Sequence[CaseRow]) -> None:
         rows: The columns are the keys of all rows, in the order in which they first appear.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+    # Paths of scans may hold bytes that are not UTF-8.
+    with (
+        replacing(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

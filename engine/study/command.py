@@ -20,6 +20,7 @@ import torch
 from data.cases.options import add_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock
+from data.common.progress import add_quiet
 from data.common.text import HelpFormatter
 from engine.options import (
     add_allow_duplicates,
@@ -137,6 +138,7 @@ def add_run_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
     add_store(parser)
     add_average(parser)
     add_recipe_options(parser, stage, leave_out=("seed",))
+    add_quiet(parser)
 
 
 def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str]) -> RunOptions:

@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
-from tqdm import tqdm
-
 from data.common.errors import EXIT_INTERRUPTED, InputError
-from data.common.files import REPOSITORY
+from data.common.files import REPOSITORY, make_folder
+from data.common.progress import progress_bar
 from engine.report.tables import read_summary
 from engine.study.runs import Run, Study
 
@@ -64,7 +63,7 @@ class ScriptRunner:
 
     def run(self, command: Sequence[str], log_file: Path) -> int:
         """Run a script to its end and append its output to ``log_file``. Returns its exit code."""
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log_file.parent)
         with log_file.open("a") as file:
             with self._guard:
                 if self._stopped:
@@ -112,7 +111,7 @@ class ScriptRunner:
 def run_jobs(
     study: Study, runs: Sequence[Run], *, gpus: Sequence[str], training_options: Sequence[str], scripts: ScriptRunner
 ) -> list[InputError]:
-    """Train and evaluate runs under a progress bar.
+    """Train and evaluate runs and show the progress.
 
     Args:
         study: Of the runs.
@@ -141,7 +140,7 @@ def run_jobs(
 
     faults = []
     title = study.stage.title
-    with ThreadPoolExecutor(len(gpus)) as pool, tqdm(total=len(runs), desc=title, unit="run", disable=None) as bar:
+    with ThreadPoolExecutor(len(gpus)) as pool, progress_bar(total=len(runs), title=title, unit="run") as bar:
         try:
             futures = {pool.submit(train_and_evaluate, run): run for run in runs}
             for future in as_completed(futures):

@@ -16,6 +16,7 @@ import numpy as np
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from engine.report.drawing import drawing
 from engine.report.plots import draw_study
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
@@ -198,8 +199,9 @@ def write_report(study: Study, against: str | None = None) -> str:
     write_case_table(numbers, [row | columns[row["variant"]] for row in rows])
     points = {variant: _dice_points(found) for variant, found in results.items()}
     differences = {r["variant"]: (r["difference"], r["low"], r["high"]) for r in rows if "difference" in r}
-    draw_study(picture, points, differences, against, f"{study.stage.title}: centres that were held out")
-    return f"\n{text}\ntable: {table}, {numbers}\nfigure: {picture}"
+    with drawing(picture) as outcome:
+        draw_study(picture, points, differences, against, f"{study.stage.title}: centres that were held out")
+    return f"\n{text}\ntable: {table}, {numbers}\nfigure: {outcome.fault or picture}"
 
 
 def _dice_points(found: VariantResults) -> list[tuple[str, float]]:

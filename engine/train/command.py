@@ -16,7 +16,8 @@ from data.augment import Augmentation
 from data.cases.options import add_store
 from data.cases.store import Case, read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
-from data.common.files import exclusive_lock, remove_unfinished
+from data.common.files import check_writable, exclusive_lock, remove_unfinished
+from data.common.progress import add_quiet
 from data.common.settings import differences
 from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
@@ -123,6 +124,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             **({"choices": option.metadata["choices"]} if "choices" in option.metadata else kind),
         )
     add_recipe_options(parser, stage)
+    add_quiet(parser)
     args = parser.parse_args(argv)
     typed = read_recipe_options(args, stage)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
@@ -173,7 +175,9 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     stage = options.stage
     device = choose_device(options.gpu)
     centres = read_store(options.store)
-    save = not options.dry_run  # a dry run leaves nothing in the store
+    save = not options.dry_run  # a dry run leaves nothing behind
+    if save:
+        check_writable(options.path)
     known = centres_with(centres, stage.sampling.target)
     splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
     print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {options.path / stage.name}")

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from data.augment import make_batch
 from data.cases.store import Case, digest
 from data.common.errors import InputError
+from data.common.progress import Progress, progress_bar
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -206,7 +206,7 @@ def train(training: Training) -> None:
     settings = training.recipe.training
     log = RunLog(training.folder, training.epochs_done)
     done = training.epochs_done * len(training.loader)
-    with tqdm(total=training.steps, initial=done, unit="step", desc=training.title, mininterval=1) as bar:
+    with progress_bar(total=training.steps, done=done, unit="step", title=training.title) as bar:
         for epoch in range(training.epochs_done + 1, settings.epochs + 1):
             start = time.monotonic()
             row: dict[str, float | None] = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
@@ -214,7 +214,7 @@ def train(training: Training) -> None:
             dice = None
             if validates and len(training.validation):
                 dice = validation_dice(training.net, training.validation, training.device)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}")
+                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}", refresh=False)
             log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
             # Without validation cases epochs cannot be ranked, so the last one is kept.
             is_best = validates and (dice is None or training.best_dice is None or dice > training.best_dice)
@@ -223,9 +223,11 @@ def train(training: Training) -> None:
                 log.draw_curves(training.title)
             save_epoch(training, epoch, is_best)
     log.close()
+    if log.undrawn:
+        print(f"note: {log.undrawn}; the losses are in {log.table}")
 
 
-def train_one_epoch(training: Training, epoch: int, bar: tqdm) -> dict[str, float]:
+def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, float]:
     """Make one pass over the training cases.
 
     Returns:

@@ -13,6 +13,7 @@ import yaml
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from engine.report.drawing import drawing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -55,6 +56,9 @@ class RunLog:
     Args:
         folder: Of the run.
         epochs_done: Rows of an earlier part of the run to keep when it is resumed.
+
+    Attributes:
+        undrawn: Why the curves were not drawn the last time; empty if they were.
     """
 
     def __init__(self, folder: Path, epochs_done: int = 0) -> None:
@@ -64,6 +68,7 @@ class RunLog:
         self.missing = [name for name in ("tensorboard", "matplotlib", "seaborn") if not importlib.util.find_spec(name)]
         if self.missing:
             print(f"not installed: {', '.join(self.missing)}; the losses are in {self.table} only")
+        self.undrawn = ""
         self._board = self._open_board(epochs_done)
 
     def add_epoch(self, row: Mapping[str, float | None]) -> None:
@@ -81,11 +86,13 @@ class RunLog:
             self._board.flush()
 
     def draw_curves(self, title: str) -> None:
-        """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs."""
+        """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs, if that works."""
         if "matplotlib" not in self.missing and "seaborn" not in self.missing:
-            from engine.report.plots import draw_curves
+            with drawing(self.folder / "curves.png") as picture:
+                from engine.report.plots import draw_curves
 
-            draw_curves(self.folder / "curves.png", self.history, title)
+                draw_curves(self.folder / "curves.png", self.history, title)
+            self.undrawn = picture.fault
 
     def close(self) -> None:
         """Close the TensorBoard file."""

@@ -60,8 +60,8 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path, capsys):
     assert write(tmp_path / "out" / "mask.nii.gz") == EXIT_BAD_INPUT
     assert write(tmp_path / "out" / "deeper" / "mask.nii.gz") == EXIT_BAD_INPUT
     direct, deeper = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'out'}: a file or folder of this name is in the way. " in direct
-    assert f"{tmp_path / 'out' / 'deeper'}: a part of this path is a file, not a folder. " in deeper
+    for line in (direct, deeper):
+        assert line == f"error: {tmp_path / 'out'}: it is a file, not a folder. Choose another folder."
 
 
 def test_an_error_of_the_file_system_without_a_path_is_of_the_output(capsys):

@@ -7,12 +7,22 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, exclusive_lock, read_array, remove_unfinished, replacing
+from data.common.files import (
+    REPOSITORY,
+    check_replaceable,
+    check_writable,
+    exclusive_lock,
+    make_folder,
+    read_array,
+    remove_unfinished,
+    replacing,
+)
 
 
 @pytest.fixture
@@ -83,7 +93,16 @@ def test_a_lock_that_outlives_its_killed_holder_in_a_child_is_waited_for(tmp_pat
     program = f"""
 import os, signal, time
 from pathlib import Path
-from data.common.files import REPOSITORY, exclusive_lock, read_array, remove_unfinished, replacing
+from data.common.files import (
+    REPOSITORY,
+    check_replaceable,
+    check_writable,
+    exclusive_lock,
+    make_folder,
+    read_array,
+    remove_unfinished,
+    replacing,
+)
 with exclusive_lock(Path({str(tmp_path)!r}), "wait"):
     if os.fork() == 0:
         os.close(1)
@@ -111,3 +130,40 @@ def test_a_file_that_another_process_is_writing_is_not_taken_for_a_leftover(tmp_
         subprocess.run([sys.executable, "-c", remove.format(str(tmp_path))], cwd=REPOSITORY, check=True)
         assert unfinished.exists() and not dead.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+NOWHERE = Path("/proc/nowhere")  # nobody can create a folder here, not even root
+
+
+@pytest.mark.skipif(not NOWHERE.parent.is_dir(), reason="no /proc")
+@pytest.mark.parametrize("use", [make_folder, check_writable, lambda f: check_replaceable(f / "table.json")])
+def test_a_folder_that_cannot_be_created_is_named(use):
+    with pytest.raises(InputError) as caught:
+        use(NOWHERE)
+    assert str(caught.value) == f"{NOWHERE}: this folder cannot be created or written to. Choose another folder."
+
+
+@pytest.mark.parametrize("below", ["", "deeper", "deeper/still"])
+@pytest.mark.parametrize("use", [make_folder, check_writable])
+def test_a_file_in_the_place_of_a_folder_is_called_a_file(tmp_path, use, below):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError) as caught:
+        use(tmp_path / "out" / below)
+    assert str(caught.value) == f"{tmp_path / 'out'}: it is a file, not a folder. Choose another folder."
+
+
+def test_checking_a_folder_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "new" / "deeper")
+    check_replaceable(tmp_path / "new" / "table.json")
+    check_writable(tmp_path)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(InputError, match="it is a folder, not a file"):
+        check_replaceable(tmp_path)
+
+
+def test_an_error_while_writing_names_the_file_and_not_its_temporary_name(tmp_path):
+    path = tmp_path / "table.csv"
+    path.mkdir()  # a folder cannot be replaced by a file
+    with pytest.raises(IsADirectoryError) as caught, replacing(path) as unfinished:
+        unfinished.write_text("x")
+    assert caught.value.filename == str(path)

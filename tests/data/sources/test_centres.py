@@ -35,6 +35,7 @@ def test_options_are_parsed_once(tmp_path, monkeypatch):
         store=Path.home() / "store",
         labels=LabelMap.parse("10=1"),
         accept_labels=False,
+        series="",
         moved=False,
         workers=3,
     )

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from data.common.errors import InputError
 from data.sources.label_map import LabelMap
 
-CODES = np.array([[0, 10, 11, 7]], np.uint8)
+CODES = np.array([[[0, 10, 11, 7]]], np.uint8)
 
 
 def test_a_label_map_turns_codes_into_labels():
-    assert LabelMap.parse("10=1,11=2,*=0").apply(Path("x"), CODES).tolist() == [[0, 1, 2, 0]]
-    assert LabelMap.parse(" 10 = 1 , 11=1,7=2").apply(Path("x"), CODES).tolist() == [[0, 1, 1, 2]]
+    assert LabelMap.parse("10=1,11=2,*=0").apply(Path("x"), CODES.copy()).tolist() == [[[0, 1, 2, 0]]]
+    assert LabelMap.parse(" 10 = 1 , 11=1,7=2").apply(Path("x"), CODES.copy()).tolist() == [[[0, 1, 1, 2]]]
 
 
 def test_unknown_codes_are_named_without_a_guess_at_their_meaning():

@@ -58,7 +58,7 @@ def all_models() -> dict[str, StageModel]:
 def test_the_cascade_finds_both_and_looks_only_around_the_earlier_mask(scan):
     models = all_models()
     result = segment_scan(models, scan, SPACING)
-    assert result.notes == ()
+    assert result.notes == () and result.doubts == ()
     assert np.array_equal(result.label > 0, (scan >= 40) & (np.indices(scan.shape)[0] >= 20))
     assert np.array_equal(result.label == 2, scan == 50)
     assert models["pancreas_fine"].net.seen[0] < models["pancreas_coarse"].net.seen[0]
@@ -67,7 +67,7 @@ def test_the_cascade_finds_both_and_looks_only_around_the_earlier_mask(scan):
 
 def test_no_pancreas_gives_an_empty_mask_and_says_so():
     result = segment_scan(all_models(), np.zeros((20, 40, 40), np.int16), SPACING)
-    assert not result.label.any() and result.notes == ("no pancreas found: the mask is empty",)
+    assert not result.label.any() and result.doubts == ("no pancreas found: the mask is empty",)
 
 
 def test_without_a_coarse_tumour_the_fine_stage_searches_the_whole_pancreas(scan):
@@ -202,8 +202,18 @@ def net_of(stage: Stage) -> DualTaskNet:
     ("spacing", "familiar"),
     [(SPACING, True), ((5.0, 1.6, 1.6), True), ((2.5, 0.5, 0.8), False), ((9.0, 1.6, 1.6), False)],
 )
-def test_voxels_unlike_those_of_the_training_get_a_note(scan, spacing, familiar):
+def test_voxels_unlike_those_of_the_training_are_a_doubt(scan, spacing, familiar):
     fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
-    note = segment_stage(fine, scan, spacing, scan > 0).note
-    assert (note == "") == familiar
-    assert familiar or "unlike those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in note
+    result = segment_stage(fine, scan, spacing, scan > 0)
+    assert result.note == "" and (result.doubt == "") == familiar
+    assert familiar or "unlike those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in result.doubt
+
+
+def test_unfamiliar_voxels_are_said_once_a_scan_and_not_once_a_stage(scan):
+    seen = ((2.5, 0.8, 0.8), (5.5, 1.6, 1.6))
+    models = {name: replace(stage, spacing_range=seen) for name, stage in all_models().items()}
+    (doubt,) = segment_scan(models, scan, (9.0, 1.6, 1.6)).doubts
+    assert doubt == "the voxels of 9 x 1.6 x 1.6 mm are unlike those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)"
+    models["tumor_fine"] = replace(models["tumor_fine"], spacing_range=((5.0, 1.0, 1.0), (9.0, 2.0, 2.0)))
+    (doubt,) = segment_scan(models, scan, (9.0, 1.6, 1.6)).doubts
+    assert doubt.endswith(" mm) in pancreas coarse, pancreas fine, tumor coarse")

@@ -1,5 +1,7 @@
 """A new scan is prepared like the training cases of the models, and its mask is written on its own voxels."""
 
+import csv
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -10,8 +12,11 @@ import torch
 from data.cases.preparation import Preparation
 from engine.infer import predict
 from engine.infer.cascade import CascadeResult
+from engine.infer.volumes import UNFINISHED
+from engine.report import drawing
 from engine.stages import STAGES
-from tests.conftest import affine_of, save
+from tests.conftest import affine_of, save, tiny_scan
+from tests.dicom_files import write_slices
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
@@ -66,7 +71,7 @@ def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(s
 
 
 def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
-    assert predict.find_doubts(np.array([-1000, 40, 900], np.int16), 90.0) == []
+    assert predict.find_doubts(tiny_scan(0)[0], 90.0) == []
 
 
 def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
@@ -94,11 +99,111 @@ def test_if_models_are_missing_the_error_names_the_splits_that_have_all_of_them(
         f"{tmp_path / 'runs'}: 4 of the 4 stages have no usable model for --data south. "
         "Train them with the commands above, or use the models of another split: --data north or --data west.\n"
     )
-    assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert predict.main([*options, "--path", str(tmp_path / "empty")]) == 2
     assert capsys.readouterr().err.endswith("Train them with the commands above.\n")
 
 
-def test_two_scans_of_one_name_would_write_one_mask(tmp_path, capsys):
-    scans = [str(tmp_path / folder / "scan.nii.gz") for folder in "ab"]
-    assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 2
-    assert "error: scan: several scans have this name and would write the same mask. Rename" in capsys.readouterr().err
+def blocks(root: Path, *names: str) -> list[str]:
+    """Write scans of tissue in air and return their paths."""
+    scan = np.full((40, 40, 12), -1000, np.int16)
+    scan[10:30, 10:30, 3:9] = 40
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        save(root / name, scan, affine_of(zooms=(2.0, 2.0, 5.0)))
+    return [str(root / name) for name in names]
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "volumes.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_call_a_scan_collects_all_rows_and_refuses_another_scan_of_the_same_name(seen, tmp_path, capsys):
+    out = tmp_path / "out"
+    first, second, other = blocks(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p2/other.nii.gz")
+    assert [predict.main([scan, "-o", str(out)]) for scan in (first, other, first)] == [0, 0, 0]
+    assert [(row["case"], row["scan"]) for row in rows_of(out)] == [("ct", first), ("other", other)]
+    before = (out / "ct_pancreas_tumour.nii.gz").read_bytes()
+    capsys.readouterr()
+    assert predict.main([second, "-o", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "another scan of the same name" in message and first in message
+    assert (out / "ct_pancreas_tumour.nii.gz").read_bytes() == before
+    assert predict.main([first, second, "-o", str(out)]) == 0  # one call names them by their folders
+    assert [row["case"] for row in rows_of(out)] == ["ct", "other", "p2_ct"]
+
+
+def test_an_interruption_keeps_the_rows_of_the_scans_that_are_done(seen, tmp_path, monkeypatch):
+    scans = blocks(tmp_path, "a.nii.gz", "b.nii.gz", "c.nii.gz")
+    segment = predict.segment_scan
+
+    def interrupt_the_second(models, image, spacing):
+        if (tmp_path / "out" / "a.png").exists():
+            raise KeyboardInterrupt
+        return segment(models, image, spacing)
+
+    monkeypatch.setattr(predict, "segment_scan", interrupt_the_second)
+    assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 130
+    first, second = rows_of(tmp_path / "out")
+    assert float(first["pancreas_ml"]) > 0 and second["error"] == UNFINISHED
+    monkeypatch.setattr(predict, "segment_scan", segment)
+    assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
+    assert [row["error"] for row in rows_of(tmp_path / "out")] == ["", "", ""]
+
+
+def test_doubts_of_the_cascade_are_flagged_in_the_table(seen, tmp_path, monkeypatch, capsys):
+    (scan,) = blocks(tmp_path, "a.nii.gz")
+    segment = predict.segment_scan
+    monkeypatch.setattr(predict, "find_doubts", lambda scan, pancreas_ml: [])
+    doubtful = {"doubts": ("the voxels are unlike those of the training",), "notes": ("tumour fine: nothing found",)}
+    monkeypatch.setattr(predict, "segment_scan", lambda *given: segment(*given)._replace(**doubtful))
+    assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
+    (row,) = rows_of(tmp_path / "out")
+    assert row["unreliable"] == "yes"
+    assert row["note"] == "the voxels are unlike those of the training; tumour fine: nothing found"
+    assert "unreliable: the voxels are unlike" in capsys.readouterr().out
+    monkeypatch.setattr(predict, "segment_scan", lambda *given: segment(*given)._replace(notes=doubtful["notes"]))
+    assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
+    assert rows_of(tmp_path / "out")[0]["unreliable"] == ""
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_mask(seen, tmp_path, monkeypatch, capsys):
+    (scan,) = blocks(tmp_path, "a.nii.gz")
+    monkeypatch.setattr(drawing, "FORGIVEN", (Exception,))
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"warning: {tmp_path / 'out' / 'a.png'} was not drawn (Is a directory)\n"
+    assert (tmp_path / "out" / "a_pancreas_tumour.nii.gz").exists()
+    assert "a.png was not drawn" in rows_of(tmp_path / "out")[0]["note"] and "a.png was not drawn" in captured.out
+
+
+@pytest.mark.parametrize("problem", ["a foreign table", "a file as folder", "no folder of models"])
+def test_what_would_fail_at_the_end_is_refused_before_any_scan_is_read(seen, tmp_path, capsys, problem):
+    (scan,) = blocks(tmp_path, "a.nii.gz")
+    out, options = tmp_path / "out", []
+    if problem == "a foreign table":
+        out.mkdir()
+        (out / "volumes.csv").write_text("name,volume\nx,1\n")
+    elif problem == "a file as folder":
+        out.write_text("x")
+    else:
+        options = ["--path", str(tmp_path / "nowhere")]
+    assert predict.main([scan, "-o", str(out), *options]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and "shape" not in seen
+
+
+def test_the_series_of_a_dicom_folder_is_chosen_and_what_was_passed_over_is_noted(seen, tmp_path, capsys):
+    scan = np.full((12, 40, 40), -1000, np.int16)
+    scan[:, 10:30, 10:30] = 40
+    for number in (1, 2):
+        write_slices(
+            tmp_path / "scan", scan[:, :, ::number], series=f"1.{number}", prefix=str(number), SeriesNumber=number
+        )
+    argv = [str(tmp_path / "scan"), "-o", str(tmp_path / "out")]
+    assert predict.main(argv) == 2
+    assert "holds 2 CT series" in capsys.readouterr().err
+    assert predict.main([*argv, "--series", "2"]) == 0
+    assert "passed over: 1 CT series" in capsys.readouterr().out
+    assert nib.load(tmp_path / "out" / "scan_pancreas_tumour.nii.gz").shape == (20, 40, 12)

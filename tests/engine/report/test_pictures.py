@@ -21,9 +21,10 @@ def scan() -> np.ndarray:
     return np.random.default_rng(0).normal(40, 15, SHAPE).astype(np.int16)
 
 
-def draw(path, image, reference, prediction, spacing=SPACING, title="") -> np.ndarray:
+def draw(path, image, reference, prediction, spacing=SPACING, title="", doubts=()) -> np.ndarray:
     """Draw a picture and read it: uint8 RGB."""
-    draw_overlay(path, image, reference=reference, prediction=prediction, spacing=spacing, title=title)
+    looks = {"spacing": spacing, "title": title, "doubts": doubts}
+    draw_overlay(path, image, reference=reference, prediction=prediction, **looks)
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
@@ -122,3 +123,19 @@ def test_the_legend_names_only_the_structures_in_the_masks():
         "prediction pancreas  16.0 ml",
         "prediction: no tumour",
     ]
+
+
+def test_doubts_stand_in_words_above_the_panels(tmp_path, scan):
+    mask = ball((10, 60, 40), 24)
+    plain = draw(tmp_path / "a.png", scan, None, mask)
+    doubted = draw(tmp_path / "b.png", scan, None, mask, doubts=("the voxels are unlike", "far too large " * 20))
+    added = doubted.shape[0] - plain.shape[0]
+    assert added >= 4 * 15 and np.array_equal(doubted[44 + added :], plain[44:])  # the long one takes several lines
+    amber = np.abs(doubted[: 44 + added].astype(int) - (255, 176, 32)).max(-1) < 40
+    assert amber.sum() > 500 and not amber[:, -8:].any()  # and none runs out of the picture
+
+
+def test_any_file_name_can_be_the_title(tmp_path, scan, recwarn):
+    for title in ("患者_7", "$x_1$ costs 5$", "\\frac{", "a" * 300):
+        draw(tmp_path / "a.png", scan, None, ball((10, 60, 40), 24), title=title)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
