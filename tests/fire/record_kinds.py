@@ -28,6 +28,7 @@ from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
 from engine.evaluate.stage import read_settings
 from engine.infer.cascade import load_model
+from engine.infer.volumes import PredictionFolder
 from engine.published.command import import_published
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.report.tables import read_case_table
@@ -236,6 +237,14 @@ def _read_settings(folder: Path) -> Any:
     raise InputError(path, "no readable record", "the case is evaluated again")
 
 
+def _write_volumes(folder: Path, variant: int) -> Path:
+    predictions = PredictionFolder(folder)
+    for name in ("one", "two"):
+        volumes = {"pancreas_ml": 80.5 + variant, "tumour_ml": 2.5}
+        predictions.put({"case": name, "scan": f"/scans/{name}.nii.gz", **volumes})
+    return predictions.table
+
+
 def _read_losses(folder: Path) -> Any:
     log = RunLog(next(folder.rglob("losses.csv")).parent, epochs_done=1)
     log.close()
@@ -304,6 +313,7 @@ GROUPS: dict[str, dict[str, Kind]] = {
             lambda f: read_case_table(next(f.rglob("cases.csv"))),
             CSV,
         ),
+        "volumes.csv": Kind(_write_volumes, lambda f: PredictionFolder(f).read_rows(), CSV),
         "losses.csv": Kind(lambda f, v: _write_study(f, v, "losses.csv"), _read_study, CSV),
         "losses.csv, resumed": Kind(lambda f, v: _write_study(f, v, "losses.csv"), _read_losses, CSV),
         "table.csv": Kind(
