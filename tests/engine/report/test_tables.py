@@ -17,6 +17,7 @@ from engine.report.tables import (
     count_outcomes,
     pick_cases,
     read_case_table,
+    read_summary,
     summary_table,
     write_case_table,
     write_summary,
@@ -173,3 +174,14 @@ def test_the_best_the_median_and_the_worst_case_are_picked():
 def test_no_case_is_picked_twice_if_there_are_few(dice, names):
     picked = pick_cases([{"case": name, "dice": value} for name, value in zip("abc", dice, strict=False)][::-1])
     assert "".join(case["case"] if case else "-" for case in picked) == names
+
+
+def test_a_summary_is_read_as_it_was_written_and_named_if_it_is_damaged(tmp_path):
+    path = tmp_path / "summary.json"
+    write_summary(path, [row("a", 2, 3), row("b", 0, 3)])
+    text = path.read_text()
+    assert read_summary(path)["counts"]["cases"] == 2
+    for damaged in (text[:-9], text.replace('"failed"', '"faileb"'), text.replace('"mean"', '"meam"'), "null", "{}"):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="not the summary of an evaluation"):
+            read_summary(path)
