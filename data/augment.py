@@ -126,6 +126,7 @@ def resample(
     pose: Pose | None = None,
     spacing: Sequence[float] = (1, 1, 1),
     beyond: str = "zeros",
+    first_plane: float = 0.0,
 ) -> Tensor:
     """Sample a volume trilinearly on a grid that starts at its corner and whose voxels are ``factor`` as large.
 
@@ -137,11 +138,12 @@ def resample(
         pose: Deforms in mm about the centre of the volume.
         spacing: Of the volume, (z, y, x) in mm; only a pose needs it.
         beyond: What lies beyond the volume: "zeros", or its "border" repeated.
+        first_plane: Where the grid starts along z, in voxels of the volume, if not at its corner.
 
     Returns:
         (1, C, *grid.shape).
     """
-    if pose is None and all(f == 1 for f in grid.factor):
+    if pose is None and first_plane == 0 and all(f == 1 for f in grid.factor):
         pad = [n for a, b in zip(reversed(grid.shape), reversed(volume.shape[2:]), strict=True) for n in (0, a - b)]
         return F.pad(volume, pad)
     axes = [torch.arange(n, device=volume.device) for n in grid.shape]
@@ -150,6 +152,7 @@ def resample(
     )
     index = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + 0.5  # (D, H, W, 3), cell centres
     position = index * factors  # in voxels of the volume, from its corner
+    position[..., 0] += first_plane
     if pose is not None:
         mm = torch.tensor(spacing, dtype=torch.float32, device=volume.device)
         centre = sizes / 2 * mm

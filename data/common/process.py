@@ -4,14 +4,18 @@ import contextlib
 import ctypes
 import os
 import sys
+import threading
 from io import TextIOWrapper
 from types import TracebackType
+
+from data.common.errors import refusal
 
 
 def set_up_process(*, computes: bool = False) -> None:
     """Make this process behave as a command of this project; every entry point calls this once, first.
 
     - Ctrl-C while torch and the other packages are being imported prints one line instead of a traceback.
+    - A disk that fails under a thread of its own, such as TensorBoard's writer, is told in one line.
     - A character that the terminal or log file cannot show is printed as an escape instead of ending the command.
     - Pictures are drawn without a display, whatever a notebook has left in ``MPLBACKEND``.
     - Threads of OpenMP that wait for others sleep instead of spinning. On a machine that runs anything else, such as a
@@ -27,6 +31,8 @@ def set_up_process(*, computes: bool = False) -> None:
     """
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_interrupt_as_one_line
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _print_refusal_as_one_line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -41,6 +47,14 @@ def _print_interrupt_as_one_line(kind: type[BaseException], error: BaseException
         print("\ninterrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _print_refusal_as_one_line(failed: threading.ExceptHookArgs) -> None:
+    known = refusal(failed.exc_value, "a file") if isinstance(failed.exc_value, OSError) else None
+    if known:
+        print(f"error: {known}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
 
 
 def _keep_freed_pages() -> None:

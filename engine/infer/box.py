@@ -1,16 +1,19 @@
 """Compute the probability of every voxel in a box of a scan."""
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from skimage import measure
 from torch import Tensor, nn
 
 from data.augment import resample, window
 from data.samples import MULTIPLE, NetworkGrid, network_grid
+from data.scans.boxes import bounding_box
 from engine.device import autocast
 from engine.stages import Stage
 from models.dual_task_net import DualTaskOutput, averaged_probability, segmentation_probability
@@ -34,6 +37,7 @@ READOUTS = {
     "average": Readout(averaged_probability, frozenset({"seg", "sdf"})),
 }
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
+SLAB_VOXELS = 1 << 24  # of a box that are interpolated or labelled at a time
 SLAB_OVERLAP = 32  # voxels that neighbouring slabs share
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
 
@@ -62,9 +66,27 @@ def box_probability(
     Returns:
         float32 probability in [0, 1] on the voxels of the box, shape (D, H, W).
     """
+    slabs = probability_in_slabs(net, image, spacing, stage=stage, device=device, readout=readout)
+    return np.concatenate([probability for _, probability in slabs])
+
+
+@torch.inference_mode()
+def probability_in_slabs(
+    net: nn.Module,
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    stage: Stage,
+    device: torch.device,
+    readout: str = "segmentation",
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Compute what ``box_probability`` does, some planes at a time, so that a large box takes little memory.
+
+    Yields:
+        Planes of the box, and the probability of their voxels.
+    """
     grid = network_grid(image.shape, spacing, stage.sampling)
-    volume = window(torch.from_numpy(np.array(image)).to(device), stage.sampling.hu_window)[None, None]
-    on_grid = resample(volume, grid)
+    on_grid = _onto_grid(image, grid, stage, device)
     probability = torch.zeros_like(on_grid)
     voxel_mm = torch.tensor([[s * f for s, f in zip(spacing, grid.factor, strict=True)]], device=device)
 
@@ -75,10 +97,63 @@ def box_probability(
 
     for axes in FLIPS:
         probability += _apply_in_slabs(forward, on_grid.flip(axes)).flip(axes)
+    probability /= len(FLIPS)
     depth, height, width = image.shape
     z, y, x = (1 / f for f in grid.factor)
-    own_grid = NetworkGrid((depth, height, width), (z, y, x))
-    return resample(probability / len(FLIPS), own_grid, beyond="border")[0, 0].cpu().numpy()
+    for planes in _slabs(depth, height * width):
+        own_grid = NetworkGrid((planes.stop - planes.start, height, width), (z, y, x))
+        slab = resample(probability, own_grid, beyond="border", first_plane=planes.start * z)
+        yield planes, slab[0, 0].cpu().numpy()
+
+
+def _onto_grid(image: np.ndarray, grid: NetworkGrid, stage: Stage, device: torch.device) -> Tensor:
+    """Window a box (int16 HU, shape (D, H, W)) and resample it: float32, shape (1, 1, *grid.shape)."""
+    depth, height, width = grid.shape
+    factor, slabs = grid.factor[0], []
+    for planes in _slabs(depth, image[0].size * max(1.0, grid.factor[0])):
+        # Interpolation needs one plane of the box more on either side; beyond its end the grid holds zeros.
+        first = min(max(0, math.floor(planes.start * factor) - 1), len(image) - 1)
+        last = math.ceil(planes.stop * factor) + 1
+        volume = window(torch.from_numpy(np.array(image[first:last])).to(device), stage.sampling.hu_window)
+        part = NetworkGrid((planes.stop - planes.start, height, width), grid.factor)
+        slabs.append(resample(volume[None, None], part, first_plane=planes.start * factor - first))
+    return torch.cat(slabs, dim=2)
+
+
+def _slabs(planes: int, plane_voxels: float) -> list[slice]:
+    """Divide planes into slabs of at most ``SLAB_VOXELS`` voxels, and at least one plane."""
+    step = max(1, int(SLAB_VOXELS / plane_voxels))
+    return [slice(start, min(planes, start + step)) for start in range(0, planes, step)]
+
+
+def segment_box(
+    net: nn.Module,
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    threshold: float,
+    *,
+    stage: Stage,
+    device: torch.device,
+    readout: str = "segmentation",
+) -> np.ndarray:
+    """Segment the stage's target in a box.
+
+    Args:
+        net: Network in evaluation mode on ``device``.
+        image: int16 HU, shape (D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm.
+        threshold: Probabilities above it are foreground.
+        stage: As in ``box_probability``.
+        device: Where ``net`` is.
+        readout: Name in ``READOUTS``.
+
+    Returns:
+        Boolean mask, shape (D, H, W), without small components.
+    """
+    mask = np.zeros(image.shape, bool)
+    for planes, probability in probability_in_slabs(net, image, spacing, stage=stage, device=device, readout=readout):
+        mask[planes] = probability > threshold
+    return keep_large_components(mask)
 
 
 def keep_large_components(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
@@ -91,11 +166,44 @@ def keep_large_components(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
     Returns:
         Boolean mask of the same shape.
     """
-    components, count = measure.label(mask, connectivity=3, return_num=True)
-    if count < 2:
+    box = bounding_box(mask)
+    if box is None:
         return mask.astype(bool)
-    sizes = np.bincount(components.ravel())[1:]
-    return np.concatenate(([False], sizes > share * sizes.max()))[components]
+    crop, slabs = mask[box.slices], _slabs(box.shape[0], box.shape[1] * box.shape[2])
+    kept = np.zeros(mask.shape, bool)
+    sizes, parts, neighbours, last = [np.zeros(1, np.int64)], 1, [], None
+    for planes in slabs:  # components of every slab, and which of them touch those of the slab before
+        components = _label(crop[planes], parts)
+        sizes.append(np.bincount(components.ravel())[parts:])
+        if last is not None:
+            neighbours.append(_touching(last, components[0]))
+        last, parts = components[-1].copy(), parts + len(sizes[-1])
+    pairs = np.concatenate([np.zeros((0, 2), np.int64), *neighbours])
+    links = sparse.coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(parts, parts))
+    _, whole = sparse.csgraph.connected_components(links, directed=False)
+    totals = np.bincount(whole, weights=np.concatenate(sizes))
+    large = (totals > share * totals.max())[whole]
+    large[0] = False
+    parts = 1
+    for planes, of_slab in zip(slabs, sizes[1:], strict=True):  # labelled anew, as all labels would need 4 GB
+        kept[box.slices][planes] = large[_label(crop[planes], parts)]
+        parts += len(of_slab)
+    return kept
+
+
+def _label(mask: np.ndarray, first: int) -> np.ndarray:
+    """Number the 26-connected components of a mask from ``first`` on; 0 is background."""
+    components = measure.label(mask, connectivity=3)
+    return np.where(components > 0, components + (first - 1), 0)
+
+
+def _touching(below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Return the pairs of numbers, shape (N, 2), that neighbour each other in two planes (H, W), diagonally too."""
+    padded = np.pad(below, 1)
+    height, width = above.shape
+    shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    pairs = [np.stack([plane, above], axis=-1)[(plane > 0) & (above > 0)] for plane in shifted]
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _apply_in_slabs(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:

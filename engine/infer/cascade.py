@@ -24,7 +24,7 @@ from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
-from engine.infer.box import box_probability, keep_large_components
+from engine.infer.box import segment_box
 from engine.stages import STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
@@ -238,11 +238,16 @@ def segment_stage(
         return StageResult(np.zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
 
     def segment(box: Box) -> np.ndarray:
-        probability = box_probability(
-            model.net, image[box.slices], spacing, stage=model.stage, device=model.device, readout=model.readout
-        )
         mask = np.zeros(image.shape, bool)
-        mask[box.slices] = keep_large_components(probability > model.threshold)
+        mask[box.slices] = segment_box(
+            model.net,
+            image[box.slices],
+            spacing,
+            model.threshold,
+            stage=model.stage,
+            device=model.device,
+            readout=model.readout,
+        )
         return mask
 
     mask = segment(box)
@@ -263,7 +268,10 @@ def segment_stage(
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
     """Merge two boolean masks into uint8 labels 0/1/2; the tumour lies on top of the pancreas."""
-    return np.where(tumour, TUMOUR, np.where(pancreas, PANCREAS, 0)).astype(np.uint8)
+    label = np.zeros(pancreas.shape, np.uint8)
+    label[pancreas] = PANCREAS
+    label[tumour] = TUMOUR
+    return label
 
 
 def describe_unfamiliar_spacing(models: Sequence[StageModel], spacing: tuple[float, float, float]) -> str:

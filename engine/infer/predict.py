@@ -20,7 +20,7 @@ from data.cases.labels import TUMOUR
 from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import check_writable
+from data.common.files import check_writable, remove_unfinished
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.scans.bytes import SUFFIXES
@@ -125,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_runs_folder(options.path)
     models = load_models(options)
     check_writable(options.output)
+    remove_unfinished([options.output])
     for model in models.values():
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
     rows = []

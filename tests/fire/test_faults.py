@@ -44,14 +44,16 @@ def test_a_failing_disk_ends_a_command_with_one_line(jobs, name, fault, tmp_path
         assert process.exitcode in (0, 2), f"{where}: exit code {process.exitcode}\n{printed}"
         assert "Traceback" not in printed, f"{where}\n{printed}"
         complaints = [line for line in printed.splitlines() if line.startswith(("error: ", "failed: ", "warning: "))]
-        assert complaints, f"{where}: silent\n{printed}"
+        if process.exitcode == 0 and not complaints:  # then it has not mattered, as where a file is gone already
+            assert snapshot(folder) == expected, f"{where}: silent\n{printed}"
+        assert complaints or process.exitcode == 0, f"{where}: silent\n{printed}"
         carried_on += process.exitcode == 0
         check_nothing_half_written(folder)
         process = begin(job, folder, log)
         process.join()
         assert process.exitcode == 0, f"{where}, then again\n{log.read_text()}"
         assert snapshot(folder) == expected, f"{where}\n{log.read_text()}"
-    print(f"\n{name}, {fault}: {operations} operations, {len(places)} failed in turn, {carried_on} times only warned")
+    print(f"\n{name}, {fault}: {operations} operations, {len(places)} failed in turn, {carried_on} times it went on")
 
 
 def start(job: Job, folder) -> None:

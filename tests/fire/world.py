@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.common.process import set_up_process
 from data.prepare import command as prepare
 from data.scans.volume import check_file, write_lps
 from engine.evaluate import stage as evaluate
@@ -163,6 +164,7 @@ def _start_server() -> None:
 
 def _perform(run: Callable[[Path], int], folder: Path, log: Path, before: Callable[[], None] | None) -> None:
     os.setsid()
+    set_up_process(computes=True)
     torch.set_num_threads(1)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)

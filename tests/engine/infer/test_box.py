@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
+from skimage import measure
 from torch import nn
 
 import engine.infer.box
 from data.samples import Sampling
-from engine.infer.box import FLIPS, box_probability, keep_large_components
+from engine.infer.box import FLIPS, box_probability, keep_large_components, segment_box
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 
@@ -110,3 +114,26 @@ def test_components_are_those_that_scipy_finds(density):
     large = 1 + np.flatnonzero(sizes > 0.5 * sizes.max())
     assert count > 1
     assert np.array_equal(keep_large_components(mask), np.isin(components, large))
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.8, 0.8), (5, 1.3, 1.3)])
+def test_a_large_box_is_interpolated_in_slabs_with_the_same_result(monkeypatch, spacing):
+    image = np.random.default_rng(0).integers(-100, 240, (40, 24, 32)).astype(np.int16)
+    stage = replace(STAGE, sampling=replace(STAGE.sampling, halve_below_mm=2.0))
+    options = {"stage": stage, "device": CPU}
+    whole = box_probability(Brightness(), image, spacing, **options)
+    monkeypatch.setattr(engine.infer.box, "SLAB_VOXELS", 3 * 24 * 32)
+    slabs = box_probability(Brightness(), image, spacing, **options)
+    np.testing.assert_allclose(slabs, whole, atol=1e-5)
+    assert np.array_equal(segment_box(Brightness(), image, spacing, 0.5, **options), keep_large_components(slabs > 0.5))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.floats(0.05, 0.5), st.integers(1, 6))
+def test_components_are_the_same_in_slabs(seed, density, planes):
+    mask = np.random.default_rng(seed).random((11, 9, 8)) < density
+    components, count = measure.label(mask, connectivity=3, return_num=True)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
+    expected = np.isin(components, 1 + np.flatnonzero(sizes > 0.5 * sizes.max())) if count else mask
+    with mock.patch.object(engine.infer.box, "SLAB_VOXELS", planes * 9 * 8):
+        assert np.array_equal(keep_large_components(mask), expected)

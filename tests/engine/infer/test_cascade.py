@@ -13,6 +13,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.infer import cascade
+from engine.infer.box import keep_large_components
 from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage
@@ -92,11 +93,11 @@ class Rounds:
     def __init__(self, monkeypatch, find: Callable[[np.ndarray, int], np.ndarray]) -> None:
         self.boxes: list[np.ndarray] = []
         self.find = find
-        monkeypatch.setattr(cascade, "box_probability", self._probability)
+        monkeypatch.setattr(cascade, "segment_box", self._segment)
 
-    def _probability(self, net, image, spacing, **options) -> np.ndarray:
+    def _segment(self, net, image, spacing, threshold, **options) -> np.ndarray:
         self.boxes.append(image)
-        return self.find(image, len(self.boxes)).astype(np.float32)
+        return keep_large_components(self.find(image, len(self.boxes)) > threshold)
 
 
 VOXELS = np.arange(60 * 100 * 100, dtype=np.int32).reshape(60, 100, 100)  # an image in which every voxel is unique
