@@ -24,20 +24,20 @@ import os
 import re
 import secrets
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.cases.consistency import check_consistency, check_place
 from data.cases.labels import label_boxes
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, read_array, replacing, sha256_of, write_to_disk
+from data.common.files import ARCHIVE_ERRORS, REPOSITORY, read_array, replacing, sha256_of, write_to_disk
 from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
-from data.scans.boxes import Box, triple, whole_box
+from data.scans.boxes import Box, triple
 from data.scans.grid import Grid
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
@@ -155,7 +155,7 @@ class Case:
                 "no such file: an earlier version prepared this case and kept only the resampled label",
                 "prepare this centre again with the options that it was prepared with",
             ) from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except ARCHIVE_ERRORS as error:
             raise InputError(path, f"damaged ({error})", _prepare_again(self.folder)) from error
         if label.shape != box.shape:
             problem = f"holds an array of shape {label.shape}, expected {box.shape}"
@@ -306,44 +306,27 @@ def read_case(folder: Path) -> Case:
             problem = f"the case was prepared with settings that this version cannot read ({manifest['preparation']})"
             raise InputError(path, problem, _prepare_again(folder))
         verify_checksum(manifest)
+        check_place(folder, manifest["centre"], manifest["name"])
         boxes = {key: manifest[key] and Box(*map(triple, manifest[key])) for key in ("pancreas_box", "tumour_box")}
-        case = Case(
+        geometry: dict[str, Any] = {
+            "shape": triple(manifest["shape"]),
+            "spacing": triple(manifest["spacing"]),
+            "grid": Grid.from_json(manifest["grid"]),
+            **boxes,
+        }
+        check_consistency(**geometry)
+        return Case(
             folder=folder,
             centre=manifest["centre"],
             name=manifest["name"],
-            patient=manifest["patient"],
-            shape=triple(manifest["shape"]),
-            spacing=triple(manifest["spacing"]),
-            grid=Grid.from_json(manifest["grid"]),
-            source=manifest["source"],
+            patient=str(manifest["patient"]),
+            source=dict(manifest["source"]),
             preparation=preparation,
             files=dict(manifest.get("files", {})),
-            **boxes,
+            **geometry,
         )
-        _check_agreement(case)
-        return case
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(path, f"not a readable manifest ({error})", _prepare_again(folder)) from error
-
-
-def _check_agreement(case: Case) -> None:
-    """Check that the fields of a manifest fit each other and its folder; manifests of earlier versions lack a checksum.
-
-    Raises:
-        ValueError: If they do not; any exception if a field is not of the type that it should have.
-    """
-    if (case.folder.parent.name, case.folder.name) != (case.centre, case.name):
-        raise ValueError(f"it belongs to the case {case.key}")
-    if case.shape != case.grid.prepared_shape or min(case.shape) < 1:
-        raise ValueError(f"its shape is {case.shape}, that of its grid {case.grid.prepared_shape}")
-    spacing, _, _ = case.grid.prepared_grid().lps_frame()
-    if not np.allclose(case.spacing, spacing, rtol=1e-4, atol=0) or not min(case.spacing) > 0:
-        raise ValueError(f"its voxels have {case.spacing} mm, those of its grid {spacing} mm")
-    for outer, inner in ((whole_box(case.shape), case.pancreas_box), (case.pancreas_box, case.tumour_box)):
-        if inner and not (outer and outer.contains(inner) and min(inner.shape) > 0):
-            raise ValueError("the boxes around its labels do not fit")
-    if not (isinstance(case.patient, str) and isinstance(case.source, dict)):
-        raise ValueError("its patient or source is not recorded")
 
 
 def read_store(store: Path) -> dict[str, list[Case]]:

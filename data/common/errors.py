@@ -50,7 +50,8 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         line = f"{self.path}: {self.problem}. {self.remedy[:1].upper()}{self.remedy[1:]}"
-        return f"{line}: {self.command}" if self.command else f"{line}."
+        line = f"{line}: {self.command}" if self.command else f"{line}."
+        return " ".join(line.splitlines())  # a damaged file may have line breaks in its names
 
 
 def refusal(error: OSError, place: Path | str) -> InputError | None:

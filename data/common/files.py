@@ -10,12 +10,15 @@ import hashlib
 import os
 import platform
 import secrets
+import struct
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -28,6 +31,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
 # together. If a garbage collection switches threads while two of them parse, Python raises "SystemError: AST
 # constructor recursion depth mismatch". The lock lets one thread parse at a time.
 _PARSING = threading.Lock()
+# What numpy and zipfile raise for a damaged or hostile .npz file; none of them says more than that.
+_READING = (OSError, EOFError, BadZipFile, zlib.error, struct.error)
+ARCHIVE_ERRORS = (*_READING, ValueError, TypeError, KeyError, RuntimeError, MemoryError)
 
 
 def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:

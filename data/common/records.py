@@ -6,7 +6,7 @@ cases are trained on therefore hold a checksum of their fields.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: If the file cannot be opened.
-        ValueError: If it does not hold JSON, or no fields; the message is one line.
+        ValueError: If it does not hold JSON, no fields, or a field twice; the message is one line.
     """
-    return _read(path, json.loads)
+    return _read(path, lambda text: json.loads(text, object_pairs_hook=_fields))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -33,6 +33,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: If it does not hold YAML, or no fields; the message is one line.
     """
     return _read(path, yaml.safe_load)
+
+
+def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):  # one name that was changed into another: json would keep the last and drop the first
+        raise ValueError("a field is there twice")
+    return fields
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Real label maps of the pancreas and its vessels, around which the phantom can build a patient."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from data.common.errors import InputError
+from data.common.files import ARCHIVE_ERRORS
 from data.phantom.fields import REACH_MM, Axes, Field, node_axes
 
 # Codes: 1 lesion, 2 veins, 3 arteries, 4 parenchyma, 5 pancreatic duct, 6 common bile duct.
@@ -57,7 +56,7 @@ class AnatomyLabels:
                 and (end <= found.scan_shape).all()
             )
             coded = (found.labels <= LAST_CODE).all() and np.isin(found.labels, PANCREAS_CODES).any()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except ARCHIVE_ERRORS as error:
             raise InputError(path, f"not a label map ({error})", remedy) from error
         if not (fits and coded and (found.spacing > 0).all()):
             raise InputError(path, "not a label map: its box, spacing, type or codes are not valid", remedy)

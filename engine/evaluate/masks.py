@@ -9,8 +9,6 @@ A mask is scored on the *scan's own voxels*, within the part of the scan that wa
 drawn. On the voxels of the store, a mask would not be charged for the detail that the store has lost.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ import numpy as np
 from data.cases.labels import target_mask
 from data.cases.store import Case
 from data.common.errors import InputError
-from data.common.files import replacing
+from data.common.files import ARCHIVE_ERRORS, replacing
 from data.samples import MARGIN_MM
 from data.scans.grid import resample_nearest
 from data.splits.split import Split
@@ -92,7 +90,7 @@ def read_prepared_mask(path: Path, shape: tuple[int, int, int], *, command: str)
             bits, stored_shape = archive["bits"], tuple(archive["shape"].tolist())
     except FileNotFoundError as error:
         raise InputError(path, "no such mask", remedy, command=command) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ARCHIVE_ERRORS as error:
         raise InputError(path, f"the mask is damaged ({error})", remedy, command=command) from error
     voxels = int(np.prod(shape))
     if stored_shape != shape or bits.shape != (-(-voxels // 8),):

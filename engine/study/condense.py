@@ -161,7 +161,7 @@ def _describe_run(folder: Path, source: Source) -> tuple[Section, ...]:
             "training_seconds": round(sum(float(epoch["seconds"]) for epoch in epochs), 1),
             **{f"last_epoch.{name}": epochs[-1][name] for name in epochs[-1] if name not in ("lr", "seconds")},
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, csv.Error, KeyError, TypeError, AttributeError, IndexError) as error:
         problem = f"missing, or not the record of a run ({' '.join(str(error).split())})"
         raise InputError(path, problem, "leave this run out") from error
     return identity, {"steps": source.steps, **_flatten(settings)}, _flatten(made_with, "evaluation."), course, figures

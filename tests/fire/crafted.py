@@ -147,6 +147,17 @@ def json_with_other_values(content: bytes, rng: Generator, ran: Path) -> bytes:
     return json.dumps(change_value(json.loads(content), rng), indent=1).encode()
 
 
+def json_without_checksum(content: bytes, rng: Generator, ran: Path) -> bytes:
+    """Change a value of a JSON file as an earlier version wrote it, without checksums."""
+    return json.dumps(change_value(_without_checksums(json.loads(content)), rng), indent=1).encode()
+
+
+def _without_checksums(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without_checksums(value) for key, value in tree.items() if key != "checksum"}
+
+
 def json_of_another_kind(content: bytes, rng: Generator, ran: Path) -> bytes:
     """Replace a JSON file by something else that is JSON, or nearly."""
     text = content.decode()

@@ -28,6 +28,7 @@ from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
 from engine.evaluate.stage import read_settings
 from engine.infer.cascade import load_model
+from engine.infer.volumes import PredictionFolder
 from engine.published.command import import_published
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.report.tables import read_case_table
@@ -45,7 +46,11 @@ from tests.study_parts import fake_run
 
 STAGE, CPU, TIME = "pancreas_coarse", torch.device("cpu"), "2026_01_01_00_00_00"
 SHAPE, SPACING = (8, 9, 10), (2.5, 0.8, 0.8)
-JSON = {"other values": crafted.json_with_other_values, "another kind": crafted.json_of_another_kind}
+JSON = {
+    "other values": crafted.json_with_other_values,
+    "without checksum": crafted.json_without_checksum,
+    "another kind": crafted.json_of_another_kind,
+}
 YAML = {
     "code": crafted.yaml_with_code,
     "other values": crafted.yaml_with_other_values,
@@ -54,11 +59,11 @@ YAML = {
 CSV = {"other cells": crafted.table_with_other_cells}
 TORCH = {
     "code": crafted.checkpoint_with_code,
-    "other values": crafted.checkpoint_with_other_values,
+    "valid checksums": crafted.checkpoint_with_other_values,
     "bomb": crafted.checkpoint_that_unpacks,
 }
 ARRAY = {"code": crafted.array_with_code, "other header": crafted.array_with_another_header}
-SEALED = ("other values",)  # crafted damage that comes with valid checksums, in checkpoints
+UNNOTICEABLE = ("valid checksums", "without checksum")  # ways in which a record is crafted that no checksum can tell
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,10 @@ def _write_splits(folder: Path, variant: int) -> Path:
     return folder / ("splits_folds.json" if variant else "splits.json")
 
 
+def _read_splits(folder: Path) -> Any:
+    return sorted(frozen_splits(folder, three_centres()).items())  # their order means nothing
+
+
 def _write_lists(folder: Path, variant: int, suffix: str) -> Path:
     path = folder / f"mine{suffix}"
     parts = LISTS | ({"validation": []} if variant else {})
@@ -228,6 +237,14 @@ def _read_settings(folder: Path) -> Any:
     raise InputError(path, "no readable record", "the case is evaluated again")
 
 
+def _write_volumes(folder: Path, variant: int) -> Path:
+    predictions = PredictionFolder(folder)
+    for name in ("one", "two"):
+        volumes = {"pancreas_ml": 80.5 + variant, "tumour_ml": 2.5}
+        predictions.put({"case": name, "scan": f"/scans/{name}.nii.gz", **volumes})
+    return predictions.table
+
+
 def _read_losses(folder: Path) -> Any:
     log = RunLog(next(folder.rglob("losses.csv")).parent, epochs_done=1)
     log.close()
@@ -265,7 +282,7 @@ GROUPS: dict[str, dict[str, Kind]] = {
         ),
     },
     "splits": {
-        "splits.json": Kind(_write_splits, lambda f: frozen_splits(f, three_centres()), JSON, checked=True),
+        "splits.json": Kind(_write_splits, _read_splits, JSON, checked=True),
         "lists.json": Kind(
             lambda f, v: _write_lists(f, v, ".json"), lambda f: read_lists(f / "mine.json", three_centres()), JSON
         ),
@@ -296,6 +313,7 @@ GROUPS: dict[str, dict[str, Kind]] = {
             lambda f: read_case_table(next(f.rglob("cases.csv"))),
             CSV,
         ),
+        "volumes.csv": Kind(_write_volumes, lambda f: PredictionFolder(f).read_rows(), CSV),
         "losses.csv": Kind(lambda f, v: _write_study(f, v, "losses.csv"), _read_study, CSV),
         "losses.csv, resumed": Kind(lambda f, v: _write_study(f, v, "losses.csv"), _read_losses, CSV),
         "table.csv": Kind(

@@ -12,8 +12,8 @@ MODULE = "tests.fire.scans"
 
 
 def test_a_sample_of_corrupted_scans_is_read_as_it_was_or_refused(tmp_path):
-    outcomes = attack_all(MODULE, tmp_path, range(60))
-    assert len(outcomes) == 60 and not faults(outcomes), faults(outcomes)
+    outcomes = attack_all(MODULE, tmp_path, range(0, 1000, 17))
+    assert len(outcomes) == 59 and not faults(outcomes), faults(outcomes)
     assert {o["outcome"] for o in outcomes} >= {"refused", "undamaged", "other values"}
 
 

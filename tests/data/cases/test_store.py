@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from data.cases.preparation import Preparation
-from data.cases.store import Case, digest, read_case, read_store, write_case
+from data.cases.store import Case, digest, read_case, read_store, renew_source, write_case
 from data.common.errors import InputError
 from data.scans.boxes import Box
 from data.scans.grid import Grid, Part
+from tests.conftest import edit_manifest
 
 VERSION_1 = {
     "format": 1,
@@ -303,3 +305,52 @@ def test_cases_of_earlier_versions_without_hashes_are_read_and_have_the_same_dig
     assert digest([case]) == before
     change_one_byte(folder / "image.npy")
     assert case.image().shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"spacing": [2.5, 0.8, 0.9]}, "its voxels have (2.5, 0.8, 0.9) mm, those of its grid"),
+        ({"spacing": [2.5, 0.8, float("nan")]}, "its voxels have"),
+        ({"spacing": [2.5, 0.8]}, "not enough values"),
+        ({"shape": [4, 5, 7]}, "its shape is (4, 5, 7), that of its grid (4, 5, 6)"),
+        ({"pancreas_box": [[1, 2, 3], [3, 4, 9]]}, "the boxes around its labels do not fit"),
+        ({"pancreas_box": None}, "the boxes around its labels do not fit"),
+        ({"tumour_box": [[0, 3, 5], [3, 4, 6]]}, "the boxes around its labels do not fit"),
+        ({"name": "two"}, "it is the manifest of a/two"),
+        ({"centre": "b"}, "it is the manifest of b/one"),
+        ({"source": None}, "not a readable manifest"),
+        ({"grid": {}}, "not a readable manifest"),
+    ],
+)
+def test_a_manifest_of_an_earlier_version_has_to_agree_with_itself(tmp_path, fields, problem):
+    path = write(tmp_path) / "case.json"
+    manifest = json.loads(path.read_text()) | fields
+    del manifest["checksum"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=re.escape(problem)) as error:
+        read_case(path.parent)
+    assert error.value.path == path
+
+
+def test_a_changed_digit_in_a_manifest_is_noticed_and_a_renewed_source_is_not(tmp_path):
+    path = write(tmp_path) / "case.json"
+    renew_source(read_case(path.parent), {"x": 2})
+    assert read_case(path.parent).source == {"x": 2}
+    text = path.read_text()
+    path.write_text(text.replace('"patient": "p"', '"patient": "q"'))
+    with pytest.raises(InputError, match="its checksum does not fit, so it was damaged or edited"):
+        read_case(path.parent)
+
+
+@pytest.mark.parametrize("before, after", [(b"'<i2'", b"'>i2'"), (b"(4, 5, 6)", b"(2, 5, 6)"), (b"False", b"True ")])
+def test_an_array_of_another_type_shape_or_order_is_named_also_without_its_hash(tmp_path, before, after):
+    folder = write(tmp_path)
+    edit_manifest(folder, files={})
+    path = folder / "image.npy"
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+    with pytest.raises(InputError, match="damaged: it holds") as error:
+        read_case(folder).image()
+    assert error.value.path == path

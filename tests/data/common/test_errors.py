@@ -21,6 +21,10 @@ def test_an_error_prints_as_one_line_that_ends_in_the_remedy_or_its_command():
     )
 
 
+def test_an_error_is_one_line_even_if_a_damaged_file_has_line_breaks_in_its_names():
+    assert str(InputError("splits.json", "no such case, two\nlines", "prepare it")).count("\n") == 0
+
+
 def test_an_error_keeps_its_fields_on_its_way_from_a_worker_process(tmp_path):
     error = pickle.loads(pickle.dumps(InputError(tmp_path, "is full", "run this", command="rm x")))
     assert (error.path, error.problem, error.remedy, error.command) == (tmp_path, "is full", "run this", "rm x")

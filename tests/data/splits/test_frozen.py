@@ -111,3 +111,24 @@ def test_cases_that_were_prepared_after_the_draw_are_described(tmp_path):
     assert describe_new_cases(tmp_path, ["a/scan0"]) == ""
     line = describe_new_cases(tmp_path, ["a/scan0", "d/1", "d/0"])
     assert line.startswith(f"{tmp_path}/splits.json was drawn without 2 cases of the store, such as d/0; delete it")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ('"a/scan1"', '"a/scan3"', "its checksum does not fit"),
+        ('"validation"', '"validatiom"', "unknown field 'validatiom'"),
+        ('"checksum"', '"checksun"', "unknown field 'checksun'"),
+        ('"b": {', '"c": {', "a field is there twice"),
+        ('"centre"', '"list"', "its checksum does not fit"),
+    ],
+)
+def test_splits_that_were_damaged_or_edited_are_refused(tmp_path, before, after, problem):
+    centres = three_centres()
+    frozen_splits(tmp_path, centres)
+    path = tmp_path / "splits.json"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    with pytest.raises(InputError) as error:
+        frozen_splits(tmp_path, centres)
+    assert error.value.path == path and problem in error.value.problem

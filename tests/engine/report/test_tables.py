@@ -13,9 +13,11 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from engine.metrics import COLUMNS, case_metrics
 from engine.report.tables import (
+    NEEDED,
     count_outcomes,
     pick_cases,
     read_case_table,
+    read_summary,
     summary_table,
     write_case_table,
     write_summary,
@@ -54,9 +56,13 @@ def test_a_table_is_read_as_it_was_written(tmp_path, rows):
 @settings(max_examples=40, deadline=None)
 def test_any_number_and_any_name_are_read_as_they_were_written(tmp_path_factory, values, name):
     path = tmp_path_factory.mktemp("csv") / "cases.csv"
-    written = [{"case": f"{name}{i}", "dice": value} for i, value in enumerate(values)]
+    needed = dict.fromkeys(NEEDED, 1.0)
+    written = [{"case": f"{name}{i}", **needed, "volume_error_ml": value} for i, value in enumerate(values)]
     write_case_table(path, written)
     assert str(read_case_table(path)) == str(written)
+
+
+GOOD = f"case,{','.join(NEEDED)}\na,0.5,1,1,1,1,0\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,10 @@ def test_any_number_and_any_name_are_read_as_they_were_written(tmp_path_factory,
         (b"case,dice\na,1,2\n", "not a table of cases"),
         (b"case,dice\na\n", "not a table of cases"),
         (b"\xff\xfe\x00", "not a readable CSV table"),
+        (GOOD.replace(b"0.5", b"O.5"), "damaged: the case 'a' has 'O.5' as its dice"),
+        (GOOD.replace(b"0.5", b""), "damaged: the case 'a' has '' as its dice"),
+        (GOOD.replace(b"0.5", b"6.5"), "damaged: the case 'a' has '6.5' as its dice"),
+        (GOOD.replace(b"reference_ml", b"beference_ml"), "damaged: the case 'a' has '' as its reference_ml"),
     ],
 )
 def test_a_file_that_is_not_a_table_of_cases_is_refused(tmp_path, content, problem):
@@ -164,3 +174,14 @@ def test_the_best_the_median_and_the_worst_case_are_picked():
 def test_no_case_is_picked_twice_if_there_are_few(dice, names):
     picked = pick_cases([{"case": name, "dice": value} for name, value in zip("abc", dice, strict=False)][::-1])
     assert "".join(case["case"] if case else "-" for case in picked) == names
+
+
+def test_a_summary_is_read_as_it_was_written_and_named_if_it_is_damaged(tmp_path):
+    path = tmp_path / "summary.json"
+    write_summary(path, [row("a", 2, 3), row("b", 0, 3)])
+    text = path.read_text()
+    assert read_summary(path)["counts"]["cases"] == 2
+    for damaged in (text[:-9], text.replace('"failed"', '"faileb"'), text.replace('"mean"', '"meam"'), "null", "{}"):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="not the summary of an evaluation"):
+            read_summary(path)
