@@ -38,7 +38,7 @@ READOUTS = {
     "average": Readout(averaged_probability, frozenset({"seg", "sdf"})),
 }
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
-SLAB_VOXELS = 1 << 24  # of a box that are interpolated or labelled at a time
+SLAB_VOXELS = 1 << 22  # of a box that are interpolated or labelled at a time
 SLAB_OVERLAP = 32  # voxels that neighbouring slabs share
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
 

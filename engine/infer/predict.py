@@ -2,12 +2,16 @@
 
     python predict.py SCAN... -o OUT
 
-Every scan is cropped and resampled as the training cases were, and its mask is written on the grid of its file. The
-result is that of the evaluation scripts, voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the
-whole label in the crop, which a new scan does not have. The crops are the same if the label lies within the body.
+Run again after an interruption, it goes on with the scans that are not done. Every scan is cropped and resampled as
+the training cases were, and its mask is written on the grid of its file. The result is that of the evaluation scripts,
+voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the whole label in the crop, which a new scan
+does not have. The crops are the same if the label lies within the body.
 """
 
 import argparse
+import contextlib
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +27,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, remove_unfinished
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
+from data.prepare.provenance import stat_signature
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
 from data.scans.hounsfield import find_hu_problem
@@ -184,7 +189,7 @@ def describe(row: CaseRow) -> str:
 def predict_scan(
     scan: Path, name: str, models: Mapping[str, StageModel], folder: PredictionFolder, series: str = ""
 ) -> CaseRow:
-    """Segment one scan and write its mask and its picture.
+    """Segment one scan and write its mask and its picture, unless the folder holds them already.
 
     Args:
         scan: Absolute path of the file or folder.
@@ -198,7 +203,10 @@ def predict_scan(
     """
     start = time.monotonic()
     row: CaseRow = {"case": name, "scan": str(scan), "pancreas_ml": "", "tumour_ml": "", "seconds": ""}
-    row |= {"unreliable": "", "note": "", "error": ""}
+    row |= {"unreliable": "", "note": "", "made_from": describe_origin(scan, models, series), "error": ""}
+    if finished := folder.find_finished(scan, row["made_from"]):
+        print(f"{name}: already segmented by these models")
+        return finished
     folder.reserve(row)
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
@@ -230,6 +238,17 @@ def predict_scan(
         "unreliable": "yes" if doubts else "",
         "note": "; ".join(filter(None, (*doubts, *notes, *passed_over, picture.fault))),
     }
+
+
+def describe_origin(scan: Path, models: Mapping[str, StageModel], series: str) -> str:
+    """Return a hash of everything that decides the mask of a scan: its files, and the models with their settings.
+
+    Files count as unchanged if their sizes and dates are. A scan that does not exist has a hash, too.
+    """
+    with contextlib.suppress(OSError):
+        series += stat_signature(scan)
+    used = [[str(m.run), m.epoch, m.readout, m.threshold] for m in models.values()]
+    return hashlib.sha256(json.dumps([used, series]).encode()).hexdigest()[:16]
 
 
 def find_doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
