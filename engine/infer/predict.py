@@ -25,6 +25,7 @@ from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, remove_unfinished
+from data.common.memory import require_memory
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.prepare.provenance import stat_signature
@@ -42,6 +43,7 @@ from engine.report.pictures import draw_overlay
 from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
+WORK_BYTES = 4  # per voxel of a scan, for masks of three stages, the label and its copy while it is written
 MAX_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour rarely more than 300 ml
 
 
@@ -211,6 +213,7 @@ def predict_scan(
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
         volume = read_image(scan, series)
+        require_memory(scan, WORK_BYTES * volume.array.size)
         prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
         image, spacing = prepared.image, prepared.spacing
         with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
