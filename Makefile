@@ -54,7 +54,7 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (9 
 test: lint ## install everything, then run the linter, the type checker and the tests
 	$(PY) -m pytest
 
-test-slow: .venv/installed-dev ## run the tests that take minutes
+test-slow: .venv/installed-dev ## run the tests that take minutes: damaged files, kills and failing disks (about 40 minutes on 2 cores)
 	$(PY) -m pytest -m slow
 
 lint: .venv/installed-dev ## run ruff (rules and format) and mypy

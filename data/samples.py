@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from data.cases.case import Case
 from data.cases.labels import HU_WINDOW, TARGETS, target_mask
-from data.cases.store import Case
 from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
 
 MULTIPLE = 8  # the sides of the network's input are multiples of this

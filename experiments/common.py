@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+from data.cases.case import Case
 from data.cases.options import add_store
-from data.cases.store import Case, read_store
+from data.cases.store import read_store
 from data.common.errors import InputError
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, choose_splits

@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR
-from data.cases.store import Case
 from data.common.errors import command
 from data.samples import reference_box
 from data.splits.split import held_out_cases

@@ -20,9 +20,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.augment import window
+from data.cases.case import Case
 from data.cases.labels import HU_WINDOW, PANCREAS, TUMOUR
 from data.cases.options import add_store
-from data.cases.store import Case, read_store
+from data.cases.store import read_store
 from data.common.errors import command
 from data.samples import reference_box
 from engine.stages import STAGES

@@ -15,7 +15,7 @@ from hypothesis import settings
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from data.cases.store import write_case
+from data.cases.case import write_case
 from data.common.errors import InputError
 from data.common.records import CHECKSUM, checksum
 from data.scans.grid import Grid

@@ -9,7 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from data.cases.store import Case, read_store
+from data.cases.case import Case
+from data.cases.store import read_store
 from data.prepare import command as prepare
 
 SPACING = (2.5, 1.6, 1.6)  # (z, y, x) mm

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.augment import Augmentation
-from data.cases.store import read_case, write_case
+from data.cases.case import read_case, write_case
 from data.phantom.scanner import SCANNERS, render_case
 from data.samples import scan_box
 from data.scans.grid import Grid

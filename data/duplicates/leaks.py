@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.common.errors import InputError
 from data.duplicates.pairs import find_duplicates
 from data.duplicates.patients import find_same_patients

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.duplicates.thumbnail import OUTSIDE, load_thumbnails
 
 IDENTICAL, PROCESSED = "identical voxels", "the same scan"

@@ -8,7 +8,7 @@ registered as several centres or read by several sources, such as the parts of P
 from collections.abc import Sequence
 from itertools import combinations
 
-from data.cases.store import Case
+from data.cases.case import Case
 
 
 def patient_ids(case: Case) -> list[tuple[str, ...]]:

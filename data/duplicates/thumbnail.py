@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.common.files import read_array, replacing
 from data.common.progress import progress
 from data.scans.body import largest_component

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.cases.case import Case
 from data.cases.options import add_store
-from data.cases.store import Case, digest, read_store
+from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.parallel import in_parallel

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.cases.case import read_case, write_case
 from data.cases.labels import TUMOUR
-from data.cases.store import read_case, write_case
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel

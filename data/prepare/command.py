@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from data.cases.case import Case, content_of, read_case, renew_source, write_case
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
-from data.cases.store import Case, content_of, read_case, refuse_centre, renew_source, write_case
+from data.cases.store import refuse_centre
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel

@@ -43,7 +43,9 @@ def check_pixel_data(file: BufferedIOBase, syntax: str, size: tuple[int, int], v
         file.seek(length, 1)
     while _rest(file) >= 8:  # what follows, such as padding or a signature, is read by GDCM, too
         tag, length = _read_element(file, order)
-        if tag == (0, 0) or length == UNDEFINED:  # zeros fill the last block; a sequence of undefined length ends later
+        if (tag, length) == ((0, 0), 0) and not any(file.read()):  # zeros that fill the last block of a medium
+            return
+        if length == UNDEFINED:  # a sequence
             return
         if tag <= PIXEL_DATA or length > _rest(file):
             raise ValueError("damaged after the pixel data")

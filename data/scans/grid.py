@@ -28,6 +28,7 @@ from itertools import permutations
 
 import numpy as np
 
+from data.common.memory import zeros
 from data.scans.boxes import Index3D, triple
 
 Vector3D = tuple[float, float, float]
@@ -197,7 +198,7 @@ class Grid:
             The file's array (z, y, x). A resampled part is sampled at the nearest voxels; outside the part it is 0.
         """
         if self.part is not None:
-            whole = np.zeros(self.lps_shape, array.dtype)
+            whole = zeros(self.lps_shape, array.dtype)
             region = whole[self.part.slices]
             region[...] = resample_nearest(array, region.shape)
             array = whole

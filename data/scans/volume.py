@@ -8,6 +8,7 @@ Files are read some planes at a time, which are converted to int16 or uint8 at o
 never has to fit into memory as a whole.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import SimpleITK as sitk
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.memory import require_memory, zeros
 from data.scans.boxes import filled_rows, triple
 from data.scans.bytes import SUFFIXES, check_finite, refuse_folder_of_pairs, suffix_of
 from data.scans.dicom import Series, read_series
@@ -194,7 +196,7 @@ def place_label(path: Path, label: Volume, grid: Grid) -> Volume | None:
             what = f"has {outside} labelled voxels outside its image" if outside else "lies outside its image"
             problem = f"{what}: label {label.describe()}, image {frame.describe()}"
             raise InputError(path, problem, "give the label that was drawn on this image")
-        array = np.zeros(frame.shape, label.array.dtype)
+        array = zeros(frame.shape, label.array.dtype)
         array[inside] = label.array[overlap]
         beyond = label.array[overlap].shape == frame.shape
         notes = (*notes, BEYOND_NOTE if beyond else PART_NOTE)
@@ -250,8 +252,8 @@ def _assemble(
     notes: tuple[str, ...],
 ) -> Volume:
     """Convert the voxels of a file, some planes (z, y, x) at a time, and turn them to LPS order."""
-    # The system gives memory to zeros only when they are written to. In a label nearly all voxels are 0.
-    array: np.ndarray = np.zeros(grid.lps_shape, dtype)
+    require_memory(path, math.prod(grid.lps_shape) * np.dtype(dtype).itemsize)
+    array = zeros(grid.lps_shape, dtype)  # nearly all voxels of a label are 0, and take no memory
     planes, done = grid.in_file_order(array), 0  # a view: what is written to it is in LPS order in the array
     for piece in pieces:
         check_finite(path, piece)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.cases.case import Case
 from data.cases.options import add_store
-from data.cases.store import Case, read_store
+from data.cases.store import read_store
 from data.common.errors import InputError, command
 from data.splits.folds import FOLDS, MIN_FOLDS, make_folds
 from data.splits.frozen import frozen_splits, read_splits, write_splits

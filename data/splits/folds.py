@@ -1,6 +1,6 @@
 """Cross-validation: the patients of one or all centres are dealt into folds, each of which is tested on once."""
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.common.errors import InputError
 from data.splits.leave_one_out import shuffle_patients
 from data.splits.split import SPLIT_PARTS, Split

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.records import CHECKSUM, checksum, read_json, verify_checksum

@@ -9,7 +9,7 @@ import hashlib
 
 import numpy as np
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.splits.split import NONE_HELD_OUT, Split
 
 VALIDATION_SHARE = 0.2  # of the patients of a centre

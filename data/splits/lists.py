@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.common.errors import InputError
 from data.common.records import read_json
 from data.common.text import is_valid_name

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from data.cases.store import Case
+from data.cases.case import Case
 from data.common.errors import InputError
 
 SplitKind = Literal["centre", "fold", "list", "none"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.cases.store import Case, read_case
+from data.cases.case import Case, read_case
 from data.common.errors import InputError
 from data.common.parallel import in_parallel
 from data.verify.findings import Finding, finding_from_error

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.cases.case import Case
 from data.cases.labels import target_mask
-from data.cases.store import Case
 from data.common.errors import InputError
 from data.common.files import ARCHIVE_ERRORS, replacing
 from data.samples import MARGIN_MM

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
-from data.cases.store import Case
 from data.common.errors import InputError
 from data.scans.bytes import REFUSED_SUFFIXES, refused_suffix
 from data.scans.volume import Volume, place_label, read_label

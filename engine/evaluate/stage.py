@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from data.cases.case import Case
 from data.cases.options import add_store
-from data.cases.store import Case, digest, read_store
+from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.progress import add_quiet, progress

@@ -12,6 +12,7 @@ from skimage import measure
 from torch import Tensor, nn
 
 from data.augment import resample, window
+from data.common.memory import free_memory, zeros
 from data.samples import MULTIPLE, NetworkGrid, network_grid
 from data.scans.boxes import bounding_box
 from engine.device import autocast
@@ -37,7 +38,7 @@ READOUTS = {
     "average": Readout(averaged_probability, frozenset({"seg", "sdf"})),
 }
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
-SLAB_VOXELS = 1 << 24  # of a box that are interpolated or labelled at a time
+SLAB_VOXELS = 1 << 22  # of a box that are interpolated or labelled at a time
 SLAB_OVERLAP = 32  # voxels that neighbouring slabs share
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
 
@@ -150,7 +151,7 @@ def segment_box(
     Returns:
         Boolean mask, shape (D, H, W), without small components.
     """
-    mask = np.zeros(image.shape, bool)
+    mask = zeros(image.shape, bool)
     for planes, probability in probability_in_slabs(net, image, spacing, stage=stage, device=device, readout=readout):
         mask[planes] = probability > threshold
     return keep_large_components(mask)
@@ -170,7 +171,7 @@ def keep_large_components(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
     if box is None:
         return mask.astype(bool)
     crop, slabs = mask[box.slices], _slabs(box.shape[0], box.shape[1] * box.shape[2])
-    kept = np.zeros(mask.shape, bool)
+    kept = zeros(mask.shape, bool)
     sizes, parts, neighbours, last = [np.zeros(1, np.int64)], 1, [], None
     for planes in slabs:  # components of every slab, and which of them touch those of the slab before
         components = _label(crop[planes], parts)
@@ -230,9 +231,10 @@ def _affordable_length(image: Tensor) -> int:
     """Return how many voxels of the longest axis the network can process at once in the free memory of the device."""
     device = image.device
     longest = max(image.shape[2:])
-    if device.type != "cuda":
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    elif device.type != "cpu" or (free := free_memory() or 0) == 0:
         return longest
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     slices = int(0.8 * free / BYTES_PER_VOXEL / (image.numel() / longest))
     return longest if slices >= longest else max(2 * SLAB_OVERLAP, slices // MULTIPLE * MULTIPLE)

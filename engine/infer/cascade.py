@@ -20,6 +20,7 @@ from torch import nn
 from data.cases.labels import PANCREAS, TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
+from data.common.memory import zeros
 from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
@@ -185,7 +186,7 @@ def segment_scan(
         masks[name], note, _ = segment_stage(model, image, spacing, roi)
         notes += [fallback_note, note]
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
-            empty = np.zeros(image.shape, np.uint8)
+            empty = zeros(image.shape, np.uint8)
             return CascadeResult(empty, (), (*doubts, "no pancreas found: the mask is empty"))
     label = merge_labels(masks["pancreas_fine"], masks["tumor_fine"])
     return CascadeResult(label, tuple(filter(None, notes)), doubts)
@@ -235,10 +236,10 @@ def segment_stage(
     sampling = model.stage.sampling
     box = scan_box(image.shape, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling.margin_mm)
     if box is None:
-        return StageResult(np.zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
+        return StageResult(zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
 
     def segment(box: Box) -> np.ndarray:
-        mask = np.zeros(image.shape, bool)
+        mask = zeros(image.shape, bool)
         mask[box.slices] = segment_box(
             model.net,
             image[box.slices],
@@ -268,7 +269,7 @@ def segment_stage(
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
     """Merge two boolean masks into uint8 labels 0/1/2; the tumour lies on top of the pancreas."""
-    label = np.zeros(pancreas.shape, np.uint8)
+    label = zeros(pancreas.shape, np.uint8)
     label[pancreas] = PANCREAS
     label[tumour] = TUMOUR
     return label

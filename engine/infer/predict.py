@@ -2,12 +2,16 @@
 
     python predict.py SCAN... -o OUT
 
-Every scan is cropped and resampled as the training cases were, and its mask is written on the grid of its file. The
-result is that of the evaluation scripts, voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the
-whole label in the crop, which a new scan does not have. The crops are the same if the label lies within the body.
+Run again after an interruption, it goes on with the scans that are not done. Every scan is cropped and resampled as
+the training cases were, and its mask is written on the grid of its file. The result is that of the evaluation scripts,
+voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the whole label in the crop, which a new scan
+does not have. The crops are the same if the label lies within the body.
 """
 
 import argparse
+import contextlib
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,8 +25,10 @@ from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, remove_unfinished
+from data.common.memory import require_memory
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
+from data.prepare.provenance import stat_signature
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
 from data.scans.hounsfield import find_hu_problem
@@ -37,6 +43,7 @@ from engine.report.pictures import draw_overlay
 from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
+WORK_BYTES = 4  # per voxel of a scan, for masks of three stages, the label and its copy while it is written
 MAX_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour rarely more than 300 ml
 
 
@@ -184,7 +191,7 @@ def describe(row: CaseRow) -> str:
 def predict_scan(
     scan: Path, name: str, models: Mapping[str, StageModel], folder: PredictionFolder, series: str = ""
 ) -> CaseRow:
-    """Segment one scan and write its mask and its picture.
+    """Segment one scan and write its mask and its picture, unless the folder holds them already.
 
     Args:
         scan: Absolute path of the file or folder.
@@ -198,11 +205,15 @@ def predict_scan(
     """
     start = time.monotonic()
     row: CaseRow = {"case": name, "scan": str(scan), "pancreas_ml": "", "tumour_ml": "", "seconds": ""}
-    row |= {"unreliable": "", "note": "", "error": ""}
+    row |= {"unreliable": "", "note": "", "made_from": describe_origin(scan, models, series), "error": ""}
+    if finished := folder.find_finished(scan, row["made_from"]):
+        print(f"{name}: already segmented by these models")
+        return finished
     folder.reserve(row)
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
         volume = read_image(scan, series)
+        require_memory(scan, WORK_BYTES * volume.array.size)
         prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
         image, spacing = prepared.image, prepared.spacing
         with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
@@ -230,6 +241,17 @@ def predict_scan(
         "unreliable": "yes" if doubts else "",
         "note": "; ".join(filter(None, (*doubts, *notes, *passed_over, picture.fault))),
     }
+
+
+def describe_origin(scan: Path, models: Mapping[str, StageModel], series: str) -> str:
+    """Return a hash of everything that decides the mask of a scan: its files, and the models with their settings.
+
+    Files count as unchanged if their sizes and dates are. A scan that does not exist has a hash, too.
+    """
+    with contextlib.suppress(OSError):
+        series += stat_signature(scan)
+    used = [[str(m.run), m.epoch, m.readout, m.threshold] for m in models.values()]
+    return hashlib.sha256(json.dumps([used, series]).encode()).hexdigest()[:16]
 
 
 def find_doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:

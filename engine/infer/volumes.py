@@ -13,9 +13,9 @@ from pathlib import Path
 from data.common.errors import InputError
 from data.common.files import exclusive_lock
 from data.sources.base import case_name
-from engine.report.tables import CaseRow, write_case_table
+from engine.report.tables import CaseRow, failed, write_case_table
 
-COLUMNS = ("case", "scan", "pancreas_ml", "tumour_ml", "seconds", "unreliable", "note", "error")
+COLUMNS = ("case", "scan", "pancreas_ml", "tumour_ml", "seconds", "unreliable", "note", "made_from", "error")
 UNFINISHED = "not finished: a process is still working on it, or was interrupted"
 LOCK_PATIENCE_S = 60.0  # another process holds the lock for as long as it takes to write the table
 
@@ -94,19 +94,22 @@ class PredictionFolder:
                 raise InputError(self.mask_path(name), problem, "move it away, or choose another --output")
         return names
 
-    def reserve(self, row: CaseRow) -> None:
-        """Record that a scan is being segmented, unless the table has a row of it.
+    def find_finished(self, scan: Path, made_from: str) -> CaseRow | None:
+        """Return the row of a scan that has been segmented by the same models, with its mask; None if there is none."""
+        for row in self.read_rows():
+            if row["scan"] == str(scan) and row["made_from"] == made_from and not failed(row):
+                return row if self.mask_path(row["case"]).exists() else None
+        return None
 
-        No other process then uses its name, and a mask without volumes can be recognised.
+    def reserve(self, row: CaseRow) -> None:
+        """Record that a scan is being segmented.
+
+        No other process then uses its name, and a mask that does not belong to its row can be recognised.
 
         Raises:
             InputError: As for ``put``.
         """
-        with self._locked():
-            rows = self.read_rows()
-            self._check_owner(row["case"], row["scan"], {other["case"]: other["scan"] for other in rows})
-            if all(other["scan"] != row["scan"] for other in rows):
-                write_case_table(self.table, [*rows, _complete(row | {"error": UNFINISHED})])
+        self.put(row | {"error": UNFINISHED})
 
     def put(self, row: CaseRow) -> None:
         """Write the row of a scan into the table. It replaces an earlier row of the same scan; all others stay.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR, target_mask
-from data.cases.store import Case
 from data.common.files import replacing
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay

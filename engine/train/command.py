@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from data.augment import Augmentation
+from data.cases.case import Case
 from data.cases.options import add_store
-from data.cases.store import Case, read_store
+from data.cases.store import read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.progress import add_quiet

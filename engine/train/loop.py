@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.augment import make_batch
-from data.cases.store import Case, digest
+from data.cases.case import Case
+from data.cases.store import digest
 from data.common.errors import InputError
 from data.common.progress import Progress, progress_bar
 from data.samples import BoxDataset, Sample, spacing_range

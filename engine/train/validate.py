@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from data.augment import make_batch
+from data.cases.case import Case
 from data.cases.labels import target_mask
-from data.cases.store import Case
 from data.samples import BoxDataset, reference_box
 from engine.device import autocast
 from engine.infer.box import READOUTS, box_probability

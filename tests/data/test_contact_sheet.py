@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.cases.store import write_case
+from data.cases.case import write_case
 from data.contact_sheet.command import main
 from data.contact_sheet.sheet import (
     CAPTION_HEIGHT,

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.cases.store import read_case, read_store, write_case
+from data.cases.case import read_case, write_case
+from data.cases.store import read_store
 from data.duplicates.pairs import find_duplicates
 from data.export import command as export
 from data.prepare import command as prepare

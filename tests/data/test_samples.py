@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.cases.case import Case, read_case, write_case
 from data.cases.preparation import Preparation
-from data.cases.store import Case, read_case, write_case
 from data.samples import BoxDataset, mask_box, network_grid, read_sample, reference_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import Grid

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from data.augment import Augmentation
+from data.cases.case import Case, write_case
 from data.cases.preparation import Preparation
-from data.cases.store import Case, digest, read_store, write_case
+from data.cases.store import digest, read_store
 from data.common.errors import InputError
 from data.phantom.label_maps import AnatomyLabels
 from data.scans.grid import Grid, Part

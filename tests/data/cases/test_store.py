@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.cases.case import Case, read_case, renew_source, write_case
 from data.cases.preparation import Preparation
-from data.cases.store import Case, digest, read_case, read_store, renew_source, write_case
+from data.cases.store import digest, read_store
 from data.common.errors import InputError
 from data.scans.boxes import Box
 from data.scans.grid import Grid, Part
@@ -289,7 +290,7 @@ def test_a_damaged_label_of_the_scan_is_named(tmp_path):
 
 def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(tmp_path, monkeypatch):
     case, read = read_case(write(tmp_path)), []
-    monkeypatch.setattr("data.cases.store.sha256_of", lambda path: read.append(path) or case.files[path.name])
+    monkeypatch.setattr("data.cases.case.sha256_of", lambda path: read.append(path) or case.files[path.name])
     for _ in range(3):
         case.image()
     assert len(read) == 1

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data.cases.store import read_store, renew_source, write_case
+from data.cases.case import renew_source, write_case
+from data.cases.store import read_store
 from data.common.errors import InputError
 from data.duplicates import thumbnail as thumbnail_module
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs

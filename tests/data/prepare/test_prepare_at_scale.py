@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.cases.store import digest, read_case, read_store, write_case
+from data.cases.case import read_case, write_case
+from data.cases.store import digest, read_store
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from data.duplicates.thumbnail import load_thumbnails

@@ -249,6 +249,17 @@ def test_pixels_that_are_missing_are_noticed_before_any_is_decoded(tmp_path, cut
     assert str(paths[3]) in refused(tmp_path, "truncated", remedy="again")
 
 
+@pytest.mark.parametrize("tail", [bytes(512), b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0abcd"])
+def test_zeros_and_padding_behind_the_pixels_are_no_damage_but_anything_else_is(tmp_path, tail):
+    paths = write_slices(tmp_path, NOISE)
+    content = paths[3].read_bytes()
+    paths[3].write_bytes(content + tail)
+    assert_read(tmp_path)
+    for damage in (bytes(128) + content[128:900], content[300:600], b"\xfc\xff\xfc\xffOB\0\0\xff\xff\xff\x7f"):
+        paths[3].write_bytes(content + damage)
+        assert str(paths[3]) in refused(tmp_path, "damaged")
+
+
 def test_pixels_that_do_not_fill_the_slice_are_refused(tmp_path):
     paths = write_slices(
         tmp_path, NOISE, edit=lambda made, i: setattr(made, "PixelData", made.PixelData[: -2 * (i == 3) or None])

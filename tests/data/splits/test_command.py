@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.cases.store import write_case
+from data.cases.case import write_case
 from data.scans.grid import Grid
 from data.splits.command import format_table, main
 from data.splits.leave_one_out import make_splits

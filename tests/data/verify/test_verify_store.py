@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.cases.store import write_case
+from data.cases.case import write_case
 from data.scans.grid import Grid
 from data.verify.command import main
 

@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
-from data.cases.store import Case, read_store
+from data.cases.case import Case
+from data.cases.store import read_store
 from data.common.files import REPOSITORY
 from data.prepare import command as prepare
 from data.scans.volume import write_lps, write_mask

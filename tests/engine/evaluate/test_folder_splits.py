@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data.cases.store import write_case
+from data.cases.case import write_case
 from data.common.files import REPOSITORY
 from data.export import command as export
 from data.scans.grid import Grid

@@ -18,8 +18,9 @@ from torch import nn
 
 import engine.recipe
 from data.augment import Augmentation
+from data.cases.case import Case
 from data.cases.labels import target_mask
-from data.cases.store import Case, read_store
+from data.cases.store import read_store
 from data.common.errors import InputError
 from data.prepare import command as prepare
 from data.samples import MARGIN_MM, mask_box, reference_box

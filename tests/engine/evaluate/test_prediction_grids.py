@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.cases.store import Case, read_store
+from data.cases.case import Case
+from data.cases.store import read_store
 from data.common.errors import InputError
 from data.prepare import command as prepare
 from engine.evaluate import folder as score

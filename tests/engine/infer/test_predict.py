@@ -1,6 +1,7 @@
 """A new scan is prepared like the training cases of the models, and its mask is written on its own voxels."""
 
 import csv
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,8 +33,15 @@ def seen(monkeypatch) -> dict:
 
     preparation = Preparation(crop="body", spacing=PREPARED)
     model = SimpleNamespace(
-        preparation=preparation, device=torch.device("cpu"), stage=SimpleNamespace(title="x"), run="", threshold=0.5
+        preparation=preparation,
+        device=torch.device("cpu"),
+        stage=SimpleNamespace(title="x"),
+        run="",
+        epoch=1,
+        readout="segmentation",
+        threshold=0.5,
     )
+    seen["model"] = model
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(predict, "segment_scan", segment)
     return seen
@@ -164,8 +172,29 @@ def test_doubts_of_the_cascade_are_flagged_in_the_table(seen, tmp_path, monkeypa
     assert row["note"] == "the voxels are unlike those of the training; tumour fine: nothing found"
     assert "unreliable: the voxels are unlike" in capsys.readouterr().out
     monkeypatch.setattr(predict, "segment_scan", lambda *given: segment(*given)._replace(notes=doubtful["notes"]))
-    assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
-    assert rows_of(tmp_path / "out")[0]["unreliable"] == ""
+    assert predict.main([scan, "-o", str(tmp_path / "certain")]) == 0
+    assert rows_of(tmp_path / "certain")[0]["unreliable"] == ""
+
+
+def test_a_scan_is_segmented_again_only_if_it_or_a_model_has_changed(seen, tmp_path, capsys):
+    (scan,) = blocks(tmp_path, "a.nii.gz")
+    arguments = [scan, "-o", str(tmp_path / "out")]
+
+    def is_segmented() -> bool:
+        seen.pop("shape", None)
+        assert predict.main(arguments) == 0
+        said = "a: already segmented by these models" in capsys.readouterr().out
+        assert said == ("shape" not in seen)
+        return "shape" in seen
+
+    assert is_segmented() and not is_segmented()
+    seen["model"].threshold = 0.7
+    assert is_segmented() and not is_segmented()
+    os.utime(scan, (1, 1))
+    assert is_segmented() and not is_segmented()
+    (tmp_path / "out" / "a_pancreas_tumour.nii.gz").unlink()
+    assert is_segmented()
+    assert len(rows_of(tmp_path / "out")) == 1
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_cost_the_mask(seen, tmp_path, monkeypatch, capsys):

@@ -16,8 +16,9 @@ import torch
 import yaml
 
 from data.augment import Augmentation
+from data.cases.case import Case, read_case, write_case
 from data.cases.preparation import Preparation
-from data.cases.store import Case, read_case, read_store, write_case
+from data.cases.store import read_store
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, exclusive_lock
 from data.scans.grid import Grid
