@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, ZipFile, is_zipfile
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
 
+ZIP_START = b"PK\x03\x04"
 FORMAT = 3  # to be raised when an older version could not read the file, or would compute something else with it
 DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
@@ -98,7 +99,7 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
     remedy = {"remedy": "train this stage again", "command": command}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
-    if not is_zipfile(path):
+    if not _starts_as_archive(path):
         raise InputError(path, "the file is truncated or damaged", **remedy)
     content = load_tensors(path, **remedy)
     found = content.pop("format", None)
@@ -130,7 +131,7 @@ def load_tensors(path: Path, remedy: str, command: str = "") -> dict[str, Any]:
     Raises:
         InputError: If the file is damaged, holds code or no fields, or does not fit into the memory.
     """
-    if is_zipfile(path) and not _is_whole_archive(path):
+    if _starts_as_archive(path) and not _is_whole_archive(path):
         raise InputError(path, "the file is truncated or damaged", remedy, command=command)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -147,6 +148,11 @@ def load_tensors(path: Path, remedy: str, command: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(path, "not a checkpoint (it holds no fields)", remedy, command=command)
     return content
+
+
+def _starts_as_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(ZIP_START)) == ZIP_START
 
 
 def _is_whole_archive(path: Path) -> bool:

@@ -96,6 +96,8 @@ def _write_slices(folder: Path, image: sitk.Image, compressed: bool) -> None:
         position = "\\".join(f"{v:.6f}" for v in image.TransformIndexToPhysicalPoint((0, 0, index)))
         tags = {"0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{index}"}
         tags |= {"0020|0013": str(index + 1), "0020|0037": axes, "0020|0032": position, "0010|0020": "Ada\nLovelace"}
+        # GDCM would write the time at which it writes, and the spacing in some files of a process only.
+        tags |= {"0008|0020": "20260101", "0008|0030": "120000", "0018|0088": f"{image.GetSpacing()[2]}"}
         for tag, value in tags.items():
             plane.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"slice{index:02d}.dcm"))
@@ -106,7 +108,11 @@ def read_slices(folder: Path) -> Reading:
     """Read a folder of DICOM slices with pydicom."""
     slices = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
     for s in slices:
-        s.PhotometricInterpretation = "MONOCHROME2"  # pydicom needs it, and a CT has no other
+        # pydicom needs what other readers take for granted: a CT has no other interpretation, and this is the encoding
+        # of files that do not name theirs.
+        s.PhotometricInterpretation = "MONOCHROME2"
+        if "TransferSyntaxUID" not in s.file_meta:
+            s.file_meta.TransferSyntaxUID = s.original_encoding[0] and pydicom.uid.ImplicitVRLittleEndian
     axes = np.array(slices[0].ImageOrientationPatient, float).reshape(2, 3)
     slices.sort(key=lambda s: float(np.array(s.ImagePositionPatient, float) @ np.cross(*axes)))
     first, last = (np.array(s.ImagePositionPatient, float) for s in (slices[0], slices[-1]))
