@@ -39,10 +39,6 @@ def write_results(
 
     A picture that cannot be drawn is reported and left out.
     """
-    text = summary_table(rows, heading, lesions=target != "pancreas")
-    with replacing(folder / "summary.txt") as unfinished:
-        unfinished.write_text(text)
-    write_summary(folder / "summary.json", rows)
     scored = [row for row in rows if not failed(row)]
     faults = []
     if scored:
@@ -64,6 +60,10 @@ def write_results(
                 title=f"{title}: {rank}, {case.name}, Dice {row['dice']:.2f}",
             )
         faults.append(picture.fault)
+    text = summary_table(rows, heading, lesions=target != "pancreas")
+    with replacing(folder / "summary.txt") as unfinished:
+        unfinished.write_text(text)
+    write_summary(folder / "summary.json", rows)  # the last file: it marks a finished evaluation
     missing = sum(map(bool, faults))
     print(f"\n{text}\nper case: {folder / 'cases.csv'}")
     print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
