@@ -57,6 +57,13 @@ def _print_refusal_as_one_line(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def release_freed_pages() -> None:
+    """Return the memory pages of freed tensors to the system, before work that needs the memory for something else."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library keeps none
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def _keep_freed_pages() -> None:
     m_trim_threshold, m_mmap_max = -1, -4  # parameters of glibc's mallopt, from malloc.h
     with contextlib.suppress(OSError, AttributeError):  # another C library has nothing to tune

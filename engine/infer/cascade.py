@@ -181,10 +181,12 @@ def segment_scan(
     unfamiliar = describe_unfamiliar_spacing(list(models.values()), spacing)
     doubts = (unfamiliar,) if unfamiliar else ()
     masks: dict[str, np.ndarray] = {}
-    for name, model in models.items():
+    for position, (name, model) in enumerate(models.items(), start=1):
         roi, fallback_note = select_roi(model.stage, masks, spacing)
         masks[name], note, _ = segment_stage(model, image, spacing, roi)
         notes += [fallback_note, note]
+        needed = {name, "pancreas_fine"}.union(*(later.stage.before for later in list(models.values())[position:]))
+        masks = {kept: mask for kept, mask in masks.items() if kept in needed}  # each may have 1 GB
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
             empty = zeros(image.shape, np.uint8)
             return CascadeResult(empty, (), (*doubts, "no pancreas found: the mask is empty"))
