@@ -3,11 +3,11 @@
 ``pytest -m slow tests/fire/test_kills.py -s`` kills a hundred times and prints what was seen.
 """
 
+import contextlib
 import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -58,18 +58,18 @@ def run_until(job: Job, folder: Path, log: Path, delay: float | None) -> bool:
     process = begin(job, folder, log)
     process.join(delay)
     if process.is_alive():
-        # The whole session, as if the power had failed, and with it the processes that it has started.
-        os.killpg(process.pid, signal.SIGKILL) if own_session(process.pid) else process.kill()
+        kill_all(process.pid)
         process.join()
         return False
     assert process.exitcode == 0, log.read_text()
     return True
 
 
-def own_session(pid: int) -> bool:
-    """Return whether a process has had the time to start a session of its own."""
-    for _ in range(20):
-        if os.getsid(pid) == pid:
-            return True
-        time.sleep(0.01)
-    return False
+def kill_all(pid: int) -> None:
+    """Kill a process and all that it has started, as a power failure does."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # it must not start others meanwhile
+        children = Path(f"/proc/{pid}/task").glob("*/children")
+        for child in [int(child) for path in children for child in path.read_text().split()]:
+            kill_all(child)
+        os.kill(pid, signal.SIGKILL)
