@@ -50,7 +50,16 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     if not isinstance(record, dict):
         raise ValueError("it holds no fields")
+    _refuse_cycles(record, ())
     return record
+
+
+def _refuse_cycles(value: object, within: tuple[object, ...]) -> None:
+    """Raise ValueError if a value holds itself, which YAML can say and nothing here could compare or print."""
+    if any(value is outer for outer in within):
+        raise ValueError("a value holds itself")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_cycles(item, (*within, value))
 
 
 def checksum(record: Mapping[str, Any]) -> str:

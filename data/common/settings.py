@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from data.common.errors import InputError
 
@@ -24,7 +24,7 @@ def from_record(kind: type[T], record: Mapping[str, Any], *, complete: bool = Fa
         complete: Whether every field has to be recorded. Otherwise a field that is not gets its default.
 
     Raises:
-        TypeError: If a field that has to be recorded is missing, or a field is unknown.
+        TypeError: If a field that has to be recorded is missing, unknown or of another type.
     """
     hints = get_type_hints(kind)
     if complete and (missing := hints.keys() - record.keys()):
@@ -35,7 +35,19 @@ def from_record(kind: type[T], record: Mapping[str, Any], *, complete: bool = Fa
         if isinstance(nested, type) and is_dataclass(nested):
             value = from_record(nested, value, complete=complete)
         values[name] = tuple(value) if isinstance(value, list) else value
+        if name in hints and not _is_of_kind(values[name], hints[name]):
+            raise TypeError(f"{name} of {kind.__name__} is {value!r}")
     return kind(**values)
+
+
+def _is_of_kind(value: object, kind: object) -> bool:
+    """Return whether a value is of an annotated kind; only int, float, str and tuples of these are checked."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_of_kind, value, kinds))
+    if kind is float:
+        return type(value) in (int, float)
+    return kind not in (int, str) or type(value) is kind
 
 
 def change_settings(settings: T, changes: Sequence[str], flag: str) -> T:

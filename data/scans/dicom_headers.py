@@ -206,6 +206,7 @@ def read_header(path: Path) -> Slice | Stranger:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # about values that break the standard but can be read
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
+            _check_meta_information(dataset)
             header = _interpret(path, dataset)
             if isinstance(header, Slice):
                 voxel_bytes = int(dataset.BitsAllocated) * int(_text(dataset, "SamplesPerPixel") or 1) // 8
@@ -215,6 +216,16 @@ def read_header(path: Path) -> Slice | Stranger:
         raise
     except Exception as error:  # pydicom passes on whatever its parsers raise for a damaged file
         raise InputError(path, DAMAGED, AGAIN) from error
+
+
+def _check_meta_information(dataset: "FileDataset") -> None:
+    """Check the elements before the data set, in which GDCM would take text for a length and reserve a gigabyte.
+
+    An element whose kind of value does not exist raises any exception.
+    """
+    if dataset.preamble and not dataset.file_meta:
+        raise ValueError("the preamble is not followed by meta information")
+    dataset.file_meta.walk(lambda _, element: element.value)
 
 
 def _interpret(path: Path, dataset: "FileDataset") -> Slice | Stranger:

@@ -45,6 +45,12 @@ def test_damaged_yaml_is_one_line_whatever_its_parser_raises(tmp_path, text):
         read_yaml(tmp_path / "record.yaml")
 
 
+def test_a_value_that_holds_itself_is_refused(tmp_path):
+    (tmp_path / "record.yaml").write_text("a: &x\n  b: [1, *x]")
+    with pytest.raises(ValueError, match="holds itself"):
+        read_yaml(tmp_path / "record.yaml")
+
+
 def test_a_tag_of_yaml_runs_nothing(tmp_path):
     ran = tmp_path / "ran"
     (tmp_path / "record.yaml").write_text(f"a: !!python/object/apply:os.system [\"touch '{ran}'\"]")

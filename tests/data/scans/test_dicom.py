@@ -86,3 +86,12 @@ def test_two_headers_give_the_extent_of_a_series(tmp_path):
     write_series(tmp_path, NOISE)
     summary = summarise_series(tmp_path)
     assert summary.slices == len(NOISE) and summary.first_file == min(tmp_path.iterdir())
+
+
+def test_meta_information_for_which_gdcm_would_reserve_a_gigabyte_is_refused(tmp_path):
+    paths = write_series(tmp_path, NOISE)
+    content = paths[4].read_bytes()
+    for before, after in ((b"\x02\x00\x13\x00SH", b"\x02\x00\x13\x00SI"), (b"DICM\x02\x00", b"DICM\x03\x00")):
+        assert content.count(before) == 1
+        paths[4].write_bytes(content.replace(before, after))
+        refused(tmp_path, "truncated, damaged or incomplete", remedy="again")

@@ -103,7 +103,16 @@ def test_a_checkpoint_that_does_not_fit_into_the_memory_is_not_called_damaged(tm
     assert "memory" in caught.value.problem and "damaged" not in str(caught.value) and "again" in caught.value.remedy
 
 
-@pytest.mark.parametrize("change", [{"network": {"depth": 4}}, {"network": {}}, {"sampling": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"depth": 4}},
+        {"network": {}},
+        {"sampling": None},
+        {"network": {"width": "8"}},
+        {"network": {"width": None}},
+    ],
+)
 def test_a_record_of_other_settings_is_refused_and_never_completed_with_the_defaults_of_the_day(tmp_path, change):
     options = parse(STAGE, [])
     parts = (options.network, STAGE.method, STAGE.sampling, options.augmentation, options.training, Preparation())
