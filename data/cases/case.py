@@ -270,9 +270,24 @@ def write_case(
     earlier = store / centre / f".{name}.{token}.earlier.unfinished"
     if target.exists():
         target.rename(earlier)
-    unfinished.rename(target)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        restore_earlier(earlier)
+        raise
     shutil.rmtree(earlier, ignore_errors=True)
     return target
+
+
+def restore_earlier(earlier: Path) -> None:
+    """Give the replaced version of a case its name back, if the new version has not taken its place.
+
+    Args:
+        earlier: The folder ``.<case>.<token>.earlier.unfinished``, which may not exist.
+    """
+    target = earlier.with_name(earlier.name[1:].removesuffix(".earlier.unfinished").rpartition(".")[0])
+    if earlier.exists() and not target.exists():
+        earlier.rename(target)
 
 
 def content_of(source: dict) -> dict:

@@ -13,6 +13,15 @@ DEFAULT_STORE = REPOSITORY / "data" / "prepared"
 REFUSAL = "refused.txt"  # in the folder of a centre: why its cases must not be used
 
 
+def case_folders(store: Path) -> list[Path]:
+    """List the folders of all prepared cases, sorted. Raises InputError if there is none."""
+    folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
+    if not folders:
+        remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
+        raise InputError(store, "no centre is prepared here", remedy, command=command)
+    return folders
+
+
 def read_store(store: Path) -> dict[str, list[Case]]:
     """Read the manifests of all prepared cases.
 
@@ -23,13 +32,10 @@ def read_store(store: Path) -> dict[str, list[Case]]:
         InputError: If the store holds no case, a manifest cannot be read, cases were prepared in different ways, or a
             centre is refused as a whole.
     """
-    folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
-    if not folders:
-        remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
-        raise InputError(store, "no centre is prepared here", remedy, command=command)
+    folders = case_folders(store)
     for centre in sorted({folder.parent for folder in folders}):
         if (centre / REFUSAL).is_file():
-            remedy = f"delete {centre}, or prepare it again with the right --labels or with --accept-labels"
+            remedy = f"delete {centre}, or prepare it again, if need be with other --labels or with --accept-labels"
             raise InputError(centre, (centre / REFUSAL).read_text(encoding="utf-8").strip(), remedy)
     cases = [read_case(folder) for folder in folders]
     first = cases[0]

@@ -182,7 +182,7 @@ def remove_unfinished(folders: Iterable[Path]) -> None:
     """
     for folder in folders:
         for leftover in folder.glob(".*.unfinished.*"):
-            with contextlib.suppress(FileNotFoundError), leftover.open("r+b") as file:
+            with contextlib.suppress(OSError), leftover.open("r+b") as file:
                 if _lock_if_possible(file):
                     leftover.unlink()
 

@@ -15,7 +15,7 @@ def set_up_process(*, computes: bool = False) -> None:
     """Make this process behave as a command of this project; every entry point calls this once, first.
 
     - Ctrl-C while torch and the other packages are being imported prints one line instead of a traceback.
-    - A disk that fails under a thread of its own, such as TensorBoard's writer, is told in one line.
+    - A disk that fails under a thread of its own, such as TensorBoard's writer, is reported in one line.
     - A character that the terminal or log file cannot show is printed as an escape instead of ending the command.
     - Pictures are drawn without a display, whatever a notebook has left in ``MPLBACKEND``.
     - Threads of OpenMP that wait for others sleep instead of spinning. On a machine that runs anything else, such as a

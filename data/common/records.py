@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):  # one name that was changed into another: json would keep the last and drop the first
-        raise ValueError("a field is there twice")
+        raise ValueError("a field occurs twice")
     return fields
 
 

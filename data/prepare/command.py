@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from data.cases.case import Case, content_of, read_case, renew_source, write_case
+from data.cases.case import Case, content_of, read_case, renew_source, restore_earlier, write_case
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
@@ -42,6 +42,8 @@ from data.splits.frozen import describe_new_cases
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 ALLOWED_SPACING_MM = (0.1, 20.0)
 ACCEPTED = "accepted"  # in a case's source: what is implausible about its label that --accept-labels accepted
+
+UNFINISHED = "its preparation is not finished"
 
 State = Literal["prepared", "already there", "failed"]
 
@@ -205,6 +207,8 @@ def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> t
     with exclusive_lock(centre.folder, BUSY):
         _remove_unfinished(centre.folder)
         try:
+            if not all(_is_stored(centre, entry) for entry in centre.entries):
+                refuse_centre(centre.folder, UNFINISHED)  # until its labels have been judged as a whole
             # The partial is sent to a process with every case, so it must not carry the entries of the whole centre.
             work = partial(prepare_entry, centre=replace(centre, entries=()), preparation=preparation)
             outcomes = list(in_parallel(work, centre.entries, workers, f"preparing {centre.name}"))
@@ -216,11 +220,17 @@ def _prepare_centre(centre: Centre, preparation: Preparation, workers: int) -> t
             _remove_unfinished(centre.folder)
 
 
+def _is_stored(centre: Centre, entry: Entry) -> bool:
+    return (centre.folder / entry.name / "case.json").is_file()
+
+
 def _remove_unfinished(folder: Path) -> None:
     """Remove what interrupted runs have left in the folder of a centre: unfinished cases, and files beside cases.
 
     The caller must hold the lock of the folder; otherwise another process may still be writing them.
     """
+    for earlier in folder.glob(".*.earlier.unfinished"):
+        restore_earlier(earlier)
     for leftover in folder.glob(".*.unfinished"):
         shutil.rmtree(leftover, ignore_errors=True)
     remove_unfinished(folder.glob("[!.]*/"))

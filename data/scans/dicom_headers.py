@@ -20,7 +20,7 @@ from data.scans.dicom_pixels import check_pixel_data
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
-SUFFIXES = (".dcm", ".ima")
+DICOM_SUFFIXES = (".dcm", ".ima")
 MARK = b"DICM"  # at byte 128
 # First elements of files that were saved without preamble: group 2 or 8, little endian.
 BARE_STARTS = tuple(bytes(pair) for pair in ((2, 0, 0, 0), (8, 0, 0, 0), (8, 0, 5, 0), (8, 0, 8, 0), (8, 0, 0x16, 0)))
@@ -101,7 +101,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Stranger(Header):
+class OtherObject(Header):
     """A file that is not a slice.
 
     Attributes:
@@ -181,7 +181,7 @@ def dicom_files(folder: Path) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
             continue
-        named = path.suffix.lower() in SUFFIXES
+        named = path.suffix.lower() in DICOM_SUFFIXES
         if named or path.stat().st_size == 0:
             check_kind(path)
         with path.open("rb") as file:
@@ -193,12 +193,12 @@ def dicom_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_header(path: Path) -> Slice | Stranger:
+def read_header(path: Path) -> Slice | OtherObject:
     """Read what a DICOM file says of itself, without its voxels.
 
     Raises:
         InputError: If the header is damaged, or the file may be a slice but lacks what makes one. Only what is
-            certainly no slice becomes a ``Stranger``: a damaged slice must never be passed over as one.
+            certainly no slice becomes a ``OtherObject``: a damaged slice must never be passed over as one.
     """
     import pydicom  # takes half a second, which only those who read DICOM should wait for
 
@@ -228,7 +228,7 @@ def _check_meta_information(dataset: "FileDataset") -> None:
     dataset.file_meta.walk(lambda _, element: element.value)
 
 
-def _interpret(path: Path, dataset: "FileDataset") -> Slice | Stranger:
+def _interpret(path: Path, dataset: "FileDataset") -> Slice | OtherObject:
     kind_uid, modality = _text(dataset, "SOPClassUID"), _text(dataset, "Modality").upper()
     header = Header(
         path=path,
@@ -240,15 +240,15 @@ def _interpret(path: Path, dataset: "FileDataset") -> Slice | Stranger:
     )
     is_image = "Rows" in dataset and "Columns" in dataset
     if kind_uid in OBJECT_CLASSES or (modality in OBJECTS and kind_uid != CT_IMAGE):
-        return Stranger(**vars(header), kind=OBJECT_CLASSES.get(kind_uid) or OBJECTS[modality])
+        return OtherObject(**vars(header), kind=OBJECT_CLASSES.get(kind_uid) or OBJECTS[modality])
     if is_image and kind_uid == SECONDARY_CAPTURE and "ImagePositionPatient" not in dataset:
-        return Stranger(**vars(header), kind="screenshot (secondary capture)")
+        return OtherObject(**vars(header), kind="screenshot (secondary capture)")
     if not is_image or not kind_uid:
         raise InputError(path, DAMAGED, AGAIN)
     if (frames := int(_text(dataset, "NumberOfFrames") or 1)) > 1:
-        return Stranger(**vars(header), kind=f"multi-frame {modality} image", frames=frames)
+        return OtherObject(**vars(header), kind=f"multi-frame {modality} image", frames=frames)
     if "ImagePositionPatient" not in dataset or "ImageOrientationPatient" not in dataset:
-        return Stranger(**vars(header), kind="image without a position", unplaced=True)
+        return OtherObject(**vars(header), kind="image without a position", unplaced=True)
     return _slice(header, kind_uid, dataset)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.common.errors import InputError
-from data.scans.dicom_headers import Slice, Stranger, conversion
+from data.scans.dicom_headers import OtherObject, Slice, conversion
 
 SAME_DIRECTION = 0.7  # cosine between the normals of slices of one view: axial, coronal or sagittal
 COMPARABLE_EXTENT = 0.5  # of the longest series: shorter ones, such as bolus tracking, are no second candidate
@@ -87,7 +87,7 @@ class Stack:
 
 
 def choose_stack(
-    folder: Path, files: Sequence[Slice | Stranger], choice: str, *, any_modality: bool = False
+    folder: Path, files: Sequence[Slice | OtherObject], choice: str, *, any_modality: bool = False
 ) -> tuple[Stack, list[str]]:
     """Choose the scan among the files of a folder.
 
@@ -104,9 +104,11 @@ def choose_stack(
         InputError: If no series or more than one can be the scan, or the choice names none or several.
     """
     stacks = find_stacks([file for file in files if isinstance(file, Slice)])
-    strangers = [file for file in files if isinstance(file, Stranger)]
+    strangers = [file for file in files if isinstance(file, OtherObject)]
     if choice.strip():
         stack = _find_choice(folder, stacks, choice)
+        if not any_modality and stack.first.modality != "CT":
+            raise InputError(folder, f"--series {choice} is a {_phrase(stack)}, not a CT", SELECT)
         reasons: dict[Stack, str] = {}
     else:
         reasons = {} if any_modality else _reasons_against(stacks)
@@ -121,7 +123,7 @@ def choose_stack(
             problem = f"holds {len(candidates)} series of slices and a multi-frame scan, {frames[0].path.name}"
             raise InputError(folder, problem, f"choose the series with --series {_key(candidates[0], stacks)}")
         if len(candidates) > 1:
-            raise _ask(folder, candidates)
+            raise _ambiguous(folder, candidates)
         stack = candidates[0]
         _refuse_a_slice_of_another_name(stack, stacks)
     for file in strangers:
@@ -218,7 +220,10 @@ def _count(phrases: Counter[str]) -> str:
 
 
 def _find_choice(folder: Path, stacks: Sequence[Stack], choice: str) -> Stack:
-    """Find the stack that ``--series`` names. The first kind of name under which any is known decides."""
+    """Find the stack that ``--series`` names. The first kind of name under which any is known decides.
+
+    A number is the number of a series and nothing else: "4" must not find "B30f 1.4" where no series has it.
+    """
     wanted = choice.strip().casefold()
     kinds: tuple[Callable[[Stack], bool], ...] = (
         lambda s: s.identifier == wanted,
@@ -226,7 +231,7 @@ def _find_choice(folder: Path, stacks: Sequence[Stack], choice: str) -> Stack:
         lambda s: wanted in s.title.casefold(),
         lambda s: s.identifier.endswith(wanted),
     )
-    for kind in kinds:
+    for kind in kinds[:2] if wanted.isdecimal() else kinds:
         if found := [stack for stack in stacks if kind(stack)]:
             if len({stack.identifier for stack in found}) == 1:  # one series, perhaps with a localizer in it
                 reasons = _reasons_against(found)
@@ -253,7 +258,7 @@ def _list(stacks: Sequence[Stack]) -> str:
     return "; ".join(names) + (f"; and {len(stacks) - SHOWN_SERIES} more" if len(stacks) > SHOWN_SERIES else "")
 
 
-def _ask(folder: Path, candidates: Sequence[Stack]) -> InputError:
+def _ambiguous(folder: Path, candidates: Sequence[Stack]) -> InputError:
     series = {stack.first.series for stack in candidates}
     what = f"{len(series)} CT series" if len(series) > 1 else f"{len(candidates)} scans in one series"
     example = _key(candidates[0], candidates)
@@ -261,7 +266,7 @@ def _ask(folder: Path, candidates: Sequence[Stack]) -> InputError:
 
 
 def _nothing_to_read(
-    folder: Path, stacks: Sequence[Stack], strangers: Sequence[Stranger], reasons: dict[Stack, str]
+    folder: Path, stacks: Sequence[Stack], strangers: Sequence[OtherObject], reasons: dict[Stack, str]
 ) -> InputError:
     single = [stack for stack in stacks if len(stack.slices) == 1 and stack.first.modality == "CT"]
     single = [stack for stack in single if not stack.is_localizer]

@@ -19,7 +19,7 @@ Without a part nothing is lost: ``to_file(to_lps(array))`` is the file's array. 
 voxels outside it with 0 and takes the nearest voxel inside it, so that ``to_prepared(to_lps(to_file(mask)))`` is the
 prepared mask unless the part is finer than the scan, which cannot hold its details.
 
-World coordinates are those of SimpleITK and DICOM (LPS, mm). The module needs numpy only.
+World coordinates are those of SimpleITK and DICOM (LPS, mm).
 """
 
 from collections.abc import Sequence

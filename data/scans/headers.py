@@ -2,7 +2,7 @@
 
 SimpleITK is lenient: it reads "0n69" as 0 and ignores a misspelt field, so that one damaged byte can move, mirror or
 scramble a scan. Here, what is missing, malformed or contradicts itself is refused. Axes that rounding has turned a
-little out of their right angles are the exception: they are corrected, alike in all formats.
+little out of orthogonality are the exception: they are corrected, alike in all formats.
 """
 
 import re
@@ -60,7 +60,7 @@ def make_header(
     axes: np.ndarray,
     scale: tuple[float, float] = (1.0, 0.0),
 ) -> Header:
-    """Make the header of a file whose axes may be out of their right angles by rounding.
+    """Make the header of a file whose axes may not be quite orthogonal because it was rounded.
 
     Args:
         path: File to blame.
@@ -97,7 +97,7 @@ def nearest_rotation(path: Path, axes: np.ndarray) -> tuple[np.ndarray, tuple[st
         The orthonormal axes, as columns (3, 3), left-handed if the given ones are; and a note if they differ visibly.
 
     Raises:
-        InputError: If an axis has no length, or two of them are out of their right angle by more than AXES_TOLERANCE.
+        InputError: If an axis has no length, or the cosine between two of them exceeds AXES_TOLERANCE.
     """
     lengths = np.linalg.norm(axes, axis=0)
     if not (lengths > 0).all():

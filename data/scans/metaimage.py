@@ -118,5 +118,5 @@ def _place(path: Path, fields: dict[str, str], dtype: np.dtype, size: tuple[int,
     if not (spacing > 0).all():
         raise InputError(path, "its header gives voxels without extent", CORRECT)
     if np.abs(np.linalg.norm(axes, axis=0) - 1).max() > AXES_TOLERANCE:
-        raise InputError(path, "the directions of its header are no unit vectors", CORRECT)
+        raise InputError(path, "the directions of its header are not unit vectors", CORRECT)
     return make_header(path, dtype, size, spacing, origin, axes)

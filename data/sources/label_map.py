@@ -141,7 +141,7 @@ def find_contradiction(labels: LabelMap, names: CodeNames) -> str:
     table = labels.table()
     for code, name in names.items():
         named = label_of_name(name)
-        if named is not None and code < CODES and table[code] not in (*allowed[named], UNKNOWN):
+        if named is not None and table[code] not in (*allowed[named], UNKNOWN):
             return f"its codes are named {describe_names(names)}, which the map {labels} contradicts"
     return ""
 
@@ -163,6 +163,9 @@ def settle_map(path: Path, names: CodeNames, labels: LabelMap, *, accept: bool) 
     """
     if not names:
         return labels, []
+    if max(names) >= CODES:
+        remedy = "renumber its segments, for instance by exporting it as a labelmap from 3D Slicer"
+        raise InputError(path, f"its codes run up to {max(names)}, not within 0 to {CODES - 1}", remedy)
     if labels.given:
         contradiction = find_contradiction(labels, names)
         if contradiction and not accept:

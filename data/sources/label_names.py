@@ -42,7 +42,7 @@ def label_of_name(name: str) -> int | None:
         name: Name of a code, in any case; words are separated by anything but letters, or by a capital letter.
 
     Returns:
-        0 background, 1 pancreas or 2 tumour; None if the table does not tell.
+        0 background, 1 pancreas or 2 tumour; None if the table gives no meaning.
     """
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     kinds = {_kind(word) for word in words}
@@ -73,7 +73,7 @@ def names_help() -> str:
         "1 pancreas": PANCREAS_WORDS,
         "2 tumour": TUMOUR_WORDS,
         "0 background": OTHER_WORDS,
-        "beside them": PART_WORDS,
+        "may accompany": PART_WORDS,
     }
     cells = [([f"  {meaning}"], wrap_words(", ".join(words), HELP_WIDTHS[1])) for meaning, words in rows.items()]
     return "\n".join(format_row(row, HELP_WIDTHS) for row in cells)

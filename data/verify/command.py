@@ -105,6 +105,8 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify the centres that the command line names, or the store, and return the exit code."""
     options = parse_options(argv)
+    if options.json_file:
+        check_replaceable(options.json_file)
     return _verify_store(options) if options.centres is None else _verify_centres(options.centres, options)
 
 
@@ -125,8 +127,6 @@ def _verify_store(options: VerifyOptions) -> int:
 def _verify_centres(chosen: CentreOptions, options: VerifyOptions) -> int:
     store, centre_by = chosen.store, chosen.centre_by
     centres = find_centres(chosen)
-    if options.json_file:
-        check_replaceable(options.json_file)
     if options.sheet_folder:
         check_writable(options.sheet_folder)
     for note in notes_on(centres, centre_by):
@@ -196,9 +196,10 @@ def _print_report(cases: Sequence[Inspection], findings: Sequence[Finding]) -> N
     if findings:
         print(format_findings(findings))
     # Faults of the store are findings as well, but not about these cases.
-    warned = {finding.case for finding in findings if finding.level == "warning"} & {case.name for case in cases}
-    fit, tumours = sum(not case.fatal for case in cases), sum(case.has_tumour for case in cases)
-    print(f"{fit} of {len(cases)} cases are fit to train on, {len(warned)} of them with warnings")
+    fit = {case.name for case in cases if not case.fatal}
+    warned = {finding.case for finding in findings if finding.level == "warning"} & fit
+    tumours = sum(case.has_tumour for case in cases if not case.fatal)
+    print(f"{len(fit)} of {len(cases)} cases are fit to train on, {len(warned)} of them with warnings")
     if tumours:
         print(f"{tumours} of them have a tumour")
     elif fit:
@@ -214,7 +215,7 @@ def _record(centre: Centre, cases: Sequence[Inspection], findings: Sequence[Find
         "labels": str(centre.labels),
         "cases": len(cases),
         "fit": sum(not case.fatal for case in cases),
-        "with_tumour": sum(case.has_tumour for case in cases),
+        "with_tumour": sum(case.has_tumour for case in cases if not case.fatal),
         "counts": {level: sum(f.level == level for f in findings) for level in LEVELS},
         "findings": [finding._asdict() for finding in findings],
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.cases.case import Case, read_case
+from data.cases.store import case_folders
 from data.common.errors import InputError
 from data.common.parallel import in_parallel
 from data.verify.findings import Finding, finding_from_error
@@ -22,10 +23,7 @@ def check_store(store: Path, workers: int) -> tuple[int, list[Finding]]:
     Raises:
         InputError: If the store holds no case.
     """
-    folders = sorted(path.parent for path in store.glob("[!.]*/[!.]*/case.json"))
-    if not folders:
-        remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
-        raise InputError(store, "no centre is prepared here", remedy, command=command)
+    folders = case_folders(store)
     found: list[Finding] = []
     for findings in in_parallel(_check_case, folders, workers, "verifying the store"):
         found += findings

@@ -211,7 +211,7 @@ def _apply_in_slabs(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tenso
     """Apply ``forward`` to the whole image if the device's memory suffices, else to overlapping slabs of it.
 
     The slabs divide the longest axis. A triangular weight makes the middle of a slab count more than its border, where
-    the network sees only part of the surroundings.
+    the network sees only part of the surroundings. Normalisation is over a slab then, so the result differs slightly.
     """
     length = _affordable_length(image)
     axis = max((2, 3, 4), key=lambda a: image.shape[a])
@@ -231,10 +231,11 @@ def _affordable_length(image: Tensor) -> int:
     """Return how many voxels of the longest axis the network can process at once in the free memory of the device."""
     device = image.device
     longest = max(image.shape[2:])
+    free = free_memory() if device.type == "cpu" else None
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    elif device.type != "cpu" or (free := free_memory() or 0) == 0:
+    if free is None:
         return longest
     slices = int(0.8 * free / BYTES_PER_VOXEL / (image.numel() / longest))
     return longest if slices >= longest else max(2 * SLAB_OVERLAP, slices // MULTIPLE * MULTIPLE)

@@ -308,5 +308,6 @@ def describe_unfamiliar_spacing(models: Sequence[StageModel], spacing: tuple[flo
 
 def _dice(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Dice of two boolean masks; 0 if both are empty."""
-    common, total = np.count_nonzero(first & second), np.count_nonzero(first) + np.count_nonzero(second)
+    common = sum(np.count_nonzero(a & b) for a, b in zip(first, second, strict=True))  # a plane at a time
+    total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * int(common) / max(1, int(total))

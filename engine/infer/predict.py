@@ -3,9 +3,9 @@
     python predict.py SCAN... -o OUT
 
 Run again after an interruption, it goes on with the scans that are not done. Every scan is cropped and resampled as
-the training cases were, and its mask is written on the grid of its file. The result is that of the evaluation scripts,
-voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the whole label in the crop, which a new scan
-does not have. The crops are the same if the label lies within the body.
+the training cases were, and its mask is written on the grid of its file. Where the memory holds a whole box, the result
+is that of the evaluation scripts, voxel for voxel, with one exception: ``data.prepare --crop body`` keeps the whole
+label in the crop, which a new scan does not have. The crops are the same if the label lies within the body.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from data.cases.labels import TUMOUR
 from data.cases.options import add_series
 from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import check_writable, remove_unfinished
+from data.common.files import check_writable, remove_unfinished, sha256_of
 from data.common.memory import require_memory
 from data.common.process import release_freed_pages
 from data.common.progress import add_quiet, progress
@@ -33,7 +33,8 @@ from data.prepare.provenance import stat_signature
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import volume_ml
 from data.scans.hounsfield import find_hu_problem
-from data.scans.volume import read_image, write_mask
+from data.scans.volume import Volume, read_image, write_mask
+from data.sources.plausible import LARGEST_GLAND_ML
 from data.splits.split import NONE_HELD_OUT
 from engine.device import choose_device, naming_memory_errors
 from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_scan
@@ -45,7 +46,6 @@ from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
 WORK_BYTES = 4  # per voxel of a scan, for masks of three stages, the label and its copy while it is written
-MAX_PANCREAS_ML = 500.0  # an adult gland has 40 to 120 ml, with a large tumour rarely more than 300 ml
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     remove_unfinished([options.output])
     for model in models.values():
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}")
-    rows = []
+    rows, models_hash = [], hash_models(models)
     for scan, name in progress(names.items(), title="segmenting", unit="scan", total=len(names)):
-        rows.append(predict_scan(scan, name, models, folder, options.series))
+        rows.append(predict_scan(scan, name, models, folder, models_hash=models_hash, series=options.series))
         folder.put(rows[-1])
     print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
     for row in rows:
@@ -190,7 +190,13 @@ def describe(row: CaseRow) -> str:
 
 
 def predict_scan(
-    scan: Path, name: str, models: Mapping[str, StageModel], folder: PredictionFolder, series: str = ""
+    scan: Path,
+    name: str,
+    models: Mapping[str, StageModel],
+    folder: PredictionFolder,
+    *,
+    models_hash: str,
+    series: str = "",
 ) -> CaseRow:
     """Segment one scan and write its mask and its picture, unless the folder holds them already.
 
@@ -199,6 +205,7 @@ def predict_scan(
         name: Name of the scan in the folder.
         models: The models by the name of their stage, in the order of the cascade.
         folder: Gets mask and picture.
+        models_hash: Of the models (``hash_models``).
         series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
 
     Returns:
@@ -206,22 +213,22 @@ def predict_scan(
     """
     start = time.monotonic()
     row: CaseRow = {"case": name, "scan": str(scan), "pancreas_ml": "", "tumour_ml": "", "seconds": ""}
-    row |= {"unreliable": "", "note": "", "made_from": describe_origin(scan, models, series), "error": ""}
+    row |= {"unreliable": "", "note": "", "made_from": describe_origin(scan, series, models_hash), "error": ""}
     if finished := folder.find_finished(scan, row["made_from"]):
         print(f"{name}: already segmented by these models")
         return finished
     folder.reserve(row)
     model = next(iter(models.values()))  # all were trained on cases prepared in the same way
     try:
-        volume = read_image(scan, series)
-        require_memory(scan, WORK_BYTES * volume.array.size)
-        prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
-        image, spacing = prepared.image, prepared.spacing
-        with naming_memory_errors(str(scan), model.device, "use --gpu cpu"):
+        with naming_memory_errors(str(scan), model.device, "use --gpu cpu, or close other programs"):
+            volume = _read_scan(scan, series)
+            require_memory(scan, WORK_BYTES * volume.array.size)
+            prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
+            image, spacing = prepared.image, prepared.spacing
             label, notes, doubts = segment_scan(models, image, spacing)
-        release_freed_pages()
-        write_mask(folder.mask_path(name), label, replace(volume.grid, part=prepared.part))
-    except (InputError, PermissionError) as error:
+            release_freed_pages()
+            write_mask(folder.mask_path(name), label, replace(volume.grid, part=prepared.part))
+    except InputError as error:
         return row | {"error": f"{error}{_advise_on_folder(scan)}"}
     pancreas_ml, tumour_ml = volume_ml(label > 0, spacing), volume_ml(label == TUMOUR, spacing)
     doubts = (*find_doubts(volume.array, pancreas_ml), *doubts)
@@ -245,21 +252,35 @@ def predict_scan(
     }
 
 
-def describe_origin(scan: Path, models: Mapping[str, StageModel], series: str) -> str:
-    """Return a hash of everything that decides the mask of a scan: its files, and the models with their settings.
+def _read_scan(scan: Path, series: str) -> Volume:
+    """Read a scan; that its disk or share fails concerns this scan only."""
+    try:
+        return read_image(scan, series)
+    except OSError as error:
+        problem = f"the file cannot be read ({error.strerror or error})"
+        raise InputError(error.filename or scan, problem, "check its permissions and the disk") from error
+
+
+def hash_models(models: Mapping[str, StageModel]) -> str:
+    """Return a hash of the networks and of how they are read; it does not depend on where they lie."""
+    used = [[sha256_of(model.run / "best.pt"), model.readout, model.threshold] for model in models.values()]
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()
+
+
+def describe_origin(scan: Path, series: str, models_hash: str) -> str:
+    """Return a hash of everything that decides the mask of a scan: its files and the models.
 
     Files count as unchanged if their sizes and dates are. A scan that does not exist has a hash, too.
     """
     with contextlib.suppress(OSError):
         series += stat_signature(scan)
-    used = [[str(m.run), m.epoch, m.readout, m.threshold] for m in models.values()]
-    return hashlib.sha256(json.dumps([used, series]).encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{models_hash} {series}".encode()).hexdigest()[:16]
 
 
 def find_doubts(scan: np.ndarray, pancreas_ml: float) -> list[str]:
     """Return notes if the values of a scan do not look like HU, or if the segmented pancreas is far too large."""
     doubts = [": ".join(problem)] if (problem := find_hu_problem(scan)) else []
-    if pancreas_ml > MAX_PANCREAS_ML:
+    if pancreas_ml > LARGEST_GLAND_ML:
         doubts.append(f"{pancreas_ml:.0f} ml are too much for a pancreas, the model may not have been trained enough")
     return doubts
 

@@ -24,7 +24,7 @@ class Outcome:
 def drawing(path: Path) -> Iterator[Outcome]:
     """Draw a picture in the block. If that fails, say so in one line and go on.
 
-    Everything that only the picture needs belongs into the block, such as the import of matplotlib. The same warning is
+    Everything that only the picture needs belongs in the block, such as the import of matplotlib. The same warning is
     printed once, however often a training redraws its curves.
 
     Args:

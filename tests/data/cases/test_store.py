@@ -355,3 +355,14 @@ def test_an_array_of_another_type_shape_or_order_is_named_also_without_its_hash(
     with pytest.raises(InputError, match="damaged: it holds") as error:
         read_case(folder).image()
     assert error.value.path == path
+
+
+def test_a_case_that_was_being_replaced_gets_its_name_back(tmp_path):
+    folder = write(tmp_path, value=1)
+    earlier = folder.with_name(".one.0a1b2c3d.earlier.unfinished")
+    folder.rename(earlier)  # as a kill between the two steps of a replacement leaves it
+    restore_earlier(earlier)
+    assert read_case(folder).image()[0, 0, 0] == 1
+    write(tmp_path, name="two")
+    restore_earlier(tmp_path / "a" / ".two.0a1b2c3d.earlier.unfinished")  # there is none
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["one", "two"]

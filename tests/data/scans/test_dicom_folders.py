@@ -96,7 +96,7 @@ def test_two_phases_in_one_series_are_two_candidates(tmp_path):
     refused(tmp_path, "2 scans in one series", "'acquisition 1'", "'acquisition 2'", remedy="--series")
     assert_read(tmp_path, NOISE[::-1], series="acquisition 2", note="1 CT series")
     assert_read(tmp_path, NOISE, series="4#1", note="1 CT series")
-    refused(tmp_path, "names 2 of its series", series="1")
+    refused(tmp_path, "names 2 of its series", series="acquisition")
 
 
 def test_two_phases_that_no_tag_distinguishes_are_refused_as_such(tmp_path):

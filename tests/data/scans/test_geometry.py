@@ -1,4 +1,4 @@
-"""One tolerance for all formats: axes a little out of their right angles, and labels on the voxels of their scan."""
+"""One tolerance for all formats: axes that are not quite orthogonal, and labels on the voxels of their scan."""
 
 import re
 from itertools import product

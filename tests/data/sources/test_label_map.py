@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.common.errors import InputError
-from data.sources.label_map import LabelMap
+from data.sources.label_map import LabelMap, settle_map
 
 CODES = np.array([[[0, 10, 11, 7]]], np.uint8)
 
@@ -37,3 +37,9 @@ def test_a_label_map_survives_being_printed(codes, rest):
 def test_text_that_is_not_a_label_map_is_refused(text):
     with pytest.raises(ValueError, match="is not a pair code=label"):
         LabelMap.parse(text)
+
+
+def test_a_named_code_that_no_label_can_hold_is_refused():
+    with pytest.raises(InputError) as caught:
+        settle_map(Path("a.nrrd"), {1: "pancreas", 300: "tumor"}, LabelMap.parse("1=1,2=2"), accept=False)
+    assert caught.value.problem == "its codes run up to 300, not within 0 to 255"

@@ -23,7 +23,7 @@ PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
 
 @pytest.fixture
-def seen(monkeypatch) -> dict:
+def seen(monkeypatch, tmp_path) -> dict:
     """What the models are given. In their place a threshold segments: tissue is pancreas, bone is tumour."""
     seen = {}
 
@@ -36,12 +36,12 @@ def seen(monkeypatch) -> dict:
         preparation=preparation,
         device=torch.device("cpu"),
         stage=SimpleNamespace(title="x"),
-        run="",
-        epoch=1,
+        run=tmp_path,
         readout="segmentation",
         threshold=0.5,
     )
     seen["model"] = model
+    (tmp_path / "best.pt").write_text("the network")
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(predict, "segment_scan", segment)
     return seen
