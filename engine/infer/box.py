@@ -136,6 +136,7 @@ def segment_box(
     stage: Stage,
     device: torch.device,
     readout: str = "segmentation",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Segment the stage's target in a box.
 
@@ -147,31 +148,33 @@ def segment_box(
         stage: As in ``box_probability``.
         device: Where ``net`` is.
         readout: Name in ``READOUTS``.
+        out: Boolean array of the same shape for the mask, such as the box in that of a whole scan; None for a new one.
 
     Returns:
         Boolean mask, shape (D, H, W), without small components.
     """
-    mask = zeros(image.shape, bool)
+    mask = zeros(image.shape, bool) if out is None else out
     for planes, probability in probability_in_slabs(net, image, spacing, stage=stage, device=device, readout=readout):
         mask[planes] = probability > threshold
-    return keep_large_components(mask)
+    return keep_large_components(mask, out=mask)
 
 
-def keep_large_components(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
+def keep_large_components(mask: np.ndarray, share: float = 0.5, out: np.ndarray | None = None) -> np.ndarray:
     """Keep the 26-connected components of a mask that are larger than a share of its largest component.
 
     Args:
         mask: Boolean mask, shape (D, H, W).
         share: Share of the volume of the largest component.
+        out: Boolean array of zeros for the result, or the mask itself; None for a new one.
 
     Returns:
         Boolean mask of the same shape.
     """
     box = bounding_box(mask)
     if box is None:
-        return mask.astype(bool)
+        return mask.astype(bool) if out is None else out
     crop, slabs = mask[box.slices], _slabs(box.shape[0], box.shape[1] * box.shape[2])
-    kept = zeros(mask.shape, bool)
+    kept = zeros(mask.shape, bool) if out is None else out
     sizes, parts, neighbours, last = [np.zeros(1, np.int64)], 1, [], None
     for planes in slabs:  # components of every slab, and which of them touch those of the slab before
         components = _label(crop[planes], parts)

@@ -242,7 +242,7 @@ def segment_stage(
 
     def segment(box: Box) -> np.ndarray:
         mask = zeros(image.shape, bool)
-        mask[box.slices] = segment_box(
+        segment_box(
             model.net,
             image[box.slices],
             spacing,
@@ -250,6 +250,7 @@ def segment_stage(
             stage=model.stage,
             device=model.device,
             readout=model.readout,
+            out=mask[box.slices],
         )
         return mask
 

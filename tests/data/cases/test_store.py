@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.cases.case import Case, read_case, restore_earlier, write_case
+from data.cases.case import Case, read_case, renew_source, restore_earlier, write_case
 from data.cases.preparation import Preparation
 from data.cases.store import digest, read_store
 from data.common.errors import InputError

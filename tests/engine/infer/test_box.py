@@ -137,3 +137,5 @@ def test_components_are_the_same_in_slabs(seed, density, planes):
     expected = np.isin(components, 1 + np.flatnonzero(sizes > 0.5 * sizes.max())) if count else mask
     with mock.patch.object(engine.infer.box, "SLAB_VOXELS", planes * 9 * 8):
         assert np.array_equal(keep_large_components(mask), expected)
+        keep_large_components(mask, out=mask)
+        assert np.array_equal(mask, expected)
