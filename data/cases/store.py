@@ -11,6 +11,7 @@ from data.common.files import REPOSITORY, replacing
 
 DEFAULT_STORE = REPOSITORY / "data" / "prepared"
 REFUSAL = "refused.txt"  # in the folder of a centre: why its cases must not be used
+UNFINISHED = "its preparation is not finished"  # so its labels have not been judged as a whole
 
 
 def case_folders(store: Path) -> list[Path]:
@@ -35,8 +36,10 @@ def read_store(store: Path) -> dict[str, list[Case]]:
     folders = case_folders(store)
     for centre in sorted({folder.parent for folder in folders}):
         if (centre / REFUSAL).is_file():
-            remedy = f"delete {centre}, or prepare it again, if need be with other --labels or with --accept-labels"
-            raise InputError(centre, (centre / REFUSAL).read_text(encoding="utf-8").strip(), remedy)
+            problem = (centre / REFUSAL).read_text(encoding="utf-8").strip()
+            remedy = f"delete {centre}, or prepare it again with the right --labels or with --accept-labels"
+            remedy = "finish it with the same call of data.prepare" if problem == UNFINISHED else remedy
+            raise InputError(centre, problem, remedy)
     cases = [read_case(folder) for folder in folders]
     first = cases[0]
     centres: dict[str, list[Case]] = {}

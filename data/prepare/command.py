@@ -24,7 +24,7 @@ from data.cases.case import Case, content_of, read_case, renew_source, restore_e
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
-from data.cases.store import refuse_centre
+from data.cases.store import UNFINISHED, refuse_centre
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
@@ -42,8 +42,6 @@ from data.splits.frozen import describe_new_cases
 BUSY = "wait for the other run that prepares this centre, or choose another --centre or --store"
 ALLOWED_SPACING_MM = (0.1, 20.0)
 ACCEPTED = "accepted"  # in a case's source: what is implausible about its label that --accept-labels accepted
-
-UNFINISHED = "its preparation is not finished"
 
 State = Literal["prepared", "already there", "failed"]
 

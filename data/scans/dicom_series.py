@@ -20,6 +20,7 @@ SAME_PLACE_MM = 0.01  # slices that are closer than this are two images of one p
 REFORMATTED = {"MPR", "MIP", "MINIP", "MIN IP", "REFORMATTED", "CURVED", "VRT", "AVERAGE"}
 MODALITIES = {"PT": "PET", "MR": "MR", "NM": "nuclear medicine", "US": "ultrasound", "OT": "other"}
 SHOWN_SERIES = 6
+SHORTEST_END = 4  # characters of an identifier that can stand for it
 SELECT = (
     "choose one with --series (or the column series of a table of scans): its number, a part of its description or "
     "the end of its identifier"
@@ -222,7 +223,8 @@ def _count(phrases: Counter[str]) -> str:
 def _find_choice(folder: Path, stacks: Sequence[Stack], choice: str) -> Stack:
     """Find the stack that ``--series`` names. The first kind of name under which any is known decides.
 
-    A number is the number of a series and nothing else: "4" must not find "B30f 1.4" where no series has it.
+    A number is that of a series or, if it is long, the end of an identifier: where no series has the number 4, "4" must
+    not find "B30f 1.4".
     """
     wanted = choice.strip().casefold()
     kinds: tuple[Callable[[Stack], bool], ...] = (
@@ -231,7 +233,9 @@ def _find_choice(folder: Path, stacks: Sequence[Stack], choice: str) -> Stack:
         lambda s: wanted in s.title.casefold(),
         lambda s: s.identifier.endswith(wanted),
     )
-    for kind in kinds[:2] if wanted.isdecimal() else kinds:
+    if wanted.isdecimal():
+        kinds = (*kinds[:2], *(kinds[3:] if len(wanted) >= SHORTEST_END else ()))
+    for kind in kinds:
         if found := [stack for stack in stacks if kind(stack)]:
             if len({stack.identifier for stack in found}) == 1:  # one series, perhaps with a localizer in it
                 reasons = _reasons_against(found)
@@ -249,8 +253,8 @@ def _key(stack: Stack, stacks: Sequence[Stack]) -> str:
     number = stack.first.series_number
     if number and sum(other.first.series_number == number for other in stacks) == 1:
         return number
-    end = next((n for n in range(4, 80) if sum(o.identifier.endswith(stack.identifier[-n:]) for o in stacks) == 1), 80)
-    return stack.identifier[-end:]
+    ends = (stack.identifier[-n:] for n in range(SHORTEST_END, len(stack.identifier)))
+    return next((end for end in ends if sum(o.identifier.endswith(end) for o in stacks) == 1), stack.identifier)
 
 
 def _list(stacks: Sequence[Stack]) -> str:

@@ -1,5 +1,6 @@
 """The prepare command: what it stores, what it skips, and how it reports what fails."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from data.cases.store import read_store
+from data.common.errors import InputError
 from data.common.files import REPOSITORY, exclusive_lock
 from data.prepare import command as prepare
 from data.prepare.command import main
@@ -220,7 +222,25 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing_unfinished(run, write_cen
     monkeypatch.setattr(np, "save", short_write)
     code, _, err = run(root)
     assert code == 2 and "ree some space" in err and "Traceback" not in err
-    assert [path.name for path in (tmp_path / "store" / "here").iterdir()] == [".lock"]
+    assert sorted(path.name for path in (tmp_path / "store" / "here").iterdir()) == [".lock", "refused.txt"]
+
+
+def test_a_centre_whose_preparation_was_interrupted_is_not_trained_on(run, write_centre, tmp_path, monkeypatch):
+    root = write_centre(cases=3)
+    prepare_first = prepare.prepare_entry
+
+    def fill_the_disk(entry, **given):
+        if entry.name == "case_1":
+            raise OSError(errno.ENOSPC, "No space left on device", "here")
+        return prepare_first(entry, **given)
+
+    monkeypatch.setattr(prepare, "prepare_entry", fill_the_disk)
+    assert run(root)[0] == 2
+    with pytest.raises(InputError, match=r"its preparation is not finished\. Finish it with the same call"):
+        read_store(tmp_path / "store")
+    monkeypatch.setattr(prepare, "prepare_entry", prepare_first)
+    assert run(root)[0] == 0
+    assert len(read_store(tmp_path / "store")["here"]) == 3
 
 
 def test_cases_that_the_source_no_longer_holds_are_named(run, write_centre):

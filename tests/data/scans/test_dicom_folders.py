@@ -84,7 +84,7 @@ def test_two_candidates_are_listed_with_the_option_that_chooses(tmp_path):
     write_slices(tmp_path, later, series="1.2.88", prefix="V", SeriesNumber=4, SeriesDescription="Abdomen venous\n1.0")
     words = ("2 CT series", "3 'Abdomen arterial' (9 slices of 2.5 mm, ...1.2.77)", "4 'Abdomen venous 1.0'")
     refused(tmp_path, *words, remedy="--series 3")
-    for choice in ("4", "VENOUS", "88", "1.2.88"):
+    for choice in ("4", "VENOUS", "2.88", "1.2.88"):
         assert_read(tmp_path, later, series=choice, note="1 CT series")
     refused(tmp_path, "names 2 of its series", series="abdomen")
     refused(tmp_path, "has no series portal; it holds 3 'Abdomen arterial'", remedy="--series", series="portal")

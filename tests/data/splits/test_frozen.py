@@ -119,7 +119,7 @@ def test_cases_that_were_prepared_after_the_draw_are_described(tmp_path):
         ('"a/scan1"', '"a/scan3"', "its checksum does not fit"),
         ('"validation"', '"validatiom"', "unknown field 'validatiom'"),
         ('"checksum"', '"checksun"', "unknown field 'checksun'"),
-        ('"b": {', '"c": {', "a field is there twice"),
+        ('"b": {', '"c": {', "a field occurs twice"),
         ('"centre"', '"list"', "its checksum does not fit"),
     ],
 )
