@@ -70,6 +70,21 @@ def refuse_folder_of_pairs(folder: Path) -> None:
         raise InputError(folder, f"holds no scan that is read: {known[0]} is {problem}", remedy)
 
 
+def is_readable_by_itk(path: Path) -> bool:
+    """Return whether a path can be given to SimpleITK, which ends the process if it holds bytes that are not UTF-8."""
+    try:
+        str(path).encode("utf-8")
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def check_path_for_itk(path: Path) -> None:
+    """Raise InputError unless a path can be given to SimpleITK."""
+    if not is_readable_by_itk(path):
+        raise InputError(path, "its path holds bytes that are not UTF-8", "rename it")
+
+
 def check_kind(path: Path) -> bytes:
     """Refuse a file whose first bytes show that it is no scan at all.
 

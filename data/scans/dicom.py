@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from data.common.errors import InputError
-from data.scans.bytes import AGAIN
+from data.scans.bytes import AGAIN, check_path_for_itk
 from data.scans.dicom_headers import DAMAGED, Rescale, Slice, conversion, dicom_files, read_header
 from data.scans.dicom_series import SAME_PLACE_MM, Stack, choose_stack
 from data.scans.grid import Grid
@@ -201,6 +201,7 @@ def _read_plane(one: Slice, padding: tuple[float, float] | None) -> np.ndarray:
     Returns:
         Values in HU, shape (1, rows, columns).
     """
+    check_path_for_itk(one.path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(one.path))

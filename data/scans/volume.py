@@ -9,6 +9,8 @@ never has to fit into memory as a whole.
 """
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +23,14 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.memory import require_memory, zeros
 from data.scans.boxes import filled_rows, triple
-from data.scans.bytes import SUFFIXES, check_finite, refuse_folder_of_pairs, suffix_of
+from data.scans.bytes import (
+    SUFFIXES,
+    check_finite,
+    check_path_for_itk,
+    is_readable_by_itk,
+    refuse_folder_of_pairs,
+    suffix_of,
+)
 from data.scans.dicom import Series, read_series
 from data.scans.dicom_seg import find_segmentation, read_segmentation
 from data.scans.formats import check_file, open_scan
@@ -79,6 +88,7 @@ def read_grid(path: str | Path) -> Grid:
     if path.name.lower().endswith(SUFFIXES):
         with open_scan(path) as (header, _):
             return header.grid
+    check_path_for_itk(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -328,7 +338,13 @@ def _write(path: Path, image: sitk.Image) -> None:
     try:
         with replacing(path) as unfinished:
             unfinished.touch()  # raises PermissionError if the folder cannot be written to; ITK's message would not say
-            sitk.WriteImage(image, str(unfinished), useCompression=True)
+            if is_readable_by_itk(unfinished):
+                sitk.WriteImage(image, str(unfinished), useCompression=True)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    plain = Path(folder) / f"mask{suffix_of(path)}"
+                    sitk.WriteImage(image, str(plain), useCompression=True)
+                    shutil.copyfile(plain, unfinished)
             check_file(unfinished)  # ITK does not notice a full disk
     except (RuntimeError, InputError) as error:
         raise InputError(path, "could not be written completely", "free some space or choose another folder") from error

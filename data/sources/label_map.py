@@ -128,6 +128,10 @@ def map_of_names(path: Path, names: CodeNames) -> LabelMap:
     problem = f"the names of its codes do not tell which is the pancreas: {describe_names(names)}"
     if None in labels.values():
         problem = f"it has codes with names that are not known: {describe_names(names)}"
+    elif not {PANCREAS, TUMOUR}.intersection(n for n in labels.values() if n is not None):
+        raise InputError(
+            path, f"none of its codes is a pancreas: {describe_names(names)}", "give labels of the pancreas"
+        )
     remedy = "look at the label and say what each code is, 0 background, 1 pancreas or 2 tumour"
     raise InputError(path, problem, f'{remedy}, in the form --labels "{pairs}"')
 

@@ -30,7 +30,8 @@ class NnUNet:
 
     def entries(self, root: Path) -> list[Entry]:
         """Pair imagesTr and labelsTr; see ``Source.entries``. Images with several channels are refused."""
-        ending = read_dataset_json(root).get("file_ending", ".nii.gz")
+        description = read_dataset_json(root)
+        ending = description.get("file_ending", ".nii.gz")
         image_folder, label_folder = root / "imagesTr", root / "labelsTr"
         images: dict[str, list[Path]] = {}
         several_channels = set()
@@ -42,6 +43,13 @@ class NnUNet:
                     files.append(path)
                 else:
                     several_channels.add(case)
+        names = description.get("channel_names") or description.get("modality")
+        first = names.get("0") if isinstance(names, dict) else None
+        if isinstance(first, str) and not re.search(r"\bct\b|computed", first.lower()):
+            problem = f'its dataset.json says that the images are "{first}", not CT'
+            raise InputError(
+                root / "dataset.json", problem, "give a data set of CT, or correct the name of the channel"
+            )
         if several_channels:
             problem = f"{len(several_channels)} cases have more than one channel"
             raise InputError(root, problem, "give a data set whose only channel is CT")

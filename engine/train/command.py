@@ -251,11 +251,13 @@ def describe_resumption(options: TrainOptions, plan: Plan) -> str:
     runs = list_runs(options.path, options.stage, plan.split.name)
     if not runs or not (runs[-1] / "last.pt").exists():
         return "would start from the beginning"
-    checkpoint = load_checkpoint(runs[-1] / "last.pt", options.stage.name)
+    checkpoint = load_checkpoint(runs[-1] / "last.pt", options.stage.name, options.store)
     epochs = checkpoint.recipe.training.epochs
     if checkpoint.epoch >= epochs:
         return f"{runs[-1]} is already finished, {epochs} epochs"
-    return f"would go on in {runs[-1]} after epoch {checkpoint.epoch} of {epochs}"
+    changed = differences(checkpoint.recipe.to_record(), options.recipe(plan.train_cases).to_record())
+    kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
+    return f"would go on in {runs[-1]} after epoch {checkpoint.epoch} of {epochs}{kept}"
 
 
 def count_steps(plan: Plan, settings: TrainSettings) -> int:
@@ -288,7 +290,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
     remove_unfinished([folder])  # each is as large as a checkpoint
     checkpoint = None
     if (folder / "last.pt").exists():
-        checkpoint = load_checkpoint(folder / "last.pt", stage.name)
+        checkpoint = load_checkpoint(folder / "last.pt", stage.name, options.store)
         if checkpoint.split_hash != split.hash:
             raise InputError(folder, "trained on another split of the data", "start a new run without --resume")
         changed = differences(checkpoint.recipe.to_record(), recipe.to_record())

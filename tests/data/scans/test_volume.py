@@ -1,6 +1,7 @@
 """Reading and writing scans and labels, compared with nibabel where possible."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from data.common.errors import InputError
 from data.scans.grid import Part
 from data.scans.volume import WRITTEN_SUFFIXES, Grid, read_image, read_label, write_lps, write_mask
-from tests.conftest import VALUES, affine_of, refused, save
+from tests.conftest import NOISE, SPACING, VALUES, affine_of, refused, save
+from tests.dicom_files import write_slices
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
@@ -184,3 +186,15 @@ def test_a_real_scan_is_the_same_volume_as_nifti_and_as_dicom(shared):
     assert same_voxels_in_space(nifti, folder / "ct.nii.gz")
     label = read_label(folder / "label.nii.gz", like=dicom)
     assert 10 in label.array and 60 < nifti.array[label.array == 10].mean() < 130
+
+
+def test_a_name_that_is_not_utf8_does_not_end_the_process(tmp_path):
+    """SimpleITK aborts on it; files are written by a detour, and DICOM slices are refused."""
+    path = tmp_path / os.fsdecode(b"M\xfcller.nii.gz")
+    write_lps(path, VALUES, SPACING)
+    assert np.array_equal(read_image(path).array, VALUES)
+    slices = tmp_path / os.fsdecode(b"\xfc")
+    slices.mkdir()
+    write_slices(slices, NOISE)
+    with pytest.raises(InputError, match="its path holds bytes that are not UTF-8"):
+        read_image(slices)

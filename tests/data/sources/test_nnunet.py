@@ -58,7 +58,6 @@ def test_codes_come_from_the_names_of_the_labels(tmp_path, labels, codes):
 @pytest.mark.parametrize(
     "labels",
     [
-        {"background": 0, "liver": 1},
         {"pancreas": 1, "ignore": 2},
         {"pancreas": 1, "tumour": 1},
         {"pancreas": 0},
@@ -77,3 +76,19 @@ def test_codes_that_the_names_do_not_tell_are_asked_for(tmp_path, labels):
 def test_a_missing_description_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         NnUNet().codes(tmp_path / "nowhere")
+
+
+def test_images_that_are_not_ct_are_refused_by_the_name_of_their_channel(tmp_path):
+    root = tmp_path / "set"
+    for folder, name in (("imagesTr", "a_0000.nii.gz"), ("labelsTr", "a.nii.gz")):
+        touch(root / folder / name)
+    touch(root / "dataset.json", json.dumps({"labels": {"pancreas": 1}, "channel_names": {"0": "T1"}}))
+    with pytest.raises(InputError, match='the images are "T1", not CT'):
+        NnUNet().entries(root)
+
+
+def test_a_data_set_without_a_pancreas_gets_no_map_as_a_remedy(tmp_path):
+    touch(tmp_path / "dataset.json", json.dumps({"labels": {"background": 0, "liver": 1}}))
+    with pytest.raises(InputError, match="none of its codes is a pancreas") as caught:
+        NnUNet().codes(tmp_path)
+    assert "--labels" not in str(caught.value)
