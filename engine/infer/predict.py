@@ -249,6 +249,7 @@ def predict_scan(
         "seconds": round(time.monotonic() - start, 1),
         "unreliable": "yes" if doubts else "",
         "note": "; ".join(filter(None, (*doubts, *notes, *passed_over, picture.fault))),
+        "made_from": "" if picture.fault else row["made_from"],  # so that another call draws the missing picture
     }
 
 
