@@ -21,6 +21,7 @@ from data.cases.labels import PANCREAS, TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.memory import zeros
+from data.common.process import release_freed_pages
 from data.samples import mask_box, network_spacing, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
@@ -190,6 +191,7 @@ def segment_scan(
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
             empty = zeros(image.shape, np.uint8)
             return CascadeResult(empty, (), (*doubts, "no pancreas found: the mask is empty"))
+    release_freed_pages()  # of the network: the label and its copies need them now
     label = merge_labels(masks["pancreas_fine"], masks["tumor_fine"])
     return CascadeResult(label, tuple(filter(None, notes)), doubts)
 

@@ -26,7 +26,6 @@ from data.cases.resample import apply_preparation
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, remove_unfinished, sha256_of
 from data.common.memory import require_memory
-from data.common.process import release_freed_pages
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.prepare.provenance import stat_signature
@@ -226,7 +225,6 @@ def predict_scan(
             prepared = apply_preparation(volume.array, volume.spacing, model.preparation)
             image, spacing = prepared.image, prepared.spacing
             label, notes, doubts = segment_scan(models, image, spacing)
-            release_freed_pages()
             write_mask(folder.mask_path(name), label, replace(volume.grid, part=prepared.part))
     except InputError as error:
         return row | {"error": f"{error}{_advise_on_folder(scan)}"}
