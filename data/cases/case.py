@@ -39,6 +39,7 @@ from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
 from data.scans.boxes import Box, triple
 from data.scans.grid import Grid
 
+EARLIER = ".earlier.unfinished"  # ends the name of a version that is being replaced
 LOCATION_KEYS = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it was, not what it was
 
 
@@ -234,7 +235,6 @@ def write_case(
         ValueError: If ``scan_label`` does not have the shape of the box.
     """
     preparation = preparation or Preparation()
-    target = store / centre / name
     token = secrets.token_hex(4)  # the number of this process could be that of a process on another machine
     unfinished = store / centre / f".{name}.{token}.unfinished"
     unfinished.mkdir(parents=True)
@@ -267,7 +267,14 @@ def write_case(
     (unfinished / "case.json").write_text(json.dumps(manifest | {CHECKSUM: checksum(manifest)}, indent=1))
     for path in (*unfinished.iterdir(), unfinished):
         write_to_disk(path)
-    earlier = store / centre / f".{name}.{token}.earlier.unfinished"
+    return _take_place(unfinished)
+
+
+def _take_place(unfinished: Path) -> Path:
+    """Rename ``.<case>.<token>.unfinished`` to ``<case>``, instead of an earlier version; return the new folder."""
+    stem = unfinished.name.removesuffix(".unfinished")
+    earlier = unfinished.with_name(f"{stem}{EARLIER}")
+    target = _place_of(earlier)
     if target.exists():
         target.rename(earlier)
     try:
@@ -279,13 +286,18 @@ def write_case(
     return target
 
 
+def _place_of(earlier: Path) -> Path:
+    """Return the folder ``<case>`` that ``.<case>.<token>.earlier.unfinished`` was."""
+    return earlier.with_name(earlier.name.removesuffix(EARLIER).rpartition(".")[0][1:])
+
+
 def restore_earlier(earlier: Path) -> None:
     """Give the replaced version of a case its name back, if the new version has not taken its place.
 
     Args:
         earlier: The folder ``.<case>.<token>.earlier.unfinished``, which may not exist.
     """
-    target = earlier.with_name(earlier.name[1:].removesuffix(".earlier.unfinished").rpartition(".")[0])
+    target = _place_of(earlier)
     if earlier.exists() and not target.exists():
         earlier.rename(target)
 

@@ -50,9 +50,8 @@ def zeros(shape: Sequence[int], dtype: type | np.dtype) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < LARGE_BYTES:
         return np.zeros(shape, dtype)
-    private = mmap.mmap(
-        -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    )  # a shared one would be filled by reading
+    # Private, because reading a shared map would fill it.
+    private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(private, dtype).reshape(shape)
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from data.cases.case import Case, content_of, read_case, renew_source, restore_earlier, write_case
+from data.cases.case import EARLIER, Case, content_of, read_case, renew_source, restore_earlier, write_case
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.cases.preparation import Preparation
 from data.cases.resample import apply_preparation
@@ -227,7 +227,7 @@ def _remove_unfinished(folder: Path) -> None:
 
     The caller must hold the lock of the folder; otherwise another process may still be writing them.
     """
-    for earlier in folder.glob(".*.earlier.unfinished"):
+    for earlier in folder.glob(f".*{EARLIER}"):
         restore_earlier(earlier)
     for leftover in folder.glob(".*.unfinished"):
         shutil.rmtree(leftover, ignore_errors=True)
