@@ -255,9 +255,14 @@ def describe_resumption(options: TrainOptions, plan: Plan) -> str:
     epochs = checkpoint.recipe.training.epochs
     if checkpoint.epoch >= epochs:
         return f"{runs[-1]} is already finished, {epochs} epochs"
-    changed = differences(checkpoint.recipe.to_record(), options.recipe(plan.train_cases).to_record())
-    kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
+    kept = describe_kept_settings(checkpoint.recipe, options.recipe(plan.train_cases))
     return f"would go on in {runs[-1]} after epoch {checkpoint.epoch} of {epochs}{kept}"
+
+
+def describe_kept_settings(kept: Recipe, typed: Recipe) -> str:
+    """Return the settings of a run that were typed differently now and are not followed; empty if there are none."""
+    changed = differences(kept.to_record(), typed.to_record())
+    return f", with the settings it was started with: {', '.join(changed)}" if changed else ""
 
 
 def count_steps(plan: Plan, settings: TrainSettings) -> int:
@@ -293,13 +298,12 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         checkpoint = load_checkpoint(folder / "last.pt", stage.name, options.store)
         if checkpoint.split_hash != split.hash:
             raise InputError(folder, "trained on another split of the data", "start a new run without --resume")
-        changed = differences(checkpoint.recipe.to_record(), recipe.to_record())
-        kept = f", with the settings it was started with: {', '.join(changed)}" if changed else ""
+        kept = describe_kept_settings(checkpoint.recipe, recipe)
         recipe = checkpoint.recipe
         stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
         if checkpoint.epoch >= recipe.training.epochs:
             (folder / BEST_SO_FAR).unlink(missing_ok=True)  # if the run was killed just before it did so
-            others = "; leave out --resume to start a run with the settings given now" if changed else ""
+            others = "; leave out --resume to start a run with the settings given now" if kept else ""
             print(f"{folder}: already finished, {recipe.training.epochs} epochs{kept}{others}")
             return
         print(f"{folder}: goes on after epoch {checkpoint.epoch}{kept}")
