@@ -11,7 +11,7 @@ import numpy as np
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from engine.report.pictures import save_figure
 from engine.report.tables import failed
@@ -214,6 +214,8 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]
     numbers = [value for _, values in series.values() for value in values]
     if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be formulas, which the style turns off
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(ylabel="training loss")
     if series:
         axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))

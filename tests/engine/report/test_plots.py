@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from engine.report import plots
 from engine.report.plots import _draw_differences, _draw_distribution, draw_curves, draw_distributions, draw_study
 
 
@@ -60,6 +61,17 @@ def test_curves_are_drawn_from_the_first_epoch_on(tmp_path):
     texts = [{key: str(value) for key, value in row.items()} for row in history]
     draw_curves(tmp_path / "read.png", texts, "all")
     assert (tmp_path / "read.png").read_bytes() == (tmp_path / "all.png").read_bytes()
+
+
+def test_the_numbers_of_a_logarithmic_axis_are_numbers(monkeypatch, tmp_path):
+    """Names may hold "$", so formulas are not typeset; the axis must not write its powers of ten as formulas."""
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or figure.canvas.draw())
+    history = [{"epoch": n, "loss": 2.0 / n, "consistency": 2e-3 / n, "validation_dice": None} for n in range(1, 9)]
+    draw_curves(tmp_path / "curves.png", history, "west")
+    axes = figures[0].axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels(which="both")]
+    assert axes.get_yscale() == "log" and {"1", "0.001"} <= set(labels) and not any("$" in label for label in labels)
 
 
 def test_plots_do_not_change_the_state_of_matplotlib(tmp_path):
