@@ -35,7 +35,7 @@ LEAST_CONTRAST_HU = 10.0  # of the image; a ratio to less than this means little
 def boxes(cases: Sequence[Case]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield image in [0, 1] and label, each (1, 1, D, H, W), of every case whose tumour stands out."""
     for case in cases:
-        box = reference_box(case, STAGES["tumor_coarse"].sampling, None)
+        box = reference_box(case, STAGES["tumor_coarse"].sampling)
         image = window(torch.from_numpy(np.array(case.image()[box.slices])), HU_WINDOW)[None, None]
         label = torch.from_numpy(np.array(case.label()[box.slices]))[None, None]
         if contrast(image, label)[0] * (HU_WINDOW[1] - HU_WINDOW[0]) >= LEAST_CONTRAST_HU:
