@@ -30,7 +30,8 @@ STEEPEST_ELASTIC = 1 / 8  # elastic_mm per mm of elastic_spacing_mm
 class Augmentation:
     """How training samples are varied. A checkpoint keeps what its network was trained with.
 
-    Every component is applied with ``probability``, and the flip along each axis with one half.
+    Every component is applied with ``probability``, but the flip along each axis with one half and the low resolution
+    with ``low_resolution_probability``.
     """
 
     probability: float = field(default=0.5, metadata={"help": "probability of each component except the flips"})
@@ -41,6 +42,12 @@ class Augmentation:
     )
     elastic_spacing_mm: float = field(
         default=40.0, metadata={"help": "distance in mm between the control points of the elastic displacement"}
+    )
+    low_resolution: tuple[float, float] = field(
+        default=(3.0, 2.0), metadata={"help": "largest factor along z and in-plane by which an image loses resolution"}
+    )
+    low_resolution_probability: float = field(
+        default=0.25, metadata={"help": "probability that thick slices and a soft kernel are simulated"}
     )
     gamma: tuple[float, float] = field(default=(0.7, 1.5), metadata={"help": "range of the exponent of grey values"})
     noise: float = field(
@@ -53,8 +60,10 @@ class Augmentation:
         Raises:
             ValueError: If a setting is out of its range.
         """
-        if not 0 <= self.probability <= 1:
-            raise ValueError("probability is not between 0 and 1")
+        if not (0 <= self.probability <= 1 and 0 <= self.low_resolution_probability <= 1):
+            raise ValueError("a probability is not between 0 and 1")
+        if not all(1 <= factor < math.inf for factor in self.low_resolution):
+            raise ValueError("low_resolution must be 1 or more")
         for name, (low, high) in {"scale": self.scale, "gamma": self.gamma}.items():
             if not 0 < low <= high:
                 raise ValueError(f"{name} is not a range of positive numbers")
@@ -309,7 +318,9 @@ def _spline_weights(position: Tensor, points: int) -> Tensor:
 
 
 def augment_intensity(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Apply a random gamma and Gaussian noise to an image with grey values in [0, 1]."""
+    """Apply a random loss of resolution, gamma and Gaussian noise to an image with grey values in [0, 1]."""
+    if float(torch.rand((), generator=generator)) < settings.low_resolution_probability:
+        image = _lose_resolution(image, settings, generator)
     if _happens(settings, generator):
         image = image.clamp(min=0) ** _uniform(*settings.gamma, generator)
     if _happens(settings, generator):
@@ -318,6 +329,20 @@ def augment_intensity(image: Tensor, settings: Augmentation, generator: Generato
         noise = torch.randn(image.shape, generator=generator).to(image.device)
         image = (image + deviation * noise).clamp(0, 1)
     return image
+
+
+def _lose_resolution(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Average an image (1, 1, D, H, W) over thicker slices and larger pixels, and bring it back to its grid.
+
+    Half of the images come back by their nearest voxels, as slices that are thick remain visible in scans, and half by
+    linear interpolation, as in scans that were reconstructed at steps smaller than what they resolve.
+    """
+    along_z, in_plane = (_uniform(1, most, generator) for most in settings.low_resolution)
+    factors = (along_z, in_plane, in_plane)
+    shape = [max(1, round(n / f)) for n, f in zip(image.shape[2:], factors, strict=True)]
+    coarse = F.interpolate(image, shape, mode="area")
+    linear = bool(torch.rand((), generator=generator) < 0.5)
+    return F.interpolate(coarse, image.shape[2:], mode="trilinear" if linear else "nearest-exact")
 
 
 def _happens(settings: Augmentation, generator: Generator) -> bool:

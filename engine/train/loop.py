@@ -176,6 +176,7 @@ def prepare_training(
         criterion=DualTaskLoss(
             stage.method.weights,
             min_cells=stage.method.min_anchor_cells,
+            ring_mm=stage.method.ring_mm,
             ramp=stage.method.ramp,
             steepness=stage.method.steepness,
         ),
@@ -312,7 +313,7 @@ def train_step(
         generator=generator,
     )
     phi = method.distance_target(batch.mask, batch.spacing)
-    images = random_views(batch.image, method.views, generator)
+    images = random_views(batch.image, batch.spacing, method.views, generator)
     with autocast(device):
         output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
     loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)

@@ -133,7 +133,7 @@ def test_scaling_scales_the_volume(seed):
 @given(st.integers(0, 10**6))
 def test_image_and_mask_move_together(seed):
     sample = ball_sample()
-    settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0))
+    settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0), low_resolution_probability=0.0)
     batch = make_batch(
         [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
     )
@@ -217,3 +217,27 @@ def test_the_reach_holds_all_that_is_looked_at(box_mm, seed, degrees, scale, ela
     settings_ = Augmentation(probability=0.8, rotation_degrees=degrees, scale=(scale, 1.3), elastic_mm=elastic)
     reach = settings_.reach([mm / 2 for mm in box_mm])
     assert (lookup(box_mm, settings_, seed) <= np.array(reach) + 1e-3).all()
+
+
+def test_a_loss_of_resolution_blurs_the_image_by_no_more_than_asked_and_leaves_the_mask():
+    sample = ball_sample()
+    sharp = Augmentation(probability=0.0, low_resolution_probability=0.0)
+    thick = Augmentation(probability=0.0, low_resolution=(3.0, 1.0), low_resolution_probability=1.0)
+    equal = 0
+    for seed in range(20):
+        before, after = augmented(sample, seed, sharp), augmented(sample, seed, thick)
+        assert torch.equal(before.mask, after.mask)
+        assert float(after.image.mean()) == pytest.approx(float(before.image.mean()), rel=0.02)
+        # Along z the edge of the ball is blurred; a plane where nothing changes along z is as it was.
+        assert float((after.image - before.image).abs().max()) < 0.45
+        middle = slice(14, 18)
+        assert torch.allclose(after.image[0, 0, middle, 24, 20], before.image[0, 0, middle, 24, 20], atol=1e-3)
+        steps = after.image[0, 0].diff(dim=0).abs().amax(dim=(1, 2))
+        equal += int((steps < 1e-6).sum()) > int((before.image[0, 0].diff(dim=0).abs().amax(dim=(1, 2)) < 1e-6).sum())
+    assert 0 < equal < 20  # some come back with visibly thick slices, others smoothly
+
+
+def test_factors_of_one_lose_nothing():
+    none = Augmentation(probability=0.0, low_resolution=(1.0, 1.0), low_resolution_probability=1.0)
+    sharp = Augmentation(probability=0.0, low_resolution_probability=0.0)
+    assert torch.allclose(augmented(ball_sample(), 3, none).image, augmented(ball_sample(), 3, sharp).image, atol=1e-5)

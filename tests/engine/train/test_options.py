@@ -57,6 +57,7 @@ def test_every_part_of_the_recipe_can_be_typed():
         ["--sampling", "target_mm=inf,3,3"],
         ["--sampling", "patch_mm=96,-1,96"],
         ["--augment", "elastic_mm=20"],
+        ["--augment", "low_resolution=0.5,1"],
         ["--augment", "scale=0,0"],
         ["--augment", "probability=7"],
         ["--views", "none"],
