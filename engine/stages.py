@@ -78,7 +78,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="pancreas_coarse",
-            sampling=Sampling(target="pancreas", roi="scan", target_mm=(3.0, 2.0, 2.0), patch_mm=(240.0, 256.0, 352.0)),
+            sampling=Sampling(target="pancreas", roi="scan", target_mm=(3.0, 2.0, 2.0), patch_mm=(240.0, 288.0, 352.0)),
             method=Method(replace(_SEGMENT, consistency_cosine=1), min_anchor_cells=10),
             published=_published(replace(_SEGMENT, consistency_cosine=1), min_anchor_cells=10),
             epochs=150,
