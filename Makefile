@@ -6,7 +6,7 @@ PY := $(BIN)/python
 DEMO := $(CURDIR)/demo
 HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(DEMO)/checkpoints --data $(HELD_OUT)
-# The voxels of the synthetic scans are about this large, so the networks see them nearly as they are.
+# The voxels of the synthetic scans measure about 3 mm; the first stage sees them at half their resolution.
 COARSE := --sampling target_mm=6,5,5
 FINE := --sampling target_mm=3,3,3
 # A narrow network, a high learning rate and few epochs take minutes instead of days. In so few steps, pancreas coarse

@@ -182,7 +182,9 @@ def make_batch(
         grid = _widened(sample.grid, (depth, height, width))
         pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
         part, grid = _seen_part(sample, grid, pose)
-        image, mask = (torch.from_numpy(array[part.slices]).to(device)[None, None] for array in sample[1:3])
+        image, mask = (
+            torch.from_numpy(array[part.slices]).to(device)[None, None] for array in (sample.image, sample.mask)
+        )
         pair = torch.cat([low_pass(window(image, hu_window), grid.factor), mask.float()], dim=1)
         image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)
         images.append(augment_intensity(image, augmentation, generator) if augmentation and generator else image)
