@@ -6,9 +6,12 @@ PY := $(BIN)/python
 DEMO := $(CURDIR)/demo
 HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(DEMO)/checkpoints --data $(HELD_OUT)
+# The voxels of the synthetic scans measure about 3 mm; the first stage sees them at half their resolution.
+COARSE := --sampling target_mm=6,5,5
+FINE := --sampling target_mm=3,3,3
 # A narrow network, a high learning rate and few epochs take minutes instead of days. In so few steps, pancreas coarse
 # would keep an empty prediction if the consistency of the views had its full weight.
-TRAIN := $(SMALL) --resume --width 8 --workers 0 --validate-every 10
+TRAIN := $(SMALL) --resume --width 8 --workers 0 --validate-every 20
 PANCREAS := $(TRAIN) --lr 5e-3
 TUMOUR := $(TRAIN) --lr 2e-3
 
@@ -36,10 +39,10 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (9 
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
 	  $(PY) -m data.prepare folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared || exit 2; \
 	done
-	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(PANCREAS) --epochs 28 --weight consistency_cosine=0.1
-	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(PANCREAS) --epochs 80
-	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TUMOUR) --epochs 90
-	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TUMOUR) --epochs 200
+	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(PANCREAS) $(COARSE) --epochs 28 --weight consistency_cosine=0.1
+	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(PANCREAS) $(FINE) --epochs 80
+	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TUMOUR) $(FINE) --epochs 90
+	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TUMOUR) $(FINE) --epochs 200
 	cd evaluate_pancreas; $(PY) evaluate_sh_pancreas_coarse.py $(SMALL)
 	cd evaluate_pancreas; $(PY) evaluate_sh_pancreas_fine.py $(SMALL)
 	cd evaluate_tumor; $(PY) evaluate_sh_tumor_coarse.py $(SMALL)

@@ -1,9 +1,10 @@
 """From boxes to a batch on the training device: HU window, one composed spatial field, one resampling, grey values.
 
 Scale, rotation, flips and elastic deformation are composed into a single field in mm about the true centre, and image
-and mask are sampled once, together. Downsampling to the network's grid is part of the same field.
+and mask are sampled once, together. Resampling to the network's grid is part of the same field.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,22 +14,41 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from data.samples import NetworkGrid, Sample
+from data.scans.boxes import Box, triple
+
+SMOOTHED_ABOVE = 1.3  # an image is smoothed before it is sampled at steps of more voxels than this
+MOST_DEVIATIONS = 3.0  # the elastic displacement is clipped at so many of its standard deviations
+# A cubic B-spline with independent coefficients of standard deviation 1 has this standard deviation, averaged over the
+# positions between its knots. Voxels fold where the displacement changes by more than 1 mm per mm, which at the
+# steepest spline allowed would be more than six standard deviations of that change.
+_SPLINE_DEVIATION = (151 / 315) ** 1.5
+ROTATIONS = ((1, 2), (0, 2), (0, 1))  # pairs of axes in whose planes a box is rotated
+STEEPEST_ELASTIC = 1 / 8  # elastic_mm per mm of elastic_spacing_mm
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """How training samples are varied. A checkpoint keeps what its network was trained with.
 
-    Every component is applied with ``probability``, and the flip along each axis with one half.
+    Every component is applied with ``probability``, but the flip along each axis with one half and the low resolution
+    with ``low_resolution_probability``.
     """
 
     probability: float = field(default=0.5, metadata={"help": "probability of each component except the flips"})
     rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation about each axis"})
     scale: tuple[float, float] = field(default=(0.8, 1.2), metadata={"help": "range of the scale factor"})
     elastic_mm: float = field(
-        default=3.0, metadata={"help": "standard deviation in mm of the displacement of the elastic control points"}
+        default=2.0, metadata={"help": "standard deviation in mm of the elastic displacement along each axis"}
     )
-    elastic_spacing_mm: float = field(default=40.0, metadata={"help": "distance in mm between control points"})
+    elastic_spacing_mm: float = field(
+        default=40.0, metadata={"help": "distance in mm between the control points of the elastic displacement"}
+    )
+    low_resolution: tuple[float, float] = field(
+        default=(3.0, 2.0), metadata={"help": "largest factor along z and in-plane by which an image loses resolution"}
+    )
+    low_resolution_probability: float = field(
+        default=0.25, metadata={"help": "probability that thick slices and a soft kernel are simulated"}
+    )
     gamma: tuple[float, float] = field(default=(0.7, 1.5), metadata={"help": "range of the exponent of grey values"})
     noise: float = field(
         default=0.05, metadata={"help": "largest standard deviation of the noise, as a share of the HU window"}
@@ -40,13 +60,40 @@ class Augmentation:
         Raises:
             ValueError: If a setting is out of its range.
         """
-        if not 0 <= self.probability <= 1:
-            raise ValueError("probability is not between 0 and 1")
+        if not (0 <= self.probability <= 1 and 0 <= self.low_resolution_probability <= 1):
+            raise ValueError("a probability is not between 0 and 1")
+        if not all(1 <= factor < math.inf for factor in self.low_resolution):
+            raise ValueError("low_resolution must be 1 or more")
         for name, (low, high) in {"scale": self.scale, "gamma": self.gamma}.items():
             if not 0 < low <= high:
                 raise ValueError(f"{name} is not a range of positive numbers")
         if min(self.rotation_degrees, self.elastic_mm, self.noise) < 0 or self.elastic_spacing_mm <= 0:
             raise ValueError("rotation_degrees, elastic_mm and noise must be 0 or more, elastic_spacing_mm positive")
+        if self.elastic_mm > STEEPEST_ELASTIC * self.elastic_spacing_mm:
+            raise ValueError(
+                f"elastic_mm is above {STEEPEST_ELASTIC:g} of elastic_spacing_mm, so that voxels would fold"
+            )
+
+    def reach(self, half_mm: Sequence[float]) -> tuple[float, float, float]:
+        """Return how far a box may look from its centre once it is rotated, scaled and deformed.
+
+        Args:
+            half_mm: Half of the sides of the box, (z, y, x) in mm.
+
+        Returns:
+            Half of the sides of a box that holds all that is looked at, (z, y, x) in mm.
+        """
+        half = list(half_mm)
+        if self.probability == 0:
+            return triple(half)
+        limit = math.radians(self.rotation_degrees)
+        for first, second in reversed(ROTATIONS):  # the rotation that is composed last moves the box first
+            half[first], half[second] = (
+                math.hypot(a, b) * math.cos(max(0.0, math.atan2(b, a) - limit))
+                for a, b in ((half[first], half[second]), (half[second], half[first]))
+            )
+        largest = MOST_DEVIATIONS * self.elastic_mm
+        return triple(h / min(1.0, self.scale[0]) + largest for h in half)
 
 
 class Batch(NamedTuple):
@@ -65,16 +112,39 @@ class Batch(NamedTuple):
     keys: tuple[str, ...]
 
 
+class Elastic(NamedTuple):
+    """A smooth random displacement: a uniform cubic B-spline that starts at the corner of the network's grid.
+
+    Attributes:
+        control: (3, d, h, w), displacement in mm at the control points, along z, y and x.
+        spacing_mm: Distance between control points.
+        limit_mm: Beyond this the displacement is clipped.
+    """
+
+    control: Tensor
+    spacing_mm: float
+    limit_mm: float
+
+    def on_grid(self, shape: Sequence[int], voxel_mm: Sequence[float], device: torch.device) -> Tensor:
+        """Return the displacement in mm at the centres of the voxels of a grid, (D, H, W, 3)."""
+        field = self.control.to(device)
+        for n, mm in zip(reversed(shape), reversed(voxel_mm), strict=True):
+            # The last axis is interpolated and becomes the second, so that after three turns all are in their places.
+            position = (torch.arange(n, device=device) + 0.5) * (mm / self.spacing_mm)
+            field = (field @ _spline_weights(position, field.shape[-1]).T).permute(0, 3, 1, 2)
+        return field.permute(1, 2, 3, 0).clamp(-self.limit_mm, self.limit_mm)
+
+
 class Pose(NamedTuple):
     """One draw of the spatial augmentation.
 
     Attributes:
         matrix: (3, 3), maps (z, y, x) in mm about the centre of the box.
-        displacement: (3, d, h, w) in mm at the elastic control points, or None.
+        elastic: Is added to that, or None.
     """
 
     matrix: Tensor
-    displacement: Tensor | None
+    elastic: Elastic | None
 
 
 def window(image: Tensor, hu_window: tuple[float, float]) -> Tensor:
@@ -94,7 +164,8 @@ def make_batch(
     """Move samples to the device and onto the network's grid, augmented if asked for.
 
     Args:
-        samples: Boxes of one stage. The batch takes the largest side along each axis; beyond a box lies zero.
+        samples: Boxes of one stage. The batch takes the largest side along each axis, and smaller boxes lie in its
+            middle; beyond what was read of a scan lies zero.
         device: Where the batch is computed.
         hu_window: Hounsfield units that become 0 and 1.
         augmentation: How to vary the samples; None leaves them as they are, as validation needs them.
@@ -108,10 +179,13 @@ def make_batch(
     depth, height, width = (max(sample.grid.shape[axis] for sample in samples) for axis in range(3))
     images, masks = [], []
     for sample in samples:
-        image, mask = (torch.from_numpy(array).to(device) for array in (sample.image, sample.mask))
-        pair = torch.stack([window(image, hu_window), mask.float()])[None]
-        grid = sample.grid._replace(shape=(depth, height, width))
+        grid = _widened(sample.grid, (depth, height, width))
         pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
+        part, grid = _seen_part(sample, grid, pose)
+        image, mask = (
+            torch.from_numpy(array[part.slices]).to(device)[None, None] for array in (sample.image, sample.mask)
+        )
+        pair = torch.cat([low_pass(window(image, hu_window), grid.factor), mask.float()], dim=1)
         image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)
         images.append(augment_intensity(image, augmentation, generator) if augmentation and generator else image)
         masks.append((mask >= 0.5).float())
@@ -120,46 +194,91 @@ def make_batch(
     return Batch(torch.cat(images), torch.cat(masks), torch.tensor(spacing, device=device), keys)
 
 
+def _widened(grid: NetworkGrid, shape: Sequence[int]) -> NetworkGrid:
+    """Return a grid of at least the shape of another with the same centre."""
+    start = (s - (n - m) / 2 * f for s, n, m, f in zip(grid.start, shape, grid.shape, grid.factor, strict=True))
+    return NetworkGrid(triple(shape), grid.factor, triple(start))
+
+
+def _seen_part(sample: Sample, grid: NetworkGrid, pose: Pose | None) -> tuple[Box, NetworkGrid]:
+    """Find what of a sample a pose looks at, so that nothing else is windowed and smoothed.
+
+    Returns:
+        The part of the arrays, and the grid as it lies in that part.
+    """
+    mm = torch.tensor(sample.spacing)
+    reach = torch.tensor(grid.size) / 2 * mm
+    if pose is not None:
+        reach = pose.matrix.abs() @ reach + (pose.elastic.limit_mm if pose.elastic else 0.0)
+    bounds = []
+    for a, side, r, f, n in zip(
+        grid.start, grid.size, (reach / mm).tolist(), grid.factor, sample.image.shape, strict=True
+    ):
+        centre, rim = a + side / 2, 1 + low_pass_radius(f)  # what interpolation and smoothing need more
+        first = min(max(0, math.floor(centre - r) - rim), n - 1)
+        bounds.append((first, max(first + 1, min(n, math.ceil(centre + r) + rim))))
+    part = Box(*(triple(ends) for ends in zip(*bounds, strict=True)))
+    return part, grid._replace(start=triple(a - first for a, first in zip(grid.start, part.start, strict=True)))
+
+
+def low_pass(image: Tensor, factor: Sequence[float]) -> Tensor:
+    """Smooth an image (1, 1, D, H, W) along the axes on which it will be sampled at large steps.
+
+    Otherwise noise and fine texture would be folded into the coarser grid. The standard deviation of the Gaussian is
+    (factor - 1) / 2 voxels, as in scikit-image's ``resize``; beyond the image its border is repeated.
+    """
+    for axis, f in enumerate(factor):
+        radius = low_pass_radius(f)
+        if radius == 0:
+            continue
+        weights = [math.exp(-0.5 * (2 * offset / (f - 1)) ** 2) for offset in range(-radius, radius + 1)]
+        pad = [0] * 6
+        pad[4 - 2 * axis] = pad[5 - 2 * axis] = radius
+        padded, length = F.pad(image, pad, mode="replicate"), image.shape[axis + 2]
+        image = torch.zeros_like(image)
+        for offset, weight in enumerate(weights):  # several times as fast as a convolution of one channel
+            image.add_(padded.narrow(axis + 2, offset, length), alpha=weight / sum(weights))
+    return image
+
+
+def low_pass_radius(factor: float) -> int:
+    """Return how many voxels ``low_pass`` looks to either side of a voxel."""
+    return math.ceil(3 * (factor - 1) / 2) if factor > SMOOTHED_ABOVE else 0
+
+
 def resample(
     volume: Tensor,
     grid: NetworkGrid,
     pose: Pose | None = None,
     spacing: Sequence[float] = (1, 1, 1),
     beyond: str = "zeros",
-    first_plane: float = 0.0,
 ) -> Tensor:
-    """Sample a volume trilinearly on a grid that starts at its corner and whose voxels are ``factor`` as large.
-
-    A factor of 2 gives the mean of 2 x 2 x 2 voxels; with factors of 1 the volume is padded with zeros or cropped.
+    """Sample a volume trilinearly on a grid.
 
     Args:
         volume: (1, C, D, H, W).
-        grid: Shape and voxel size of the result.
-        pose: Deforms in mm about the centre of the volume.
+        grid: Shape and voxel size of the result, and where in the volume it starts.
+        pose: Deforms in mm about the centre of the grid.
         spacing: Of the volume, (z, y, x) in mm; only a pose needs it.
         beyond: What lies beyond the volume: "zeros", or its "border" repeated.
-        first_plane: Where the grid starts along z, in voxels of the volume, if not at its corner.
 
     Returns:
         (1, C, *grid.shape).
     """
-    if pose is None and first_plane == 0 and all(f == 1 for f in grid.factor):
-        pad = [n for a, b in zip(reversed(grid.shape), reversed(volume.shape[2:]), strict=True) for n in (0, a - b)]
-        return F.pad(volume, pad)
-    axes = [torch.arange(n, device=volume.device) for n in grid.shape]
-    sizes, factors = (
-        torch.tensor(v, dtype=torch.float32, device=volume.device) for v in (volume.shape[2:], grid.factor)
+    device = volume.device
+    axes = [torch.arange(n, device=device) for n in grid.shape]
+    start, factors, sizes, mm = (
+        torch.tensor(v, dtype=torch.float32, device=device)
+        for v in (grid.start, grid.factor, volume.shape[2:], spacing)
     )
     index = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + 0.5  # (D, H, W, 3), cell centres
-    position = index * factors  # in voxels of the volume, from its corner
-    position[..., 0] += first_plane
+    position = start + index * factors  # in voxels of the volume, from its corner
     if pose is not None:
-        mm = torch.tensor(spacing, dtype=torch.float32, device=volume.device)
-        centre = sizes / 2 * mm
-        moved = (position * mm - centre) @ pose.matrix.T.to(volume.device)
-        if pose.displacement is not None:
-            smooth = F.interpolate(pose.displacement[None].to(volume.device), grid.shape, mode="trilinear")
-            moved += smooth[0].permute(1, 2, 3, 0)
+        centre = (start + torch.tensor(grid.size, dtype=torch.float32, device=device) / 2) * mm
+        moved = (position * mm - centre) @ pose.matrix.T.to(device)
+        if pose.elastic is not None:
+            voxel_mm = [f * s for f, s in zip(grid.factor, spacing, strict=True)]
+            moved += pose.elastic.on_grid(grid.shape, voxel_mm, device)
         position = (moved + centre) / mm
     normalised = (2 * position / sizes - 1).flip(-1)  # grid_sample wants (x, y, z)
     return F.grid_sample(volume, normalised[None], mode="bilinear", padding_mode=beyond, align_corners=False)
@@ -169,23 +288,41 @@ def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentatio
     """Draw rotation about z, y and x, scale, flips and elastic control points, for image and mask alike."""
     matrix = torch.eye(3)
     limit = torch.pi / 180 * settings.rotation_degrees
-    for first, second in ((1, 2), (0, 2), (0, 1)):
+    for first, second in ROTATIONS:
         if _happens(settings, generator):
             matrix = matrix @ _rotation(first, second, _uniform(-limit, limit, generator))
     if _happens(settings, generator):
         matrix = matrix / _uniform(*settings.scale, generator)  # larger structures: smaller steps in the box
     signs = 1 - 2 * (torch.rand(3, generator=generator) < 0.5).float()
     matrix = matrix @ torch.diag(signs)
-    displacement = None
+    elastic = None
     if _happens(settings, generator):
-        extent = [n * f * s for n, f, s in zip(grid.shape, grid.factor, spacing, strict=True)]
-        points = [max(4, round(mm / settings.elastic_spacing_mm) + 3) for mm in extent]
-        displacement = torch.randn(3, *points, generator=generator) * settings.elastic_mm
-    return Pose(matrix, displacement)
+        sides = [n * mm / settings.elastic_spacing_mm for n, mm in zip(grid.size, spacing, strict=True)]
+        control = torch.randn(3, *(int(side) + 4 for side in sides), generator=generator)
+        control *= settings.elastic_mm / _SPLINE_DEVIATION
+        elastic = Elastic(control, settings.elastic_spacing_mm, MOST_DEVIATIONS * settings.elastic_mm)
+    return Pose(matrix, elastic)
+
+
+def _spline_weights(position: Tensor, points: int) -> Tensor:
+    """Return the weights of the control points of a uniform cubic B-spline at positions in units of their distance.
+
+    Args:
+        position: (N,), from 0 to ``points - 4``.
+        points: Number of control points; the first one lies at -1.
+
+    Returns:
+        (N, points); every row sums to 1.
+    """
+    distance = (position[:, None] + 1 - torch.arange(points, device=position.device)).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    return torch.where(distance < 1, near, (2 - distance).clamp(min=0) ** 3 / 6)
 
 
 def augment_intensity(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Apply a random gamma and Gaussian noise to an image with grey values in [0, 1]."""
+    """Apply a random loss of resolution, gamma and Gaussian noise to an image with grey values in [0, 1]."""
+    if float(torch.rand((), generator=generator)) < settings.low_resolution_probability:
+        image = _lose_resolution(image, settings, generator)
     if _happens(settings, generator):
         image = image.clamp(min=0) ** _uniform(*settings.gamma, generator)
     if _happens(settings, generator):
@@ -194,6 +331,20 @@ def augment_intensity(image: Tensor, settings: Augmentation, generator: Generato
         noise = torch.randn(image.shape, generator=generator).to(image.device)
         image = (image + deviation * noise).clamp(0, 1)
     return image
+
+
+def _lose_resolution(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Average an image (1, 1, D, H, W) over thicker slices and larger pixels, and bring it back to its grid.
+
+    Half of the images come back by their nearest voxels, as slices that are thick remain visible in scans, and half by
+    linear interpolation, as in scans that were reconstructed at steps smaller than what they resolve.
+    """
+    along_z, in_plane = (_uniform(1, most, generator) for most in settings.low_resolution)
+    factors = (along_z, in_plane, in_plane)
+    shape = [max(1, round(n / f)) for n, f in zip(image.shape[2:], factors, strict=True)]
+    coarse = F.interpolate(image, shape, mode="area")
+    linear = bool(torch.rand((), generator=generator) < 0.5)
+    return F.interpolate(coarse, image.shape[2:], mode="trilinear" if linear else "nearest-exact")
 
 
 def _happens(settings: Augmentation, generator: Generator) -> bool:

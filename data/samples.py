@@ -1,7 +1,7 @@
 """The boxes that a stage trains on and predicts in, and the torch Dataset that reads them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,10 +10,14 @@ from torch.utils.data import Dataset
 
 from data.cases.case import Case
 from data.cases.labels import HU_WINDOW, TARGETS, target_mask
-from data.scans.boxes import Box, Index3D, bounding_box, central_box, enlarge, union
+from data.scans.body import body_box
+from data.scans.boxes import Box, Index3D, bounding_box, enlarge, triple
 
 MULTIPLE = 8  # the sides of the network's input are multiples of this
+MOST_VOXELS = 1 << 16  # along an axis
 MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm and 25 pixels of 0.8 mm, as published
+
+Reach = Callable[[Sequence[float]], Sequence[float]]  # from half sides (z, y, x) in mm to those that are looked at
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,13 @@ class Sampling:
 
     target: str = field(metadata={"help": 'what the mask holds: "pancreas" (with its tumour) or "tumour"'})
     roi: str = field(metadata={"help": 'what the box encloses: the whole "scan", the "pancreas" or the "tumour"'})
+    target_mm: tuple[float, float, float] = field(
+        default=(2.0, 0.9, 0.9), metadata={"help": "size (z, y, x) in mm of the voxels that the network sees"}
+    )
+    patch_mm: tuple[float, float, float] = field(
+        default=(144.0, 172.8, 230.4),
+        metadata={"help": "size (z, y, x) in mm of the largest part of a box that the network sees at a time"},
+    )
     hu_window: tuple[float, float] = field(
         default=HU_WINDOW, metadata={"help": "Hounsfield units that become 0 and 1; values beyond are clipped"}
     )
@@ -38,14 +49,6 @@ class Sampling:
     margin_mm: tuple[float, float, float] = field(
         default=MARGIN_MM, metadata={"help": "margin (z, y, x) in mm around the mask at inference"}
     )
-    field_of_view_mm: tuple[float, float, float] = field(
-        default=(math.inf, 256.0, 294.0),
-        metadata={"help": "size (z, y, x) in mm of the central region that is read if roi is scan"},
-    )
-    halve_below_mm: float = field(
-        default=0.0, metadata={"help": "axes with finer voxels are read at half their resolution; 0 for none"}
-    )
-    max_voxels: int = field(default=6_000_000, metadata={"help": "larger boxes are resampled to this number of voxels"})
     rounds: int = field(
         default=1,
         metadata={"help": "passes at inference: the first around the previous stage's mask, later ones around its own"},
@@ -63,26 +66,35 @@ class Sampling:
             raise ValueError(f"roi is {self.roi!r}, not one of scan, {', '.join(TARGETS)}")
         if not self.hu_window[0] < self.hu_window[1]:
             raise ValueError("the lower end of hu_window is not below its upper end")
-        if self.max_voxels < 1 or self.rounds < 1 or self.halve_below_mm < 0 or min(self.field_of_view_mm) <= 0:
-            raise ValueError("max_voxels, rounds and field_of_view_mm must be positive, halve_below_mm 0 or more")
+        if not all(0 < mm < math.inf for mm in self.target_mm):
+            raise ValueError("target_mm must be positive")
+        if self.rounds < 1 or min(self.patch_mm) <= 0:
+            raise ValueError("rounds and patch_mm must be positive")
         if any(low > high for low, high in (self.jitter_z_mm, self.jitter_plane_mm)):
             raise ValueError("a range of the jitter ends below its beginning")
 
 
 class NetworkGrid(NamedTuple):
-    """The grid that a box is resampled to. It starts at the corner of the box.
+    """The grid that a part of a scan is resampled to.
 
     Attributes:
-        shape: (D, H, W), multiples of 8.
-        factor: Size of its voxels relative to those of the box, (z, y, x).
+        shape: (D, H, W); multiples of 8 where the network sees it.
+        factor: Size of its voxels relative to those of the scan, (z, y, x).
+        start: Where it starts, in voxels (z, y, x) of the array that is resampled, from the corner of that array.
     """
 
     shape: Index3D
     factor: tuple[float, float, float]
+    start: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def size(self) -> tuple[float, float, float]:
+        """Its sides (z, y, x) in voxels of the scan."""
+        return triple(n * f for n, f in zip(self.shape, self.factor, strict=True))
 
 
 class Sample(NamedTuple):
-    """One box as it is read from disk.
+    """One box as it is read from disk, with the tissue around it that the augmentation may bring into it.
 
     It holds numpy arrays, not tensors: loader processes pass tensors through shared memory, and with the 64 MB of
     /dev/shm that a container has by default a training would hang.
@@ -92,7 +104,7 @@ class Sample(NamedTuple):
         image: int16 HU, (D, H, W).
         mask: uint8, 0 or 1, (D, H, W).
         spacing: (z, y, x) in mm.
-        grid: The grid on which the network will see the box.
+        grid: The grid on which the network will see the box, and where in these arrays it starts.
     """
 
     key: str
@@ -102,109 +114,176 @@ class Sample(NamedTuple):
     grid: NetworkGrid
 
 
-def scan_box(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling, must_hold: Box | None = None) -> Box:
-    """Return the box that the first stage reads: the central field of view of a scan.
-
-    Args:
-        shape: Shape of the scan, (D, H, W).
-        spacing: (z, y, x) in mm.
-        sampling: Gives the field of view.
-        must_hold: The box of the reference; in training the field of view is widened to hold it.
-    """
-    size = [math.ceil(min(n, mm / s)) for n, mm, s in zip(shape, sampling.field_of_view_mm, spacing, strict=True)]
-    box = central_box(shape, size)
-    return enlarge(union(box, must_hold) if must_hold else box, (0, 0, 0), (0, 0, 0), shape, 2 * MULTIPLE)
-
-
-def margin_box(roi: Box, shape: Sequence[int], spacing: Sequence[float], margin_mm: Sequence[float]) -> Box:
-    """Enlarge ``roi`` by a margin (z, y, x) in mm on every side, round outwards to multiples of 8, stay in the scan."""
-    margin = [mm / s for mm, s in zip(margin_mm, spacing, strict=True)]
-    return enlarge(roi, margin, margin, shape, MULTIPLE)
-
-
-def mask_box(mask: np.ndarray, spacing: Sequence[float], margin_mm: Sequence[float]) -> Box | None:
-    """Return the box around a mask (D, H, W) with its margin (z, y, x) in mm; None for an empty mask."""
-    roi = bounding_box(mask)
-    return None if roi is None else margin_box(roi, mask.shape, spacing, margin_mm)
-
-
-def reference_box(case: Case, sampling: Sampling, rng: np.random.Generator | None) -> Box:
-    """Return the box of a case around its reference.
-
-    Args:
-        case: Must have the pancreas or tumour that ``sampling.roi`` asks for.
-        sampling: Of the stage.
-        rng: Draws the jitter of training; None gives the margin that is used at inference.
-
-    Raises:
-        ValueError: If the case has no such reference.
-    """
-    if sampling.roi == "scan":
-        return scan_box(case.shape, case.spacing, sampling, case.pancreas_box)
-    roi = case.target_box(sampling.roi)
-    if roi is None:
-        raise ValueError(f"{case.key} has no labelled {sampling.roi}")
-    if rng is None:
-        return margin_box(roi, case.shape, case.spacing, sampling.margin_mm)
-    ranges = (sampling.jitter_z_mm, sampling.jitter_plane_mm, sampling.jitter_plane_mm)
-    low, high = ([rng.uniform(*r) / s for r, s in zip(ranges, case.spacing, strict=True)] for _ in range(2))
-    return enlarge(roi, low, high, case.shape, MULTIPLE)
+def network_factor(spacing: Sequence[float], sampling: Sampling) -> tuple[float, float, float]:
+    """Return the size of the voxels that the network sees relative to those of a scan, (z, y, x)."""
+    return triple(mm / s for mm, s in zip(sampling.target_mm, spacing, strict=True))
 
 
 def network_grid(shape: Sequence[int], spacing: Sequence[float], sampling: Sampling) -> NetworkGrid:
-    """Return the grid on which the network sees a box of ``shape``: halved where fine, at most ``max_voxels``."""
-    factor = [2.0 if s < sampling.halve_below_mm else 1.0 for s in spacing]
-    voxels = math.prod(n / f for n, f in zip(shape, factor, strict=True))
-    shrink = max(1.0, (voxels / sampling.max_voxels) ** (1 / 3))
-    z, y, x = (f * shrink for f in factor)
-    depth, height, width = (
-        math.ceil(round(n / f, 6) / MULTIPLE) * MULTIPLE for n, f in zip(shape, (z, y, x), strict=True)
-    )
-    return NetworkGrid((depth, height, width), (z, y, x))
+    """Return the grid of ``target_mm`` that covers a box of ``shape`` from its corner on."""
+    factor = network_factor(spacing, sampling)
+    sides = (math.ceil(round(n / f, 6) / MULTIPLE) * MULTIPLE for n, f in zip(shape, factor, strict=True))
+    return NetworkGrid(triple(sides), factor)
 
 
-def network_spacing(spacing: Sequence[float], sampling: Sampling) -> tuple[float, ...]:
-    """Return the voxel size (z, y, x) in mm that the network sees, in boxes small enough not to be shrunk."""
-    return tuple(s * f for s, f in zip(spacing, network_grid((1, 1, 1), spacing, sampling).factor, strict=True))
+def patch_shape(sampling: Sampling) -> Index3D:
+    """Return the largest shape (D, H, W) that the network sees at a time; each side is a multiple of 8."""
+    sides = (mm / target / MULTIPLE for mm, target in zip(sampling.patch_mm, sampling.target_mm, strict=True))
+    return triple(MULTIPLE * max(1, round(min(side, MOST_VOXELS))) for side in sides)
 
 
-def spacing_range(cases: Sequence[Case], sampling: Sampling) -> list[list[float]]:
-    """Return the finest and the coarsest ``network_spacing`` of the cases, axis by axis."""
-    axes = list(zip(*(network_spacing(case.spacing, sampling) for case in cases), strict=True))
+def network_box(box: Box, shape: Sequence[int], spacing: Sequence[float], sampling: Sampling) -> Box:
+    """Enlarge a box so that its network grid ends where the box does, as far as the scan of ``shape`` reaches."""
+    unit = [MULTIPLE * f for f in network_factor(spacing, sampling)]
+    return enlarge(box, (0, 0, 0), (0, 0, 0), shape, unit)
+
+
+def scan_box(image: np.ndarray, spacing: Sequence[float], sampling: Sampling) -> Box:
+    """Return the box that the first stage reads, in training as in use: the patient's body.
+
+    Args:
+        image: int16 HU, shape (D, H, W).
+        spacing: (z, y, x) in mm.
+        sampling: Of the stage.
+    """
+    return network_box(body_box(image, spacing), image.shape, spacing, sampling)
+
+
+def margin_box(roi: Box, shape: Sequence[int], spacing: Sequence[float], margin_mm: Sequence[float]) -> Box:
+    """Enlarge ``roi`` by a margin (z, y, x) in mm on every side; stay in the scan of ``shape``."""
+    margin = [mm / s for mm, s in zip(margin_mm, spacing, strict=True)]
+    return enlarge(roi, margin, margin, shape)
+
+
+def mask_box(mask: np.ndarray, spacing: Sequence[float], sampling: Sampling) -> Box | None:
+    """Return the box that a stage reads around a mask (D, H, W), with its margin; None for an empty mask."""
+    roi = bounding_box(mask)
+    if roi is None:
+        return None
+    return network_box(margin_box(roi, mask.shape, spacing, sampling.margin_mm), mask.shape, spacing, sampling)
+
+
+def reference_box(case: Case, sampling: Sampling) -> Box:
+    """Return the box that a stage would read of a case if the stage before it had found exactly the reference.
+
+    Raises:
+        ValueError: If the case lacks the pancreas or tumour that ``sampling.roi`` asks for.
+        InputError: If the case is damaged.
+    """
+    if sampling.roi == "scan":
+        return scan_box(case.image(), case.spacing, sampling)
+    roi = margin_box(_required_box(case, sampling.roi), case.shape, case.spacing, sampling.margin_mm)
+    return network_box(roi, case.shape, case.spacing, sampling)
+
+
+def training_box(case: Case, sampling: Sampling, rng: np.random.Generator, field: Box | None = None) -> Box:
+    """Draw the box of a case that a step of the training sees.
+
+    It is the box around the reference with its jitter, or the whole body in the first stage. Where that is larger than
+    a patch, a patch is drawn in it that holds the target of the stage, or a part of the target if it is larger still.
+
+    Args:
+        case: Must have the pancreas or tumour that ``sampling.roi`` asks for, and the target.
+        sampling: Of the stage.
+        rng: Draws jitter and patch.
+        field: The box of the whole body, if it is known already; only the first stage needs it.
+
+    Raises:
+        ValueError: If the case has no such reference.
+        InputError: If the case is damaged.
+    """
+    if sampling.roi == "scan":
+        box = field or scan_box(case.image(), case.spacing, sampling)
+    else:
+        ranges = (sampling.jitter_z_mm, sampling.jitter_plane_mm, sampling.jitter_plane_mm)
+        low, high = ([rng.uniform(*r) / s for r, s in zip(ranges, case.spacing, strict=True)] for _ in range(2))
+        roi = enlarge(_required_box(case, sampling.roi), low, high, case.shape)
+        box = network_box(roi, case.shape, case.spacing, sampling)
+    factor = network_factor(case.spacing, sampling)
+    sides = [max(1, int(n * f + 1e-6)) for n, f in zip(patch_shape(sampling), factor, strict=True)]
+    return _draw_patch(box, _required_box(case, sampling.target), sides, rng)
+
+
+def _required_box(case: Case, target: str) -> Box:
+    box = case.target_box(target)
+    if box is None:
+        raise ValueError(f"{case.key} has no labelled {target}")
+    return box
+
+
+def _draw_patch(box: Box, target: Box, sides: Sequence[int], rng: np.random.Generator) -> Box:
+    """Draw a part of a box with at most these sides (z, y, x) that holds as much of the target as it can."""
+    start, stop = [], []
+    for a, b, first, last, side in zip(*box, *target, sides, strict=True):
+        if b - a > side:
+            # Starts from which the patch holds the whole target or, if that is larger, lies within it.
+            low, high = sorted((last - side, first))
+            low, high = (min(max(a, position), b - side) for position in (low, high))
+            a = int(rng.integers(low, high + 1))
+            b = a + side
+        start.append(a)
+        stop.append(b)
+    return Box(triple(start), triple(stop))
+
+
+def spacing_range(cases: Sequence[Case]) -> list[list[float]]:
+    """Return the finest and the coarsest voxel size of the cases in mm, axis by axis (z, y, x)."""
+    axes = list(zip(*(case.spacing for case in cases), strict=True))
     return [list(map(min, axes)), list(map(max, axes))]
 
 
-def read_sample(case: Case, box: Box, sampling: Sampling) -> Sample:
-    """Read one box from disk; nothing else of the scan is touched.
+def read_sample(case: Case, box: Box, sampling: Sampling, reach: Reach | None = None) -> Sample:
+    """Read one box from disk, with what of the scan around it can come into it; nothing else of the scan is touched.
+
+    Args:
+        case: The case.
+        box: What the network will see.
+        sampling: Of the stage.
+        reach: Says how far the augmentation looks around a box; None for not beyond it.
 
     Raises:
         InputError: If the case is damaged.
     """
-    image = np.array(case.image()[box.slices])
-    mask = target_mask(case.label()[box.slices], sampling.target)
-    return Sample(case.key, image, mask, case.spacing, network_grid(box.shape, case.spacing, sampling))
+    grid = network_grid(box.shape, case.spacing, sampling)
+    half = [side * mm / 2 for side, mm in zip(grid.size, case.spacing, strict=True)]
+    low, high = [], []
+    reached = reach(half) if reach else half
+    for h, r, side, length, mm in zip(half, reached, box.shape, grid.size, case.spacing, strict=True):
+        beyond = (r - h) / mm + (1 if reach else 0)  # interpolation needs a voxel more
+        low.append(beyond)
+        high.append(beyond + length - side)
+    read = enlarge(box, low, [max(0.0, n) for n in high], case.shape)
+    start = triple(float(a - b) for a, b in zip(box.start, read.start, strict=True))
+    image = np.array(case.image()[read.slices])
+    mask = target_mask(case.label()[read.slices], sampling.target)
+    return Sample(case.key, image, mask, case.spacing, grid._replace(start=start))
 
 
 class BoxDataset(Dataset[Sample]):
-    """The boxes of a stage.
+    """The boxes that a stage is trained on.
 
-    An item is named by (epoch, index), and its jitter is drawn from these and the seed alone. So the order in which
-    the workers of a loader finish changes nothing, and a resumed run sees what it would have seen.
+    An item is named by (epoch, index), and its box is drawn from these and the seed alone. So the order in which the
+    workers of a loader finish changes nothing, and a resumed run sees what it would have seen.
 
     Args:
         cases: Cases that hold the target of the stage.
         sampling: Of the stage.
-        seed: Seed of the jitter; None reads every box with the margin that is used at inference.
+        seed: Seed of the draws.
+        reach: Of the augmentation, as in ``read_sample``.
     """
 
-    def __init__(self, cases: Sequence[Case], sampling: Sampling, seed: int | None) -> None:
-        self.cases, self.sampling, self.seed = list(cases), sampling, seed
+    def __init__(self, cases: Sequence[Case], sampling: Sampling, seed: int, reach: Reach | None = None) -> None:
+        self.cases, self.sampling, self.seed, self.reach = list(cases), sampling, seed, reach
+        self._fields: dict[int, Box] = {}  # found once in a process, because finding a body reads the whole scan
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
-        rng = None if self.seed is None else np.random.default_rng([self.seed, epoch, index])
         case = self.cases[index]
-        return read_sample(case, reference_box(case, self.sampling, rng), self.sampling)
+        if self.sampling.roi == "scan" and index not in self._fields:
+            self._fields[index] = scan_box(case.image(), case.spacing, self.sampling)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        box = training_box(case, self.sampling, rng, self._fields.get(index))
+        return read_sample(case, box, self.sampling, self.reach)

@@ -23,7 +23,7 @@ from engine.stages import STAGES, Stage
 
 FIGURE = Path(__file__).with_name("cascade.png")
 CAPTIONS = {
-    "pancreas_coarse": "reads the centre of the scan,\nfinds the pancreas",
+    "pancreas_coarse": "reads the whole body,\nfinds the pancreas",
     "pancreas_fine": "reads the box around it,\noutlines the pancreas",
     "tumor_coarse": "reads the box around that pancreas,\nfinds the tumour",
     "tumor_fine": "reads the box around it, up to 4 times,\noutlines the tumour",
@@ -32,15 +32,15 @@ COLOURS = {"pancreas": "#4fd04f", "tumour": "#ff5a4d"}
 BOX_COLOUR = "#ffd23f"
 
 
-def stage_box(stage: Stage, label: np.ndarray, spacing: tuple[float, float, float]) -> Box:
+def stage_box(stage: Stage, image: np.ndarray, label: np.ndarray, spacing: tuple[float, float, float]) -> Box:
     """Return the box that a stage reads if the stage before it has found exactly the reference.
 
     Raises:
         ValueError: If the label lacks the structure that the box encloses.
     """
     if stage.sampling.roi == "scan":
-        return scan_box(label.shape, spacing, stage.sampling)
-    box = mask_box(target_mask(label, stage.sampling.roi), spacing, stage.sampling.margin_mm)
+        return scan_box(image, spacing, stage.sampling)
+    box = mask_box(target_mask(label, stage.sampling.roi), spacing, stage.sampling)
     if box is None:
         raise ValueError(f"the scan has no {stage.sampling.roi}")
     return box
@@ -83,7 +83,7 @@ def main() -> None:
     area = np.count_nonzero(label, axis=(1, 2)) * (label == TUMOUR).any(axis=(1, 2))
     index = int(area.argmax())
     stages = list(STAGES.values())
-    boxes = [stage_box(stage, label, spacing) for stage in stages]
+    boxes = [stage_box(stage, image, label, spacing) for stage in stages]
     figure = Figure(figsize=(15, 4.4), dpi=110)
     panels = figure.subplots(1, len(stages), gridspec_kw={"wspace": 0.14})
     figure.subplots_adjust(left=0.01, right=0.99, top=0.88, bottom=0.15)

@@ -28,7 +28,7 @@ from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
 
 ZIP_START = b"PK\x03\x04"
-FORMAT = 3  # to be raised when an older version could not read the file, or would compute something else with it
+FORMAT = 4  # to be raised when an older version could not read the file, or would compute something else with it
 DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
 _TIME = re.compile(r"\d{4}(_\d{2}){5}")
@@ -44,7 +44,7 @@ class Checkpoint:
         split_hash: Hash of the cases in the parts of the split.
         data_hash: Hash of the training and validation cases as they were prepared when the training began.
         recipe: All settings.
-        spacing_range: Finest and coarsest voxel size (z, y, x) in mm that the network met; None if unknown.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm of the training cases; None if unknown.
         epoch: Epochs that the weights were trained for.
         net: State of the network.
         thresholds: Binarisation threshold of each readout, chosen on the validation cases; only in ``best.pt``.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from data.common.errors import InputError
 from data.common.settings import change_settings
+from models.contrast import RING_MM
 from models.losses import RAMPED, LossWeights
 from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
@@ -52,6 +53,10 @@ class Method:
     min_anchor_cells: int = field(
         default=5, metadata={"help": "cells of the 1/8 grid that a slice needs to provide an anchor of the contrast"}
     )
+    ring_mm: float = field(
+        default=RING_MM,
+        metadata={"help": "largest width in mm of the ring around the target from which the contrast draws anchors"},
+    )
 
     def __post_init__(self) -> None:
         if not self.steepness > 0:
@@ -60,6 +65,8 @@ class Method:
             raise InputError(f"--ramp {self.ramp}", "not a share of the training", "give zero or more")
         if self.min_anchor_cells < 1:
             raise InputError(f"--min-anchor-cells {self.min_anchor_cells}", "too few", "give 1 or more")
+        if not 0 < self.ring_mm < math.inf:
+            raise InputError(f"--ring-mm {self.ring_mm}", "not a positive number", "give a width in mm")
         for f in fields(self.weights):
             weight = getattr(self.weights, f.name)
             if not 0 <= weight < math.inf:
@@ -84,7 +91,7 @@ class Method:
         """The same method with unused settings at their defaults, so that methods that compute the same are equal."""
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
         unread += [] if {*RAMPED} & {*self.weights.active} else ["ramp"]
-        unread += [] if self.weights.contrast else ["min_anchor_cells"]
+        unread += [] if self.weights.contrast else ["min_anchor_cells", "ring_mm"]
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Method) if f.name in unread}
         return replace(self, **defaults)
 

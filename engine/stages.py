@@ -78,7 +78,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="pancreas_coarse",
-            sampling=Sampling(target="pancreas", roi="scan", halve_below_mm=3.0),
+            sampling=Sampling(target="pancreas", roi="scan", target_mm=(3.0, 2.0, 2.0), patch_mm=(240.0, 288.0, 352.0)),
             method=Method(replace(_SEGMENT, consistency_cosine=1), min_anchor_cells=10),
             published=_published(replace(_SEGMENT, consistency_cosine=1), min_anchor_cells=10),
             epochs=150,
@@ -101,7 +101,6 @@ STAGES: dict[str, Stage] = {
                 roi="pancreas",
                 jitter_z_mm=(2.5, 25.0),
                 jitter_plane_mm=(0.0, 24.0),
-                max_voxels=4_500_000,
             ),
             method=Method(_DUAL),
             published=_published(_DUAL),
@@ -115,7 +114,8 @@ STAGES: dict[str, Stage] = {
                 roi="tumour",
                 jitter_z_mm=(-2.5, 12.5),
                 jitter_plane_mm=(-8.0, 32.0),
-                max_voxels=4_500_000,
+                target_mm=(1.5, 0.8, 0.8),
+                patch_mm=(96.0, 153.6, 153.6),
                 rounds=4,
             ),
             method=Method(replace(_DUAL, sdf_consistency=1, slice=1)),

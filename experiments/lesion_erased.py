@@ -36,7 +36,7 @@ def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | N
     Returns:
         Dice and mean probability in the lesion for each of the three scans by name; None for a faint lesion.
     """
-    box = reference_box(case, model.stage.sampling, None)
+    box = reference_box(case, model.stage.sampling)
     image, label = np.array(case.image()[box.slices]), np.array(case.label()[box.slices])
     lesion = label == TUMOUR
     contrast = image[label == PANCREAS].mean() - image[lesion].mean()

@@ -58,7 +58,7 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
         generator=generator,
     )
     torch.manual_seed(index)  # the dropout's
-    output = model.net(random_views(batch.image, method.views, generator))
+    output = model.net(random_views(batch.image, batch.spacing, method.views, generator))
     measured = term_gradients(model, output, batch, index)
 
     masks = {"seg": output.seg > 0} | ({} if output.sdf is None else {"sdf": output.sdf < 0})
@@ -66,7 +66,8 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
         measured[f"dice {head}"] = 1 - float(dice_loss(mask[: len(batch.mask)].float(), batch.mask))
     if method.weights.contrast:
         views = len(output.seg) // len(batch.mask)
-        drawn = draw_anchors(output.embedding, batch.mask.repeat(views, 1, 1, 1, 1), min_cells, generator)
+        of_views = batch.mask.repeat(views, 1, 1, 1, 1), batch.spacing.repeat(views, 1)
+        drawn = draw_anchors(output.embedding, *of_views, min_cells, generator, method.ring_mm)
         cells = F.normalize(output.embedding[0].flatten(1).detach(), dim=0)
         measured |= {"positive": len(drawn.positive), "negative": len(drawn.negative)}
         measured["cell cosine"] = float((cells.T @ cells).mean())
@@ -81,7 +82,12 @@ def term_gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed
 
     def gradient(*terms: str) -> Tensor:
         only = {name: weight if name in terms else 0.0 for name, weight in vars(method.weights).items()}
-        criterion = DualTaskLoss(LossWeights(**only), min_cells=method.min_anchor_cells, steepness=method.steepness)
+        criterion = DualTaskLoss(
+            LossWeights(**only),
+            min_cells=method.min_anchor_cells,
+            ring_mm=method.ring_mm,
+            steepness=method.steepness,
+        )
         loss, _ = criterion(output, batch.mask, phi, batch.spacing, torch.Generator().manual_seed(seed))
         if not loss.requires_grad:  # an infinitely steep T is a constant
             return torch.zeros(sum(p.numel() for p in shared), device=model.device)

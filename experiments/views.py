@@ -32,14 +32,17 @@ from models.views import FAMILIES
 LEAST_CONTRAST_HU = 10.0  # of the image; a ratio to less than this means little
 
 
-def boxes(cases: Sequence[Case]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield image in [0, 1] and label, each (1, 1, D, H, W), of every case whose tumour stands out."""
+def boxes(cases: Sequence[Case]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield image in [0, 1], label and spacing of every case whose tumour stands out.
+
+    Image and label have the shape (1, 1, D, H, W); the spacing is (z, y, x) in mm.
+    """
     for case in cases:
-        box = reference_box(case, STAGES["tumor_coarse"].sampling, None)
+        box = reference_box(case, STAGES["tumor_coarse"].sampling)
         image = window(torch.from_numpy(np.array(case.image()[box.slices])), HU_WINDOW)[None, None]
         label = torch.from_numpy(np.array(case.label()[box.slices]))[None, None]
         if contrast(image, label)[0] * (HU_WINDOW[1] - HU_WINDOW[0]) >= LEAST_CONTRAST_HU:
-            yield image, label
+            yield image, label, torch.tensor(case.spacing)
 
 
 def contrast(image: Tensor, label: Tensor) -> tuple[float, float]:
@@ -67,10 +70,10 @@ def main() -> int:
     for name, family in FAMILIES.items():
         generator = torch.Generator().manual_seed(0)
         ratios, changes = [], []
-        for image, label in samples:
+        for image, label, spacing in samples:
             before = contrast(image, label)[1]
             for _ in range(args.views):
-                view = family.make(image, generator)
+                view = family.make(image, spacing, generator)
                 ratios.append(contrast(view, label)[1] / before)
                 changes.append(float((view - image).abs().mean()))
         low, quarter, median, high = np.percentile(ratios, [5, 25, 50, 75])

@@ -1,5 +1,6 @@
 """Feature-space contrast: anchors inside the target and in the ring around it, separated by the NT-Xent loss."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,7 @@ from torch import Generator, Tensor
 from models.dual_task_net import REDUCTION
 
 TEMPERATURE = 0.05
-RING_BOX = (10, 20)  # range of the dilating box's side in-plane, in voxels; along z it is RING_Z_DIFFERENCE smaller
-RING_Z_DIFFERENCE = 3
+RING_MM = 8.0  # the published ring is 5 to 10 voxels of about 0.8 mm wide
 
 
 class Anchors(NamedTuple):
@@ -20,23 +20,29 @@ class Anchors(NamedTuple):
     negative: Tensor
 
 
-def draw_anchors(embedding: Tensor, mask: Tensor, min_cells: int, generator: Generator) -> Anchors:
+def draw_anchors(
+    embedding: Tensor, mask: Tensor, spacing: Tensor, min_cells: int, generator: Generator, ring_mm: float = RING_MM
+) -> Anchors:
     """Draw at most one positive and one negative anchor per slice of the bottom grid, over all samples.
 
-    Positive anchors lie in the target, negative ones in the ring between the target and its dilation by a box of random
-    size. A slice takes part if at least ``min_cells`` of its cells belong to the region; if no slice of a sample has as
-    many, the slices with the most cells do. The anchor is a random cell of the slice's ridge (see ``ridge``).
+    Positive anchors lie in the target, negative ones in the ring around it, whose width is drawn between half of
+    ``ring_mm`` and the whole of it. A slice takes part if at least ``min_cells`` of its cells belong to the region; if
+    no slice of a sample has as many, the slices with the most cells do. The anchor is a random cell of the slice's
+    ridge (see ``ridge``).
 
     Args:
         embedding: Bottom features, shape (B, C, D/8, H/8, W/8).
         mask: Binary mask, shape (B, 1, D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
         min_cells: Cells of the region that a slice needs.
         generator: Source of the random draws, on the CPU.
+        ring_mm: Largest width of the ring in mm.
     """
     positive: list[Tensor] = []
     negative: list[Tensor] = []
-    for features, target in zip(embedding, mask, strict=True):
-        ring = _dilate(target, int(torch.randint(RING_BOX[0], RING_BOX[1] + 1, (), generator=generator))) - target
+    for features, target, mm in zip(embedding, mask, spacing.tolist(), strict=True):
+        width = ring_mm * (0.5 + 0.5 * float(torch.rand((), generator=generator)))
+        ring = _dilate(target, [max(1, round(width / s)) for s in mm]) - target
         for region, anchors in ((target, positive), (ring, negative)):
             # A cell is occupied if at least half of it is; in a region smaller than that, the fullest cells are.
             share = F.avg_pool3d(region.float(), REDUCTION)[0]  # (D/8, H/8, W/8)
@@ -101,15 +107,12 @@ def nt_xent(positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE
     return pair_loss[pairs].mean() if pairs.any() else rows.sum() * 0
 
 
-def _dilate(mask: Tensor, box: int) -> Tensor:
-    """Dilate a mask (1, D, H, W) by a box of ``box`` voxels in-plane and RING_Z_DIFFERENCE fewer along z."""
-    size = (box - RING_Z_DIFFERENCE, box, box)
-    before = [(n - 1) // 2 for n in size]
-    pad = [side for n, b in zip(reversed(size), reversed(before), strict=True) for side in (b, n - 1 - b)]
+def _dilate(mask: Tensor, voxels: Sequence[int]) -> Tensor:
+    """Dilate a mask (1, D, H, W) by so many voxels to either side along each axis."""
+    dilated = mask.float()
     # Dilation by a box is separable: one axis at a time costs 3 n comparisons per voxel instead of n^3.
-    dilated = F.pad(mask.float(), pad)
-    for axis, n in enumerate(size):
-        kernel = [1, 1, 1]
-        kernel[axis] = n
-        dilated = F.max_pool3d(dilated, kernel, stride=1)
+    for axis, n in enumerate(voxels):
+        kernel, pad = [1, 1, 1], [0, 0, 0]
+        kernel[axis], pad[axis] = 2 * n + 1, n
+        dilated = F.max_pool3d(dilated, kernel, stride=1, padding=pad)
     return dilated

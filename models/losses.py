@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from models.contrast import draw_anchors, nt_xent
+from models.contrast import RING_MM, draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
 
@@ -100,6 +100,7 @@ class DualTaskLoss:
     Args:
         weights: Weight of each term.
         min_cells: Cells of the bottom grid that a slice needs to give an anchor of the contrast.
+        ring_mm: Largest width in mm of the ring around the target that gives the negative anchors.
         tau: Truncation distance in mm, the unit of the signed distance.
         ramp: Share of the training over which the weights of the terms in RAMPED rise; 0 for no ramp.
         steepness: k of the transform T at voxels of 0.9 mm.
@@ -110,11 +111,13 @@ class DualTaskLoss:
         weights: LossWeights,
         *,
         min_cells: int = 5,
+        ring_mm: float = RING_MM,
         tau: float = TAU_MM,
         ramp: float = 1.0,
         steepness: float = STEEPNESS,
     ) -> None:
-        self.weights, self.min_cells, self.tau, self.ramp, self.steepness = weights, min_cells, tau, ramp, steepness
+        self.weights, self.min_cells, self.ring_mm = weights, min_cells, ring_mm
+        self.tau, self.ramp, self.steepness = tau, ramp, steepness
 
     def __call__(
         self,
@@ -150,7 +153,8 @@ class DualTaskLoss:
             terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing.repeat(views, 1), views)
         if self.weights.contrast:
             embedding = _required(output.embedding, "contrast", "the head 'embedding'")
-            anchors = draw_anchors(embedding, mask, self.min_cells, generator)
+            of_views = spacing.repeat(views, 1)
+            anchors = draw_anchors(embedding, mask, of_views, self.min_cells, generator, self.ring_mm)
             skipped = len(anchors.positive) == 0 or len(anchors.negative) == 0
             terms["contrast"] = embedding.sum() * 0 if skipped else nt_xent(*anchors)
             terms["contrast_skipped"] = torch.tensor(float(skipped))

@@ -3,7 +3,8 @@
 A view changes the intensities of an image but not its anatomy, so a prediction should be the same on all views.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 # Random convolution.
-KERNEL_SIZES = (3, 5, 7)
+KERNELS_MM = (2.7, 4.5, 6.3)  # 3, 5 and 7 voxels of 0.9 mm
+PUBLISHED_KERNELS = (3, 5, 7)  # voxels
 SOFT_TISSUE = (0.3, 0.8)  # of the HU window [-100, 240]: 2 to 172 HU, where pancreas, lesion and vessels lie
 LEAST_CORRELATION = 0.8  # of a view with its image in soft tissue
 MAX_DRAWS = 8
@@ -22,12 +24,13 @@ GIN_CHANNELS = 2  # between the layers
 GIN_KERNEL_SIZES = (1, 3)
 
 
-def random_convolution(image: Tensor, generator: Generator) -> Tensor:
+def random_convolution(image: Tensor, spacing: Tensor, generator: Generator) -> Tensor:
     """Make a view by a random convolution that keeps the order of soft-tissue intensities.
 
-    The view is ``alpha * conv(x) + (1 - alpha) * x``, clamped to [0, 1] and rescaled to span [0, 1]. The kernel size is
-    drawn from {3, 5, 7}, the weights from N(0, 2 / fan_in), the bias from U(-1, 1) / sqrt(fan_in) and alpha from
-    U(0, 1).
+    The view is ``alpha * conv(x) + (1 - alpha) * x``, clamped to [0, 1] and rescaled to span [0, 1]. The size of the
+    kernel is drawn from KERNELS_MM; it has an odd number of voxels along each axis, three at least, as a kernel of one
+    voxel only rescales intensities. The weights are drawn from N(0, 2 / fan_in), the bias from U(-1, 1) / sqrt(fan_in)
+    and alpha from U(0, 1).
 
     A view whose soft tissue correlates with the image's by less than LEAST_CORRELATION is drawn again with half the
     range of alpha; after MAX_DRAWS draws the image is its own view. The correlation of the whole image would not
@@ -36,6 +39,7 @@ def random_convolution(image: Tensor, generator: Generator) -> Tensor:
 
     Args:
         image: One image with values in [0, 1], shape (1, 1, D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm, shape (3,).
         generator: Source of the random draws, on the CPU.
 
     Returns:
@@ -45,23 +49,26 @@ def random_convolution(image: Tensor, generator: Generator) -> Tensor:
         Xu et al., Robust and generalizable visual representation learning via random convolutions, ICLR 2021.
     """
     for draw in range(MAX_DRAWS):
-        view = _mix_with_convolution(image, generator, max_alpha=0.5**draw).clamp(0, 1)
+        mm = KERNELS_MM[int(torch.randint(len(KERNELS_MM), (), generator=generator))]
+        sizes = [max(3, 1 + 2 * round((mm / s - 1) / 2)) for s in spacing.tolist()]
+        view = _mix_with_convolution(image, sizes, generator, max_alpha=0.5**draw).clamp(0, 1)
         if _keeps_soft_tissue(view, image):
             return _stretch(view)
     return image
 
 
-def unchecked_random_convolution(image: Tensor, generator: Generator) -> Tensor:
-    """Make a view by a random convolution as published, whatever becomes of the soft tissue.
+def unchecked_random_convolution(image: Tensor, spacing: Tensor, generator: Generator) -> Tensor:
+    """Make a view by a random convolution as published: a kernel in voxels, whatever becomes of the soft tissue.
 
     A constant view cannot be rescaled; the image is returned in its place. Arguments and result are those of
-    ``random_convolution``.
+    ``random_convolution``; the spacing is not used.
     """
-    view = _mix_with_convolution(image, generator, max_alpha=1.0).clamp(0, 1)
+    size = PUBLISHED_KERNELS[int(torch.randint(len(PUBLISHED_KERNELS), (), generator=generator))]
+    view = _mix_with_convolution(image, [size] * 3, generator, max_alpha=1.0).clamp(0, 1)
     return _stretch(view) if bool(view.amax() > view.amin()) else image
 
 
-def random_intensity_network(image: Tensor, generator: Generator) -> Tensor:
+def random_intensity_network(image: Tensor, spacing: Tensor, generator: Generator) -> Tensor:
     """Make a view by a random intensity network (GIN).
 
     The view is ``alpha * net(x) + (1 - alpha) * x``, rescaled to the Frobenius norm of x, with alpha from U(0, 1). The
@@ -70,6 +77,7 @@ def random_intensity_network(image: Tensor, generator: Generator) -> Tensor:
 
     Args:
         image: One image with values in [0, 1], shape (1, 1, D, H, W).
+        spacing: Not used.
         generator: Source of the random draws, on the CPU.
 
     Returns:
@@ -96,12 +104,13 @@ class Family(NamedTuple):
     """A family of views.
 
     Attributes:
-        make: Draws a view of one image, shape (1, 1, D, H, W), from a generator on the CPU.
+        make: Draws a view of one image, shape (1, 1, D, H, W), with its spacing in mm, shape (3,), from a generator on
+            the CPU.
         plain: Whether the first of the two views is the image itself. At inference the network segments plain images,
             so training shows it plain images too; the published release never does.
     """
 
-    make: Callable[[Tensor, Generator], Tensor]
+    make: Callable[[Tensor, Tensor, Generator], Tensor]
     plain: bool
 
 
@@ -112,11 +121,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def random_views(image: Tensor, family: str, generator: Generator) -> Tensor:
+def random_views(image: Tensor, spacing: Tensor, family: str, generator: Generator) -> Tensor:
     """Make two views of every image of a batch.
 
     Args:
         image: Images with values in [0, 1], shape (B, 1, D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
         family: A name in FAMILIES, or "none" for no views.
         generator: Source of the random draws, on the CPU, so that a seed gives the same views on every device.
 
@@ -129,17 +139,19 @@ def random_views(image: Tensor, family: str, generator: Generator) -> Tensor:
     if family == "none":
         return image
     make, plain = FAMILIES[family]
-    first = [image] if plain else [make(sample[None], generator) for sample in image]
-    return torch.cat([*first, *(make(sample[None], generator) for sample in image)])
+
+    def views() -> list[Tensor]:
+        return [make(sample[None], mm, generator) for sample, mm in zip(image, spacing, strict=True)]
+
+    return torch.cat([*([image] if plain else views()), *views()])
 
 
-def _mix_with_convolution(image: Tensor, generator: Generator, *, max_alpha: float) -> Tensor:
-    size = KERNEL_SIZES[int(torch.randint(len(KERNEL_SIZES), (), generator=generator))]
-    fan_in = size**3
-    weight = torch.randn(1, 1, size, size, size, generator=generator) * (2 / fan_in) ** 0.5
+def _mix_with_convolution(image: Tensor, sizes: Sequence[int], generator: Generator, *, max_alpha: float) -> Tensor:
+    fan_in = math.prod(sizes)
+    weight = torch.randn(1, 1, *sizes, generator=generator) * (2 / fan_in) ** 0.5
     bias = (2 * torch.rand(1, generator=generator) - 1) * fan_in**-0.5
     alpha = float(torch.rand((), generator=generator)) * max_alpha
-    convolved = F.conv3d(image, weight.to(image), bias.to(image), padding=size // 2)
+    convolved = F.conv3d(image, weight.to(image), bias.to(image), padding=[size // 2 for size in sizes])
     return torch.lerp(image, convolved, alpha)
 
 

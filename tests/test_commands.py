@@ -27,6 +27,7 @@ from engine.train import command as train_command
 from tests.conftest import edit_manifest
 
 SPACING = (3.0, 2.5, 2.5)
+NATIVE = ["--sampling", "target_mm=3,2.5,2.5"]  # the network sees the voxels as they are
 
 
 def write_case(root: Path, name: str, seed: int, tumour: bool = True) -> None:
@@ -52,7 +53,7 @@ def world(tmp_path_factory) -> Path:
         assert prepare.main(["folder", str(root / centre), "--centre", centre, "--workers", "1", *store(root)]) == 0
     write_case(root / "unseen", "new", 99)
     for stage in STAGES:
-        options = ["--data", "east", "--epochs", "25", "--width", "8", "--lr", "5e-3", "--workers", "0"]
+        options = ["--data", "east", "--epochs", "25", "--width", "8", "--lr", "5e-3", "--workers", "0", *NATIVE]
         assert train_command.main(stage, [*options, *places(root), "--gpu", "cpu", "--validate-every", "5"]) == 0
     return root
 
@@ -281,7 +282,7 @@ def test_without_arguments_every_centre_is_held_out_once(world, tmp_path, capsys
 
 def test_a_killed_training_resumes_after_its_last_epoch(world, tmp_path):
     script = REPOSITORY / "train_pancreas" / "train_sh_pancreas_fine.py"
-    options = ["--data", "east", "--epochs", "12", "--width", "8", "--workers", "0", "--gpu", "cpu"]
+    options = ["--data", "east", "--epochs", "12", "--width", "8", "--workers", "0", "--gpu", "cpu", *NATIVE]
     command = [sys.executable, str(script), *options, *store(world), "--path", str(tmp_path), "--resume"]
     training = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.rglob("last.pt")) and training.poll() is None:

@@ -63,7 +63,9 @@ def filled_rows(plane: np.ndarray) -> slice:
     return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0)
 
 
-def enlarge(box: Box, low: Sequence[float], high: Sequence[float], shape: Sequence[int], multiple: int = 8) -> Box:
+def enlarge(
+    box: Box, low: Sequence[float], high: Sequence[float], shape: Sequence[int], multiple: Sequence[float] = (1, 1, 1)
+) -> Box:
     """Move the faces of a box outwards, round its shape up to a multiple and keep it inside the scan.
 
     Args:
@@ -72,29 +74,22 @@ def enlarge(box: Box, low: Sequence[float], high: Sequence[float], shape: Sequen
             more than a quarter of the box, so that its middle half always stays inside.
         high: The same for the upper faces.
         shape: Shape of the scan (D, H, W).
-        multiple: Each side of the result is a multiple of this number wherever the scan is long enough. Elsewhere
-            the result spans the whole axis, and whoever reads it has to pad it.
+        multiple: Each side of the result is a multiple of this length (z, y, x), rounded down to whole voxels, wherever
+            the scan is long enough. Elsewhere the result spans the whole axis, and whoever reads it has to pad it.
 
     Returns:
         The enlarged box. It lies inside the scan.
     """
     start, stop = [], []
-    for a, b, below, above, size in zip(*box, low, high, shape, strict=True):
+    for a, b, below, above, size, unit in zip(*box, low, high, shape, multiple, strict=True):
         most_inwards = (b - a) / 4
         first = max(0, int(np.floor(a - max(below, -most_inwards))))
         last = min(size, int(np.ceil(b + max(above, -most_inwards))))
-        length = min(size, -(-(last - first) // multiple) * multiple)
+        length = min(size, int(np.floor(np.ceil((last - first) / unit) * unit + 1e-6)))
         first = min(max(0, first - (length - (last - first)) // 2), size - length)
         start.append(first)
         stop.append(first + length)
     return Box(triple(start), triple(stop))
-
-
-def central_box(shape: Sequence[int], size: Sequence[int]) -> Box:
-    """Return the box of at most ``size`` voxels around the centre of a scan of the given shape (D, H, W)."""
-    length = [min(int(n), int(s)) for n, s in zip(shape, size, strict=True)]
-    start = triple((int(n) - m) // 2 for n, m in zip(shape, length, strict=True))
-    return Box(start, triple(a + m for a, m in zip(start, length, strict=True)))
 
 
 def union(first: Box, second: Box) -> Box:

@@ -11,10 +11,10 @@ from scipy import sparse
 from skimage import measure
 from torch import Tensor, nn
 
-from data.augment import resample, window
+from data.augment import low_pass, low_pass_radius, resample, window
 from data.common.memory import free_memory, zeros
-from data.samples import MULTIPLE, NetworkGrid, network_grid
-from data.scans.boxes import bounding_box
+from data.samples import MULTIPLE, NetworkGrid, network_grid, patch_shape
+from data.scans.boxes import Index3D, bounding_box, triple
 from engine.device import autocast
 from engine.stages import Stage
 from models.dual_task_net import DualTaskOutput, averaged_probability, segmentation_probability
@@ -39,7 +39,7 @@ READOUTS = {
 }
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
 SLAB_VOXELS = 1 << 22  # of a box that are interpolated or labelled at a time
-SLAB_OVERLAP = 32  # voxels that neighbouring slabs share
+TILE_OVERLAP = 32  # voxels that neighbouring tiles share at least
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
 
 
@@ -91,19 +91,21 @@ def probability_in_slabs(
     probability = torch.zeros_like(on_grid)
     voxel_mm = torch.tensor([[s * f for s, f in zip(spacing, grid.factor, strict=True)]], device=device)
 
-    def forward(slab: Tensor) -> Tensor:
+    tile = _affordable_tile(on_grid, patch_shape(stage.sampling))
+
+    def forward(image: Tensor) -> Tensor:
         with autocast(device):
-            output = net(slab.contiguous(memory_format=torch.channels_last_3d))
+            output = net(image.contiguous(memory_format=torch.channels_last_3d))
         return READOUTS[readout].probability(output, voxel_mm, stage.method.steepness)
 
     for axes in FLIPS:
-        probability += _apply_in_slabs(forward, on_grid.flip(axes)).flip(axes)
+        probability += _apply_in_tiles(forward, on_grid.flip(axes), tile).flip(axes)
     probability /= len(FLIPS)
     depth, height, width = image.shape
     z, y, x = (1 / f for f in grid.factor)
     for planes in _slabs(depth, height * width):
-        own_grid = NetworkGrid((planes.stop - planes.start, height, width), (z, y, x))
-        slab = resample(probability, own_grid, beyond="border", first_plane=planes.start * z)
+        own_grid = NetworkGrid((planes.stop - planes.start, height, width), (z, y, x), (planes.start * z, 0.0, 0.0))
+        slab = resample(probability, own_grid, beyond="border")
         yield planes, slab[0, 0].cpu().numpy()
 
 
@@ -111,13 +113,14 @@ def _onto_grid(image: np.ndarray, grid: NetworkGrid, stage: Stage, device: torch
     """Window a box (int16 HU, shape (D, H, W)) and resample it: float32, shape (1, 1, *grid.shape)."""
     depth, height, width = grid.shape
     factor, slabs = grid.factor[0], []
+    halo = 1 + low_pass_radius(factor)  # planes that smoothing and interpolation need more on either side
     for planes in _slabs(depth, image[0].size * max(1.0, grid.factor[0])):
-        # Interpolation needs one plane of the box more on either side; beyond its end the grid holds zeros.
-        first = min(max(0, math.floor(planes.start * factor) - 1), len(image) - 1)
-        last = math.ceil(planes.stop * factor) + 1
+        first = min(max(0, math.floor(planes.start * factor) - halo), len(image) - 1)
+        last = math.ceil(planes.stop * factor) + halo
         volume = window(torch.from_numpy(np.array(image[first:last])).to(device), stage.sampling.hu_window)
-        part = NetworkGrid((planes.stop - planes.start, height, width), grid.factor)
-        slabs.append(resample(volume[None, None], part, first_plane=planes.start * factor - first))
+        start = (planes.start * factor - first, 0.0, 0.0)
+        part = NetworkGrid((planes.stop - planes.start, height, width), grid.factor, start)
+        slabs.append(resample(low_pass(volume[None, None], grid.factor), part))  # beyond the box lie zeros
     return torch.cat(slabs, dim=2)
 
 
@@ -210,35 +213,50 @@ def _touching(below: np.ndarray, above: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def _apply_in_slabs(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """Apply ``forward`` to the whole image if the device's memory suffices, else to overlapping slabs of it.
+def _apply_in_tiles(forward: Callable[[Tensor], Tensor], image: Tensor, tile: Index3D) -> Tensor:
+    """Apply ``forward`` to overlapping tiles of an image (1, 1, D, H, W), or to the whole of it if it is one tile.
 
-    The slabs divide the longest axis. A triangular weight makes the middle of a slab count more than its border, where
-    the network sees only part of the surroundings. Normalisation is over a slab then, so the result differs slightly.
+    A triangular weight along each axis makes the middle of a tile count more than its border, where the network sees
+    only part of the surroundings.
     """
-    length = _affordable_length(image)
-    axis = max((2, 3, 4), key=lambda a: image.shape[a])
-    if length >= image.shape[axis]:
+    if tile == tuple(image.shape[2:]):
         return forward(image)
+    ramps = [torch.arange(1, n + 1, device=image.device, dtype=image.dtype) for n in tile]
+    along_z, along_y, along_x = (torch.minimum(ramp, ramp.flip(0)) / len(ramp) for ramp in ramps)
+    ramp = along_z[:, None, None] * along_y[:, None] * along_x
     total, weight = torch.zeros_like(image), torch.zeros_like(image)
-    starts = range(0, image.shape[axis] - SLAB_OVERLAP, length - SLAB_OVERLAP)
-    for start in (min(s, image.shape[axis] - length) for s in starts):
-        ramp = torch.arange(1, length + 1, device=image.device, dtype=image.dtype)
-        ramp = torch.minimum(ramp, ramp.flip(0)).reshape([-1 if a == axis else 1 for a in range(5)])
-        total.narrow(axis, start, length).add_(forward(image.narrow(axis, start, length)) * ramp)
-        weight.narrow(axis, start, length).add_(ramp)
+    for z, y, x in itertools.product(*map(_tile_starts, image.shape[2:], tile)):
+        part = (..., slice(z, z + tile[0]), slice(y, y + tile[1]), slice(x, x + tile[2]))
+        total[part] += forward(image[part]) * ramp
+        weight[part] += ramp
     return total / weight
 
 
-def _affordable_length(image: Tensor) -> int:
-    """Return how many voxels of the longest axis the network can process at once in the free memory of the device."""
-    device = image.device
-    longest = max(image.shape[2:])
-    free = free_memory() if device.type == "cpu" else None
+def _tile_starts(length: int, tile: int) -> list[int]:
+    """Return where the tiles along an axis start: as few as overlap by TILE_OVERLAP, or by half if they are small."""
+    count = 1 + math.ceil((length - tile) / (tile - min(TILE_OVERLAP, tile // 2)))
+    return [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
+
+
+def _affordable_tile(image: Tensor, patch: Index3D) -> Index3D:
+    """Return the shape (D, H, W) of the tiles in which the network sees an image (1, 1, D, H, W).
+
+    It is at most as large as in training, and smaller where the free memory of the device does not suffice.
+    """
+    tile = [min(n, most) for n, most in zip(image.shape[2:], patch, strict=True)]
+    budget = _affordable_voxels(image.device)
+    while math.prod(tile) > budget and max(tile) > 2 * TILE_OVERLAP:
+        axis = tile.index(max(tile))
+        fitting = int(budget / (math.prod(tile) / tile[axis])) // MULTIPLE * MULTIPLE
+        tile[axis] = max(2 * TILE_OVERLAP, fitting)
+    return triple(tile)
+
+
+def _affordable_voxels(device: torch.device) -> float:
+    """Return how many voxels the network can process at once in the free memory of the device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if free is None:
-        return longest
-    slices = int(0.8 * free / BYTES_PER_VOXEL / (image.numel() / longest))
-    return longest if slices >= longest else max(2 * SLAB_OVERLAP, slices // MULTIPLE * MULTIPLE)
+    elif device.type != "cpu" or (free := free_memory() or 0) == 0:
+        return math.inf
+    return 0.8 * free / BYTES_PER_VOXEL

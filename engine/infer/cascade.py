@@ -7,7 +7,6 @@ All masks of the cascade have the voxels of the prepared image: what a stage han
 Both use ``select_roi`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.memory import zeros
 from data.common.process import release_freed_pages
-from data.samples import mask_box, network_spacing, scan_box
+from data.samples import mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
@@ -39,8 +38,8 @@ MIN_ROUND_ML = 0.1
 # Two rounds agree if their masks have at least this Dice: their boxes are then nearly the same, and so would be the
 # result of another round.
 CONVERGED_DICE = 0.92
-# A scan gets a note if its voxels are more than this factor finer or coarser than those of all training cases: the
-# network has learnt the size of structures in voxels, not in mm.
+# A scan gets a note if its voxels are more than this factor coarser than those of all training cases and than those
+# that the network sees: it has never seen so little detail. Finer voxels are averaged.
 FAMILIAR_SPACING_FACTOR = 1.5
 
 
@@ -58,7 +57,7 @@ class StageModel:
         epoch: Epochs that its weights were trained for.
         split_hash: Hash of the cases in the parts of its split.
         preparation: How its training cases were prepared.
-        spacing_range: Finest and coarsest voxel size (z, y, x) in mm that it met in training; None if unknown.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
     """
 
     stage: Stage
@@ -238,7 +237,7 @@ def segment_stage(
         roi: The mask around which to look, shape (D, H, W); None for the first stage, which reads the whole scan.
     """
     sampling = model.stage.sampling
-    box = scan_box(image.shape, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling.margin_mm)
+    box = scan_box(image, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling)
     if box is None:
         return StageResult(zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
 
@@ -258,7 +257,7 @@ def segment_stage(
 
     mask = segment(box)
     for _ in range(sampling.rounds - 1):
-        next_box = mask_box(mask, spacing, sampling.margin_mm)
+        next_box = mask_box(mask, spacing, sampling)
         if next_box is None or next_box == box:
             break
         box, previous = next_box, mask
@@ -281,31 +280,29 @@ def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
 
 
 def describe_unfamiliar_spacing(models: Sequence[StageModel], spacing: tuple[float, float, float]) -> str:
-    """Say whether the voxels of a scan are unlike all that the stages were trained on.
+    """Say whether the voxels of a scan are coarser than all that the stages were trained on.
 
     Args:
         models: The stages that segment the scan.
         spacing: Voxel spacing (z, y, x) in mm.
 
     Returns:
-        One sentence for all stages, with the voxels of the stage that sees the finest ones. It names the stages unless
-        it holds for every one. Empty if the voxels are familiar.
+        One sentence for all stages; it names them unless it holds for every one. Empty if the voxels are familiar.
     """
     unfamiliar: list[str] = []
-    sentence, finest = "", math.inf
+    sentence = ""
     for model in models:
         if model.spacing_range is None:
             continue
-        seen, trained = network_spacing(spacing, model.stage.sampling), list(zip(*model.spacing_range, strict=True))
-        factor = FAMILIAR_SPACING_FACTOR
-        if all(low / factor <= s <= factor * high for s, (low, high) in zip(seen, trained, strict=True)):
+        trained = list(zip(*model.spacing_range, strict=True))
+        limits = [max(high, mm) for (_, high), mm in zip(trained, model.stage.sampling.target_mm, strict=True)]
+        if all(s <= FAMILIAR_SPACING_FACTOR * limit for s, limit in zip(spacing, limits, strict=True)):
             continue
         unfamiliar.append(model.stage.title)
-        if math.prod(seen) < finest:
-            finest = math.prod(seen)
-            voxels = " x ".join(f"{s:.2g}" for s in seen)
+        if not sentence:
+            voxels = " x ".join(f"{s:.2g}" for s in spacing)
             expected = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in trained)
-            sentence = f"the voxels of {voxels} mm are unlike those of the training ({expected} mm)"
+            sentence = f"the voxels of {voxels} mm are coarser than those of the training ({expected} mm)"
     return f"{sentence} in {', '.join(unfamiliar)}" if 0 < len(unfamiliar) < len(models) else sentence
 
 

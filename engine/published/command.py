@@ -22,6 +22,11 @@ from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
 from models.published import load_published
 
+# The release reads the voxels of a scan as they are, and every second one in its first stage. Its scans have voxels of
+# about this size (z, y, x) in mm.
+FINE_MM = (2.5, 0.8, 0.8)
+COARSE_MM = (5.0, 1.6, 1.6)
+
 
 def import_published(file: Path, *, stage_name: str, threshold: float, checkpoints: Path, split: str) -> Path:
     """Write a checkpoint of the published release as a finished run of this project.
@@ -55,7 +60,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
     recipe = Recipe(
         network=NetworkSettings(width=net.width),
         method=stage.published,
-        sampling=replace(stage.sampling, halve_below_mm=float("inf") if stage.sampling.roi == "scan" else 0.0),
+        sampling=replace(stage.sampling, target_mm=COARSE_MM if stage.sampling.roi == "scan" else FINE_MM),
         augmentation=Augmentation(),
         training=TrainSettings(epochs=stage.epochs),
         preparation=Preparation(),

@@ -87,7 +87,7 @@ def draw_overlay(
     legend = _legend(masks, spacing)
     organ = bounding_box(np.any([mask > 0 for mask in masks.values()], axis=0)) or whole_box(image.shape)
     context = [CONTEXT_MM / s for s in spacing]
-    box = enlarge(organ, context, context, image.shape, multiple=1)
+    box = enlarge(organ, context, context, image.shape)
     image, masks = image[box.slices], {origin: mask[box.slices] for origin, mask in masks.items()}
     depth, height, width = (n * s for n, s in zip(box.shape, spacing, strict=True))
     scale = max(PANEL_PIXELS / max(height, width), MIN_PIXELS / min(height, width))

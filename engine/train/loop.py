@@ -83,12 +83,12 @@ class Training:
         boxes: Of the training cases.
         loader: Yields the samples of a step as a list, or an error in place of a sample.
         sampler: Orders them; knows the epoch.
-        validation: Boxes of the validation cases; may be empty.
+        validation: The validation cases; may be empty.
         net: The network.
         optimiser: Adam.
         criterion: The loss.
         data_hash: Hash of the training and validation cases as they were prepared when the run began.
-        spacing_range: Finest and coarsest voxel size (z, y, x) in mm that the network meets.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm of the training cases.
         epochs_done: Completed epochs.
         best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
     """
@@ -101,7 +101,7 @@ class Training:
     boxes: BoxDataset
     loader: DataLoader[Sample | InputError]
     sampler: EpochSampler
-    validation: BoxDataset
+    validation: Sequence[Case]
     net: nn.Module
     optimiser: torch.optim.Optimizer
     criterion: DualTaskLoss
@@ -150,7 +150,7 @@ def prepare_training(
     settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights
     net = recipe.build_network(device)
-    dataset = BoxDataset(train_cases, stage.sampling, settings.seed)
+    dataset = BoxDataset(train_cases, stage.sampling, settings.seed, recipe.augmentation.reach)
     sampler = EpochSampler(len(dataset), settings.seed)
     training = Training(
         stage=stage,
@@ -170,17 +170,18 @@ def prepare_training(
             generator=torch.Generator(),  # the loader's own draws must not shift those of the dropout
         ),
         sampler=sampler,
-        validation=BoxDataset(validation_cases, stage.sampling, None),
+        validation=validation_cases,
         net=net,
         optimiser=torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
         criterion=DualTaskLoss(
             stage.method.weights,
             min_cells=stage.method.min_anchor_cells,
+            ring_mm=stage.method.ring_mm,
             ramp=stage.method.ramp,
             steepness=stage.method.steepness,
         ),
         data_hash=digest([*train_cases, *validation_cases]),
-        spacing_range=spacing_range(train_cases, stage.sampling),
+        spacing_range=spacing_range(train_cases),
     )
     if checkpoint is not None:
         if checkpoint.data_hash != training.data_hash:
@@ -213,8 +214,8 @@ def train(training: Training) -> None:
             row: dict[str, float | None] = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
             validates = epoch == settings.epochs or epoch % settings.validate_every == 0
             dice = None
-            if validates and len(training.validation):
-                dice = validation_dice(training.net, training.validation, training.device)
+            if validates and training.validation:
+                dice = validation_dice(training.net, training.stage, training.validation, training.device)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}", refresh=False)
             log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
             # Without validation cases epochs cannot be ranked, so the last one is kept.
@@ -312,7 +313,7 @@ def train_step(
         generator=generator,
     )
     phi = method.distance_target(batch.mask, batch.spacing)
-    images = random_views(batch.image, method.views, generator)
+    images = random_views(batch.image, batch.spacing, method.views, generator)
     with autocast(device):
         output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
     loss, terms = training.criterion(output, batch.mask, phi, batch.spacing, generator, progress)
@@ -352,7 +353,7 @@ def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
     if finished:
         best = load_checkpoint(best_so_far, training.stage.name)
         training.net.load_state_dict(best.net)
-        thresholds = choose_thresholds(training.net, training.stage, training.validation.cases, training.device)
+        thresholds = choose_thresholds(training.net, training.stage, training.validation, training.device)
         save_checkpoint(training.folder / "best.pt", replace(best, thresholds=thresholds))
     save_checkpoint(training.folder / "last.pt", replace(checkpoint, optimiser=training.optimiser.state_dict()))
     if finished:

@@ -1,42 +1,37 @@
-"""Choose the best epoch and the binarisation thresholds on the validation cases of the training centres."""
+"""Choose the best epoch and the binarisation thresholds on the validation cases of the training centres.
+
+Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
+averaged over the eight flips, on the voxels of the case, and without small components. Only the repeated rounds of
+tumour fine are left out; they would have to be computed for every threshold.
+"""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from data.augment import make_batch
 from data.cases.case import Case
 from data.cases.labels import target_mask
-from data.samples import BoxDataset, reference_box
-from engine.device import autocast
-from engine.infer.box import READOUTS, box_probability
+from data.samples import reference_box
+from engine.infer.box import READOUTS, box_probability, keep_large_components
 from engine.stages import Stage
-from models.dual_task_net import segmentation_probability
 
-THRESHOLDS = torch.arange(5, 100, 5) / 100  # candidates for the binarisation
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # candidates for the binarisation
+EPOCH_THRESHOLDS = THRESHOLDS[1::4]  # by which epochs are ranked: labelling components takes longer than the network
 AS_GOOD = 0.005  # thresholds within this mean Dice of the best cannot be distinguished on a few cases
 
 
-@torch.inference_mode()
-def validation_dice(net: nn.Module, boxes: BoxDataset, device: torch.device) -> float:
-    """Return the mean Dice over the validation cases at the threshold that is best for it.
-
-    The network sees the boxes of the references once each, without flips.
+def validation_dice(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> float:
+    """Return the mean Dice over the validation cases at the threshold of EPOCH_THRESHOLDS that is best for it.
 
     Args:
         net: Is set to evaluation mode.
-        boxes: Of the validation cases, at least one, without jitter.
+        stage: Says what the network sees.
+        cases: Validation cases, at least one.
         device: Where ``net`` is.
     """
-    net.eval()
-    curves = []
-    for index in range(len(boxes)):
-        batch = make_batch([boxes[0, index]], device, hu_window=boxes.sampling.hu_window)
-        with autocast(device):
-            output = net(batch.image.contiguous(memory_format=torch.channels_last_3d))
-        curves.append(dice_by_threshold(segmentation_probability(output), batch.mask))
-    return float(torch.stack(curves).mean(dim=0).max())
+    return float(mean_dice(net, stage, cases, device, thresholds=EPOCH_THRESHOLDS).max())
 
 
 def choose_thresholds(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> dict[str, float]:
@@ -48,10 +43,9 @@ def choose_thresholds(net: nn.Module, stage: Stage, cases: Sequence[Case], devic
 def choose_threshold(
     net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, readout: str = "segmentation"
 ) -> float:
-    """Choose the threshold of best mean Dice over the validation cases, in the boxes of their references.
+    """Choose the threshold of best mean Dice over the validation cases.
 
-    Probabilities are averaged over the eight flips as at inference, which makes them less extreme than those of a
-    single pass. Of all thresholds that are as good as the best, the one nearest to 0.5 is taken.
+    Of all thresholds that are as good as the best, the one nearest to 0.5 is taken.
 
     Args:
         net: Is set to evaluation mode.
@@ -60,35 +54,45 @@ def choose_threshold(
         device: Where ``net`` is.
         readout: Name in READOUTS.
     """
+    if not cases:
+        return 0.5
+    means = mean_dice(net, stage, cases, device, readout=readout)
+    good = [t for t, mean in zip(THRESHOLDS, means, strict=True) if mean >= means.max() - AS_GOOD]
+    return min(good, key=lambda threshold: abs(threshold - 0.5))
+
+
+def mean_dice(
+    net: nn.Module,
+    stage: Stage,
+    cases: Sequence[Case],
+    device: torch.device,
+    *,
+    readout: str = "segmentation",
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> np.ndarray:
+    """Segment cases as in use and return their mean Dice at each threshold.
+
+    Args:
+        net: Is set to evaluation mode.
+        stage: Says what the network sees.
+        cases: With the reference that the stage needs, at least one.
+        device: Where ``net`` is.
+        readout: Name in READOUTS.
+        thresholds: In ascending order.
+    """
     net.eval()
     curves = []
     for case in cases:
-        box = reference_box(case, stage.sampling, None)
+        box = reference_box(case, stage.sampling)
+        reference = target_mask(case.label()[box.slices], stage.sampling.target) > 0
         probability = box_probability(
             net, case.image()[box.slices], case.spacing, stage=stage, device=device, readout=readout
         )
-        mask = target_mask(case.label()[box.slices], stage.sampling.target)
-        curves.append(dice_by_threshold(torch.from_numpy(probability), torch.from_numpy(mask)))
-    if not curves:
-        return 0.5
-    means = torch.stack(curves).mean(dim=0)
-    good = THRESHOLDS[means >= means.max() - AS_GOOD]
-    return round(float(good[(good - 0.5).abs().argmin()]), 2)
+        curves.append([_dice(keep_large_components(probability > t), reference) for t in thresholds])
+    return np.mean(curves, axis=0)
 
 
-def dice_by_threshold(probability: Tensor, mask: Tensor) -> Tensor:
-    """Return the Dice of ``probability > t`` against a binary mask for every t of THRESHOLDS.
-
-    Args:
-        probability: Any shape.
-        mask: Of the same shape and on the same device.
-
-    Returns:
-        (len(THRESHOLDS),), on the CPU.
-    """
-    thresholds = THRESHOLDS.to(probability.device)
-    # A histogram instead of a comparison per threshold: bucket i holds what exceeds exactly the first i thresholds.
-    buckets = torch.bucketize(probability.flatten(), thresholds)
-    counts = [torch.bincount(b, minlength=len(thresholds) + 1) for b in (buckets, buckets[mask.flatten() > 0])]
-    predicted, hit = (c.flip(0).cumsum(0).flip(0)[1:] for c in counts)
-    return (2 * hit / (predicted + (mask > 0).sum()).clamp(min=1)).cpu()
+def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
+    """Return the Dice of two boolean masks of the same shape; 0 if both are empty."""
+    total = int(np.count_nonzero(mask)) + int(np.count_nonzero(reference))
+    return 2 * int(np.count_nonzero(mask & reference)) / max(1, total)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Generator
 
-from data.augment import Augmentation, Batch, Pose, draw_pose, make_batch, resample, window
+from data.augment import Augmentation, Batch, Elastic, Pose, draw_pose, low_pass, make_batch, resample, window
 from data.cases.labels import HU_WINDOW
 from data.samples import NetworkGrid, Sample
 
@@ -42,17 +42,42 @@ def test_without_a_generator_the_box_is_only_windowed_and_padded():
     sample = ball_sample(shape=(5, 20, 24))
     batch = make_batch([sample], CPU, hu_window=HU_WINDOW)
     assert batch.image.shape == (1, 1, 8, 24, 24)
-    assert torch.equal(batch.image[0, 0, :5, :20, :24], window(torch.from_numpy(sample.image), HU_WINDOW))
+    expected = window(torch.from_numpy(sample.image), HU_WINDOW)
+    assert torch.allclose(batch.image[0, 0, :5, :20, :24], expected, atol=1e-4)
     assert torch.equal(batch.mask[0, 0, :5, :20, :24], torch.from_numpy(sample.mask).float())
     assert batch.mask[..., 5:, :, :].sum() == 0
 
 
-def test_halving_is_the_mean_of_eight_voxels_and_doubles_the_spacing():
-    sample = ball_sample(factor=(2.0, 2.0, 2.0))
+def test_a_coarser_grid_keeps_volume_and_place_and_says_its_spacing():
+    sample = ball_sample(factor=(1.75, 2.5, 2.0))
     batch = make_batch([sample], CPU, hu_window=HU_WINDOW)
-    expected = torch.nn.functional.avg_pool3d(window(torch.from_numpy(sample.image), HU_WINDOW)[None, None], 2)
-    assert torch.allclose(batch.image[:, :, :16, :24, :20], expected, atol=1e-5)
-    assert batch.spacing.tolist() == [[4, 2, 2]]
+    assert batch.spacing.tolist() == [[3.5, 2.5, 2.0]]
+    assert float(batch.mask.sum()) * 3.5 * 2.5 * 2 == pytest.approx(float(sample.mask.sum()) * 2, rel=0.03)
+    for found in (batch.mask, (batch.image - batch.image[0, 0, 1, 1, 1]).clamp(min=0)):
+        centre = ndimage.center_of_mass(found[0, 0].numpy())
+        expected = [n / f / 2 - 0.5 for n, f in zip(sample.image.shape, sample.grid.factor, strict=True)]
+        np.testing.assert_allclose(centre, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_low_pass_removes_what_a_coarse_grid_would_fold_and_keeps_the_rest(axis):
+    shape = [8, 8, 8]
+    shape[axis] = 96
+    position = torch.arange(96.0).reshape([-1 if a == axis else 1 for a in range(3)])
+    factor = [1.0, 1.0, 1.0]
+    factor[axis] = 4.0
+    middle = (0, 0, *(slice(30, 66) if a == axis else slice(None) for a in range(3)))
+
+    def left(period: float) -> float:
+        wave = (2 * torch.pi * position / period).sin().expand(shape)[None, None]
+        return float(low_pass(wave, factor)[middle].std() / wave[middle].std())
+
+    assert left(4.0) < 0.1  # a whole wave a step of the grid would become a constant of any value
+    assert left(32.0) > 0.9
+    constant = torch.full((1, 1, *shape), 0.3)
+    assert torch.allclose(low_pass(constant, factor), constant)
+    noise = torch.rand(1, 1, *shape)
+    assert low_pass(noise, [1.3, 1.0, 0.4]) is noise
 
 
 def test_there_and_back_again():
@@ -108,7 +133,7 @@ def test_scaling_scales_the_volume(seed):
 @given(st.integers(0, 10**6))
 def test_image_and_mask_move_together(seed):
     sample = ball_sample()
-    settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0))
+    settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0), low_resolution_probability=0.0)
     batch = make_batch(
         [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
     )
@@ -141,8 +166,78 @@ def test_boxes_of_different_shapes_share_a_batch():
     assert batch.image.shape == (2, 1, 24, 40, 48) and batch.keys == ("c/ball", "c/ball")
 
 
-def test_elastic_displacement_has_the_asked_size():
-    grid = NetworkGrid((64, 160, 160), (1.0, 1.0, 1.0))
-    pose = draw_pose(grid, (2.5, 1.0, 1.0), Augmentation(probability=1.0, elastic_mm=3.0), Generator().manual_seed(0))
-    assert float(pose.displacement.std()) == pytest.approx(3.0, rel=0.15)
-    assert pose.displacement.shape == (3, 7, 7, 7)
+def elastic_field(seed: int, size_mm: tuple[float, ...], voxel_mm: float = 4.0) -> torch.Tensor:
+    """A displacement with the default settings, (D, H, W, 3) in mm."""
+    grid = NetworkGrid(tuple(int(mm / voxel_mm) for mm in size_mm), (1.0, 1.0, 1.0))
+    pose = draw_pose(grid, (voxel_mm,) * 3, Augmentation(probability=1.0), Generator().manual_seed(seed))
+    return pose.elastic.on_grid(grid.shape, (voxel_mm,) * 3, CPU)
+
+
+def test_the_elastic_displacement_has_the_asked_size_in_large_and_small_boxes():
+    for size_mm in ((160.0, 240.0, 240.0), (24.0, 40.0, 64.0)):
+        fields = torch.cat([elastic_field(seed, size_mm).flatten() for seed in range(40)])
+        assert float(fields.std()) == pytest.approx(Augmentation().elastic_mm, rel=0.1)
+        assert float(fields.abs().max()) <= 3 * Augmentation().elastic_mm
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.tuples(*[st.sampled_from([32.0, 96.0, 200.0])] * 3))
+def test_no_voxel_folds(seed, size_mm):
+    field = elastic_field(seed, size_mm)
+    strain = torch.stack(torch.gradient(field, spacing=4.0, dim=(0, 1, 2)), dim=-1)  # (D, H, W, 3, 3)
+    assert float(torch.linalg.det(torch.eye(3) + strain).min()) > 0
+
+
+def test_the_spline_has_its_control_points_in_mm():
+    """One control point 40 mm from the corner: the bump is centred there whatever the voxels are."""
+    control = torch.zeros(3, 6, 6, 6)
+    control[0, 2, 2, 2] = 1.0
+    for voxel_mm in (1.0, 2.5):
+        shape = (int(80 / voxel_mm),) * 3
+        field = Elastic(control, 40.0, 9.0).on_grid(shape, (voxel_mm,) * 3, CPU)
+        peak = ndimage.center_of_mass(field[..., 0].numpy())
+        np.testing.assert_allclose((np.array(peak) + 0.5) * voxel_mm, 40.0, atol=0.1)
+        assert float(field[..., 0].max()) == pytest.approx((2 / 3) ** 3, rel=0.02) and not field[..., 1:].any()
+
+
+def lookup(box_mm: tuple[float, float, float], settings_: Augmentation, seed: int) -> np.ndarray:
+    """Where the voxels of a box of 12 x 12 x 12 look, in mm from its centre: the largest distance along each axis."""
+    grid = NetworkGrid((12, 12, 12), tuple(mm / 12 for mm in box_mm))
+    pose = draw_pose(grid, (1.0, 1.0, 1.0), settings_, Generator().manual_seed(seed))
+    corners = np.array(np.meshgrid(*[(-mm / 2, mm / 2) for mm in box_mm])).reshape(3, -1)
+    largest = np.abs(pose.matrix.numpy() @ corners).max(axis=1)
+    return largest + (3 * settings_.elastic_mm if pose.elastic else 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(*[st.floats(10, 300)] * 3), st.integers(0, 10**6), st.floats(0, 40), st.floats(0.5, 1.2), st.floats(0, 5)
+)
+def test_the_reach_holds_all_that_is_looked_at(box_mm, seed, degrees, scale, elastic):
+    settings_ = Augmentation(probability=0.8, rotation_degrees=degrees, scale=(scale, 1.3), elastic_mm=elastic)
+    reach = settings_.reach([mm / 2 for mm in box_mm])
+    assert (lookup(box_mm, settings_, seed) <= np.array(reach) + 1e-3).all()
+
+
+def test_a_loss_of_resolution_blurs_the_image_by_no_more_than_asked_and_leaves_the_mask():
+    sample = ball_sample()
+    sharp = Augmentation(probability=0.0, low_resolution_probability=0.0)
+    thick = Augmentation(probability=0.0, low_resolution=(3.0, 1.0), low_resolution_probability=1.0)
+    equal = 0
+    for seed in range(20):
+        before, after = augmented(sample, seed, sharp), augmented(sample, seed, thick)
+        assert torch.equal(before.mask, after.mask)
+        assert float(after.image.mean()) == pytest.approx(float(before.image.mean()), rel=0.02)
+        # Along z the edge of the ball is blurred; a plane where nothing changes along z is as it was.
+        assert float((after.image - before.image).abs().max()) < 0.45
+        middle = slice(14, 18)
+        assert torch.allclose(after.image[0, 0, middle, 24, 20], before.image[0, 0, middle, 24, 20], atol=1e-3)
+        steps = after.image[0, 0].diff(dim=0).abs().amax(dim=(1, 2))
+        equal += int((steps < 1e-6).sum()) > int((before.image[0, 0].diff(dim=0).abs().amax(dim=(1, 2)) < 1e-6).sum())
+    assert 0 < equal < 20  # some come back with visibly thick slices, others smoothly
+
+
+def test_factors_of_one_lose_nothing():
+    none = Augmentation(probability=0.0, low_resolution=(1.0, 1.0), low_resolution_probability=1.0)
+    sharp = Augmentation(probability=0.0, low_resolution_probability=0.0)
+    assert torch.allclose(augmented(ball_sample(), 3, none).image, augmented(ball_sample(), 3, sharp).image, atol=1e-5)

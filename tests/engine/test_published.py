@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.samples import network_grid
+from data.samples import network_factor
 from engine.infer.cascade import load_model
 from engine.published import command as published
 from engine.stages import STAGES
@@ -38,7 +38,7 @@ def test_an_imported_checkpoint_is_a_model(tmp_path, capsys, stage, wrapped):
     theirs = parameters["module.conv_4_32.0.weight"]
     assert torch.equal(model.net.state_dict()["stem.weight"], theirs)
     # The release reads every second voxel in its first stage and every voxel in the others.
-    factor = network_grid((64, 64, 64), (5.0, 0.8, 0.8), model.stage.sampling).factor
+    factor = network_factor((2.5, 0.8, 0.8), model.stage.sampling)
     assert factor == ((2.0, 2.0, 2.0) if stage == "pancreas_coarse" else (1.0, 1.0, 1.0))
 
 

@@ -36,7 +36,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__])
 SPACING = (3.0, 2.5, 2.5)
 STAGE = "pancreas_coarse"
-NARROW = ["--width", "8", "--lr", "5e-3", "--gpu", "cpu"]
+NARROW = ["--width", "8", "--lr", "5e-3", "--gpu", "cpu", "--sampling", "target_mm=3,2.5,2.5"]
 RUN = re.compile(r"\d{4}(_\d{2}){5}")
 VOLATILE = ("seconds", "date", "started")  # columns and keys that tell when or how fast, not what
 

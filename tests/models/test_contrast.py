@@ -15,6 +15,8 @@ from tests.models.shapes import ball
 
 EIGHT_NEIGHBOURS = np.ones((3, 3))
 
+MM = torch.full((1, 3), 0.8)
+
 
 def blob_of_cells(seed: int) -> np.ndarray | None:
     """The largest component of thresholded smooth noise on a grid as small as the bottom grid; None below 5 cells."""
@@ -110,7 +112,7 @@ def test_anchors_lie_inside_the_target_and_in_its_ring():
     position = torch.stack(torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij"))[None]
     embedding = torch.cat([cells, position], dim=1)
     for seed in range(30):
-        anchors = draw_anchors(embedding, mask, 5, Generator().manual_seed(seed))
+        anchors = draw_anchors(embedding, mask, MM, 5, Generator().manual_seed(seed))
         assert (anchors.positive[:, 0] >= 0.5).all() and len(anchors.positive) >= 3
         assert (anchors.negative[:, 0] <= 0.5).all() and len(anchors.negative) >= 3
         distance = (anchors.negative[:, 1:] - 3.5).norm(dim=1) * 8
@@ -121,11 +123,27 @@ def test_anchor_positions_vary_and_reach_the_last_row():
     mask = torch.zeros(1, 1, 16, 64, 64)
     mask[..., 48:, 48:] = 1
     rows = torch.arange(8.0).reshape(1, 1, 1, 8, 1).expand(1, 1, 2, 8, 8)
-    drawn = {float(r) for s in range(60) for r in draw_anchors(rows, mask, 1, Generator().manual_seed(s)).positive}
+    drawn = {float(r) for s in range(60) for r in draw_anchors(rows, mask, MM, 1, Generator().manual_seed(s)).positive}
     assert drawn == {6.0, 7.0}
 
 
 def test_a_target_smaller_than_a_cell_still_gives_anchors():
     mask = ball((32, 32, 32), (13, 13, 13), 2)[None]
-    anchors = draw_anchors(torch.rand(1, 4, 4, 4, 4), mask, 5, Generator().manual_seed(0))
+    anchors = draw_anchors(torch.rand(1, 4, 4, 4, 4), mask, MM, 5, Generator().manual_seed(0))
     assert len(anchors.positive) >= 1 and len(anchors.negative) >= 1
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 2.0, 2.0)])
+def test_the_ring_has_its_width_in_mm(spacing):
+    """Negative anchors lie no further from a cube than the ring is wide, and a cell of the grid of 8 voxels."""
+    mask = torch.zeros(1, 1, 64, 96, 96)
+    mask[..., 24:40, 40:56, 40:56] = 1
+    cells = torch.stack(torch.meshgrid(*[torch.arange(n) * 8.0 + 3.5 for n in (8, 12, 12)], indexing="ij"))[None]
+    furthest = torch.zeros(3)
+    for seed in range(40):
+        drawn = draw_anchors(cells, mask, torch.tensor([spacing]), 1, Generator().manual_seed(seed), ring_mm=16.0)
+        beyond = torch.maximum(
+            torch.tensor([24.0, 40, 40]) - drawn.negative, drawn.negative - torch.tensor([39.0, 55, 55])
+        )
+        furthest = torch.maximum(furthest, beyond.amax(dim=0))
+    assert (furthest <= 16.0 / torch.tensor(spacing) + 4).all() and (furthest > 0).any()

@@ -7,6 +7,8 @@ from torch import Generator
 
 from models.views import FAMILIES, LEAST_CORRELATION, random_convolution, random_views, unchecked_random_convolution
 
+MM = torch.full((3,), 0.9)
+
 
 def smooth_image(seed: int) -> torch.Tensor:
     coarse = torch.rand(1, 1, 4, 6, 6, generator=Generator().manual_seed(seed))
@@ -29,7 +31,7 @@ def abdomen(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @given(seed=st.integers(0, 10**6))
 def test_a_view_spans_the_unit_interval_and_keeps_bright_bright(seed):
     image = smooth_image(seed)
-    view = random_convolution(image, Generator().manual_seed(seed))
+    view = random_convolution(image, MM, Generator().manual_seed(seed))
     assert view.shape == image.shape and torch.isfinite(view).all()
     assert (float(view.min()), float(view.max())) == (0.0, 1.0) or torch.equal(view, image)
     assert torch.corrcoef(torch.stack([view.flatten(), image.flatten()]))[0, 1] > 0.5
@@ -41,14 +43,16 @@ def test_a_view_keeps_the_lesion_dark_where_the_published_one_does_not():
         for seed in range(60):
             image, lesion = abdomen(seed)
             gland = (image > 0.35) & ~lesion
-            view = make(image, Generator().manual_seed(seed))
+            view = make(image, MM, Generator().manual_seed(seed))
             inverted[make] += bool(view[lesion].mean() >= view[gland].mean())
     assert inverted[unchecked_random_convolution] > 12 and inverted[random_convolution] < 6
 
 
 def test_many_views_differ_visibly_from_their_image():
     image, _ = abdomen(0)
-    change = [float((random_convolution(image, Generator().manual_seed(s)) - image).abs().mean()) for s in range(30)]
+    change = [
+        float((random_convolution(image, MM, Generator().manual_seed(s)) - image).abs().mean()) for s in range(30)
+    ]
     assert LEAST_CORRELATION < 1 and sum(c > 0.02 for c in change) > 10
 
 
@@ -57,13 +61,13 @@ def test_many_views_differ_visibly_from_their_image():
 def test_a_constant_image_gives_a_finite_view(value, family):
     image = torch.full((1, 1, 8, 8, 8), value)
     for seed in range(20):
-        view = FAMILIES[family].make(image, Generator().manual_seed(seed))
+        view = FAMILIES[family].make(image, MM, Generator().manual_seed(seed))
         assert torch.isfinite(view).all()
 
 
 def test_gin_keeps_the_norm_and_varies():
     image = smooth_image(3)
-    views = [FAMILIES["gin"].make(image, Generator().manual_seed(seed)) for seed in range(8)]
+    views = [FAMILIES["gin"].make(image, MM, Generator().manual_seed(seed)) for seed in range(8)]
     for view in views:
         assert view.shape == image.shape and float(view.norm()) == pytest.approx(float(image.norm()), rel=1e-4)
     assert max(float((view - image).abs().mean()) for view in views) > 0.1
@@ -71,15 +75,15 @@ def test_gin_keeps_the_norm_and_varies():
 
 def test_family_none_gives_the_images_themselves():
     batch = torch.cat([smooth_image(1), smooth_image(2)])
-    assert torch.equal(random_views(batch, "none", Generator()), batch)
+    assert torch.equal(random_views(batch, MM.expand(2, 3), "none", Generator()), batch)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_views_are_ordered_view_after_view_and_repeat_with_the_seed(family):
     batch = torch.cat([smooth_image(1), smooth_image(2)])
-    views = random_views(batch, family, Generator().manual_seed(5))
+    views = random_views(batch, MM.expand(2, 3), family, Generator().manual_seed(5))
     assert views.shape == (4, 1, 16, 24, 24)
-    assert torch.equal(views, random_views(batch, family, Generator().manual_seed(5)))
+    assert torch.equal(views, random_views(batch, MM.expand(2, 3), family, Generator().manual_seed(5)))
     assert not torch.equal(views[:2], views[2:])
     assert torch.equal(views[:2], batch) == FAMILIES[family].plain
     if family == "randconv":
@@ -87,3 +91,17 @@ def test_views_are_ordered_view_after_view_and_repeat_with_the_seed(family):
         for sample in (0, 1):  # each view resembles its own sample more than the other sample
             for view in (sample, sample + 2):
                 assert similarity[view, 4 + sample] > similarity[view, 5 - sample]
+
+
+def test_the_kernel_of_a_view_has_its_size_in_mm():
+    """How far a bright voxel spreads; half a kernel is 3.2 mm at most, or a voxel where that is more."""
+    image = torch.full((1, 1, 25, 25, 25), 0.5)
+    image[..., 12, 12, 12] = 1.0
+    for spacing in ((0.9, 0.9, 0.9), (2.0, 0.9, 0.9), (3.0, 1.5, 3.0)):
+        reach = torch.zeros(3)
+        for seed in range(12):
+            view = random_convolution(image, torch.tensor(spacing), Generator().manual_seed(seed))
+            changed = (view - view[0, 0, 4, 4, 4]).abs()[0, 0, 4:-4, 4:-4, 4:-4] > 1e-4
+            reach = torch.maximum(reach, (torch.nonzero(changed) - 8).abs().amax(dim=0).float())
+        expected = [max(1, round((6.3 / s - 1) / 2)) for s in spacing]
+        assert reach.tolist() == expected

@@ -23,7 +23,20 @@ def test_from_a_download_to_a_training_step(source: str, tmp_path: Path, capsys)
     assert prepare.main(centre) == (2 if source in WITH_FAULTS else 0)
     assert split_kinds.main(["--store", str(store)]) == 0
     capsys.readouterr()
-    step = ["--data", "none", "--epochs", "1", "--width", "8", "--workers", "0", "--gpu", "cpu"]
+    step = [
+        "--data",
+        "none",
+        "--epochs",
+        "1",
+        "--width",
+        "8",
+        "--workers",
+        "0",
+        "--gpu",
+        "cpu",
+        "--sampling",
+        "target_mm=5,3,3",
+    ]
     places = ["--store", str(store), "--path", str(tmp_path / "runs"), "--allow-duplicates"]
     assert train_command.main("pancreas_fine", [*step, *places]) == 0
     assert list((tmp_path / "runs").glob("pancreas_fine/none/*/best.pt"))

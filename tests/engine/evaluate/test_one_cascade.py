@@ -23,7 +23,7 @@ from data.cases.labels import target_mask
 from data.cases.store import read_store
 from data.common.errors import InputError
 from data.prepare import command as prepare
-from data.samples import MARGIN_MM, mask_box, reference_box
+from data.samples import mask_box, reference_box
 from data.scans.volume import read_label
 from data.splits.frozen import frozen_splits
 from engine.checkpoint import Checkpoint, save_checkpoint
@@ -103,7 +103,7 @@ def write_model(root: Path, stage_name: str, case: Case, split_hash: str) -> Non
     """A checkpoint whose network marks the target of the stage in the box of the reference."""
     stage = STAGES[stage_name]
     sampling = stage.sampling
-    box = reference_box(case, sampling, None)
+    box = reference_box(case, sampling)
     image, target = case.image()[box.slices], target_mask(case.label()[box.slices], sampling.target) > 0
     low, high = sampling.hu_window
     mean = ((np.clip(image, low, high) - low) / (high - low)).mean()
@@ -188,7 +188,7 @@ def test_a_kept_mask_is_complete_where_the_written_prediction_has_too_thick_slic
             through_file = case.grid.to_prepared(file)
             if case.shape == case.scan_label().shape:
                 assert np.array_equal(kept, through_file)
-            boxes.append([mask_box(mask, case.spacing, MARGIN_MM) for mask in (kept, through_file)])
+            boxes.append([mask_box(mask, case.spacing, STAGES[stage].sampling) for mask in (kept, through_file)])
     was_resampled = world.cases[0].shape != world.cases[0].scan_label().shape
     assert any(box != box_through_file for box, box_through_file in boxes) == was_resampled
 

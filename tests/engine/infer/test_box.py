@@ -1,5 +1,6 @@
 """The probability of a box lies on its own voxels, is averaged over all flips, and may be computed in slabs."""
 
+import itertools
 import math
 from dataclasses import replace
 from unittest import mock
@@ -14,13 +15,28 @@ from skimage import measure
 from torch import nn
 
 import engine.infer.box
-from data.samples import Sampling
-from engine.infer.box import FLIPS, box_probability, keep_large_components, segment_box
+from engine.infer.box import (
+    FLIPS,
+    TILE_OVERLAP,
+    _affordable_tile,
+    _tile_starts,
+    box_probability,
+    keep_large_components,
+    segment_box,
+)
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 
 CPU = torch.device("cpu")
-STAGE = STAGES["pancreas_fine"]
+FINE = STAGES["pancreas_fine"]
+
+
+def seeing(spacing, stage=FINE, **changes):
+    """The stage with a network that sees voxels of this size in mm."""
+    return replace(stage, sampling=replace(stage.sampling, target_mm=spacing, **changes))
+
+
+STAGE = seeing((1.0, 1.0, 1.0))
 
 
 class Brightness(nn.Module):
@@ -30,6 +46,18 @@ class Brightness(nn.Module):
         return DualTaskOutput(torch.logit(x.clamp(1e-6, 1 - 1e-6)), None, None, None)
 
 
+class Seen(Brightness):
+    """Records the shapes of the images that it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, x):
+        self.shapes.append(tuple(x.shape[2:]))
+        return super().forward(x)
+
+
 def hu(rng, shape):
     return rng.integers(-100, 240, shape).astype(np.int16)
 
@@ -37,20 +65,21 @@ def hu(rng, shape):
 @pytest.mark.parametrize("shape", [(3, 17, 20), (16, 24, 24), (33, 9, 41)])
 def test_probabilities_lie_on_the_voxels_of_the_box(shape):
     image = hu(np.random.default_rng(0), shape)
-    probability = box_probability(Brightness(), image, (5, 1, 1), stage=STAGE, device=CPU)
+    probability = box_probability(Brightness(), image, (5, 1, 1), stage=seeing((5, 1, 1)), device=CPU)
     assert probability.dtype == np.float32 and probability.shape == shape
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
 
 
-def test_halved_grids_come_back_to_the_same_place():
+@pytest.mark.parametrize("target", [(5, 1.6, 1.6), (3, 2, 2), (2.0, 0.9, 0.9)])
+def test_probabilities_on_another_grid_come_back_to_the_same_place(target):
     z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 40, 44)], indexing="ij")
     image = (np.exp(-0.5 * (z**2 + y**2 + x**2)) * 300 - 80).astype(np.int16)
-    sampling = Sampling(target="pancreas", roi="scan", halve_below_mm=3.0)
-    stage = replace(STAGE, sampling=sampling)
-    probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), stage=stage, device=CPU)
-    inside = (slice(2, -2),) * 3  # at the very border the zeros beyond the box are mixed in
-    # A shift of half a voxel would give 0.013 and more.
-    assert np.abs(probability - (image + 100.0) / 340)[inside].max() < 0.01
+    probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), stage=seeing(target), device=CPU)
+    inside = (slice(3, -3),) * 3  # at the very border the zeros beyond the box are mixed in
+    found, expected = probability[inside], ((image + 100.0) / 340)[inside]
+    for axis in range(3):  # what is lost to the coarser grid is the same on both sides of the middle
+        assert np.abs((found - found.mean()) - np.flip(found - found.mean(), axis)).max() < 0.006
+    assert np.abs(found - expected).max() < 0.03
 
 
 def test_the_probability_is_the_mean_over_eight_flips(monkeypatch):
@@ -75,20 +104,44 @@ def test_the_average_of_both_tasks_has_the_steepness_of_the_training_unless_the_
 
     image = np.zeros((8, 8, 8), np.int16)
     for voxel, trained, k in ((0.9, 50.0, 50.0), (3.0, 50.0, 15.0), (0.9, 20.0, 20.0), (3.0, math.inf, math.inf)):
-        stage = replace(STAGE, method=replace(STAGE.method, steepness=trained))
+        stage = replace(seeing((voxel,) * 3), method=replace(FINE.method, steepness=trained))
         probability = box_probability(Both(), image, (voxel,) * 3, stage=stage, device=CPU, readout="average")
         assert np.allclose(probability, (0.5 + 1 / (1 + np.exp(k * 0.1))) / 2, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slabs_cover_every_voxel_with_a_total_weight_of_one(monkeypatch, axis):
-    monkeypatch.setattr(engine.infer.box, "_affordable_length", lambda image: 72)
+def test_tiles_cover_every_voxel_with_a_total_weight_of_one(monkeypatch, axis):
+    monkeypatch.setattr(engine.infer.box, "_affordable_voxels", lambda device: 72 * 16 * 16)
     monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
     shape = [16, 16, 16]
     shape[axis] = 200
     image = hu(np.random.default_rng(2), shape)
     probability = box_probability(Brightness(), image, (1, 1, 1), stage=STAGE, device=CPU)
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
+
+
+def test_a_box_that_is_larger_than_a_patch_of_the_training_is_tiled_on_all_axes(monkeypatch):
+    monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
+    image = hu(np.random.default_rng(2), (40, 50, 60))
+    net = Seen()
+    stage = seeing((1, 1, 1), patch_mm=(24, 32, math.inf))
+    probability = box_probability(net, image, (1, 1, 1), stage=stage, device=CPU)
+    assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
+    assert set(net.shapes) == {(24, 32, 64)} and len(net.shapes) == 3 * 3
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_tiles_overlap_and_reach_both_ends(length, tile):
+    length, tile = 8 * max(length, tile), 8 * min(length, tile)
+    starts = _tile_starts(length, tile)
+    assert starts[0] == 0 and starts[-1] == length - tile
+    assert all(0 < b - a <= tile - min(TILE_OVERLAP, tile // 2) + 1 for a, b in itertools.pairwise(starts))
+
+
+def test_tiles_shrink_to_the_free_memory_along_their_longest_axis(monkeypatch):
+    monkeypatch.setattr(engine.infer.box, "_affordable_voxels", lambda device: 64 * 64 * 96)
+    assert _affordable_tile(torch.zeros(1, 1, 64, 64, 200), (128, 128, 128)) == (64, 64, 96)
+    assert _affordable_tile(torch.zeros(1, 1, 64, 160, 200), (128, 128, 128)) == (64, 64, 96)
 
 
 def test_components_are_kept_if_they_are_larger_than_half_of_the_largest():
@@ -119,8 +172,7 @@ def test_components_are_those_that_scipy_finds(density):
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.8, 0.8), (5, 1.3, 1.3)])
 def test_a_large_box_is_interpolated_in_slabs_with_the_same_result(monkeypatch, spacing):
     image = np.random.default_rng(0).integers(-100, 240, (40, 24, 32)).astype(np.int16)
-    stage = replace(STAGE, sampling=replace(STAGE.sampling, halve_below_mm=2.0))
-    options = {"stage": stage, "device": CPU}
+    options = {"stage": seeing((2.0, 1.5, 1.0)), "device": CPU}
     whole = box_probability(Brightness(), image, spacing, **options)
     monkeypatch.setattr(engine.infer.box, "SLAB_VOXELS", 3 * 24 * 32)
     slabs = box_probability(Brightness(), image, spacing, **options)

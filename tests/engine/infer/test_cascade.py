@@ -37,7 +37,7 @@ class BetweenHU(nn.Module):
 
 def model(name: str, low: float, high: float) -> StageModel:
     stage = STAGES[name]
-    stage = replace(stage, sampling=replace(stage.sampling, halve_below_mm=0.0))
+    stage = replace(stage, sampling=replace(stage.sampling, target_mm=SPACING))
     net = BetweenHU(low, high)
     return StageModel(stage, net, "segmentation", 0.5, torch.device("cpu"), Path("run"), 1, "", Preparation())
 
@@ -179,7 +179,7 @@ def test_a_model_is_used_with_the_recipe_of_its_checkpoint_not_with_the_table_of
     recipe = Recipe(
         network=NetworkSettings(width=8),
         method=replace(stage.method, ramp=0.25),
-        sampling=replace(stage.sampling, hu_window=(-50.0, 200.0), margin_mm=(1.0, 2.0, 3.0), max_voxels=1000),
+        sampling=replace(stage.sampling, hu_window=(-50.0, 200.0), margin_mm=(1.0, 2.0, 3.0), target_mm=(3, 2, 2)),
         augmentation=Augmentation(gamma=(1.0, 1.0)),
         training=TrainSettings(epochs=3),
         preparation=Preparation(crop="body", spacing=(3.0, 2.0, 2.0)),
@@ -201,20 +201,23 @@ def net_of(stage: Stage) -> DualTaskNet:
 
 @pytest.mark.parametrize(
     ("spacing", "familiar"),
-    [(SPACING, True), ((5.0, 1.6, 1.6), True), ((2.5, 0.5, 0.8), False), ((9.0, 1.6, 1.6), False)],
+    [(SPACING, True), ((5.0, 1.6, 1.6), True), ((2.5, 0.5, 0.8), True), ((9.0, 1.6, 1.6), False)],
 )
 def test_voxels_unlike_those_of_the_training_are_a_doubt(scan, spacing, familiar):
     fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
     result = segment_stage(fine, scan, spacing, scan > 0)
     assert result.note == "" and (result.doubt == "") == familiar
-    assert familiar or "unlike those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in result.doubt
+    assert familiar or "coarser than those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in result.doubt
 
 
 def test_unfamiliar_voxels_are_said_once_a_scan_and_not_once_a_stage(scan):
     seen = ((2.5, 0.8, 0.8), (5.5, 1.6, 1.6))
     models = {name: replace(stage, spacing_range=seen) for name, stage in all_models().items()}
     (doubt,) = segment_scan(models, scan, (9.0, 1.6, 1.6)).doubts
-    assert doubt == "the voxels of 9 x 1.6 x 1.6 mm are unlike those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)"
+    assert (
+        doubt
+        == "the voxels of 9 x 1.6 x 1.6 mm are coarser than those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)"
+    )
     models["tumor_fine"] = replace(models["tumor_fine"], spacing_range=((5.0, 1.0, 1.0), (9.0, 2.0, 2.0)))
     (doubt,) = segment_scan(models, scan, (9.0, 1.6, 1.6)).doubts
     assert doubt.endswith(" mm) in pancreas coarse, pancreas fine, tumor coarse")

@@ -1,6 +1,7 @@
 """What a user types becomes a recipe, and what cannot be one is refused before anything starts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,10 +26,10 @@ def test_without_options_the_recipe_is_that_of_the_table():
 
 def test_every_part_of_the_recipe_can_be_typed():
     typed = ["--augment", "scale=0.9,1.1", "--augment", "noise=0", "--sampling", "hu_window=-150,250", "--width", "8"]
-    typed += ["--sampling", "max_voxels=1000000", "--weight", "sdf=0.5", "--views", "gin", "--min-anchor-cells", "3"]
+    typed += ["--sampling", "target_mm=3,2.5,2.5", "--weight", "sdf=0.5", "--views", "gin", "--min-anchor-cells", "3"]
     options = parse(STAGE, [*typed, "--epochs", "7"])
     assert options.augmentation.scale == (0.9, 1.1) and options.augmentation.noise == 0
-    assert options.stage.sampling.hu_window == (-150.0, 250.0) and options.stage.sampling.max_voxels == 1_000_000
+    assert options.stage.sampling.hu_window == (-150.0, 250.0) and options.stage.sampling.target_mm == (3.0, 2.5, 2.5)
     method = options.stage.method
     assert (method.weights.sdf, method.views, method.min_anchor_cells) == (0.5, "gin", 3)
     assert options.network.width == 8 and options.training.epochs == 7
@@ -41,9 +42,9 @@ def test_every_part_of_the_recipe_can_be_typed():
         ["--augment", "scale=a,b"],
         ["--augment", "blur=1"],
         ["--augment", "noise"],
-        ["--sampling", "max_voxels=1.5"],
+        ["--sampling", "rounds=1.5"],
         ["--sampling", "margin_mm=1,2"],
-        ["--sampling", "halve_below_mm=nan"],
+        ["--sampling", "target_mm=3,nan,3"],
         ["--weight", "magic=1"],
         ["--weight", "sdf=-1"],
         ["--epochs", "0"],
@@ -52,7 +53,11 @@ def test_every_part_of_the_recipe_can_be_typed():
         ["--sampling", "target=tumor"],
         ["--sampling", "roi=liver"],
         ["--sampling", "hu_window=240,-100"],
-        ["--sampling", "max_voxels=0"],
+        ["--sampling", "target_mm=3,0,3"],
+        ["--sampling", "target_mm=inf,3,3"],
+        ["--sampling", "patch_mm=96,-1,96"],
+        ["--augment", "elastic_mm=20"],
+        ["--augment", "low_resolution=0.5,1"],
         ["--augment", "scale=0,0"],
         ["--augment", "probability=7"],
         ["--views", "none"],
@@ -81,14 +86,13 @@ def test_a_recipe_survives_its_record(stage):
     recipe = Recipe(
         network=options.network,
         method=options.stage.published,
-        sampling=options.stage.sampling,
+        sampling=replace(options.stage.sampling, patch_mm=(math.inf, 96.0, 96.0)),
         augmentation=options.augmentation,
         training=options.training,
         preparation=Preparation(crop="body", spacing=(3.0, 2.0, 2.0)),
     )
     through_yaml = yaml.safe_load(yaml.safe_dump(recipe.to_record()))
     assert Recipe.from_record(recipe.to_record()) == Recipe.from_record(through_yaml) == recipe
-    assert math.isinf(recipe.sampling.field_of_view_mm[0])
 
 
 def test_a_checkpoint_that_does_not_fit_into_the_memory_is_not_called_damaged(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
 from engine.train.loop import prepare_training, read_batches, train, train_step
 from engine.train.run_log import write_settings
-from engine.train.validate import choose_threshold, dice_by_threshold
+from engine.train.validate import choose_threshold
 from tests.conftest import edit_manifest
 
 CPU = torch.device("cpu")
@@ -75,7 +75,8 @@ def training_of(
     split = Split("none", tuple(c.key for c in cases[:2]), (cases[2].key,), ())
     (tmp_path / folder).mkdir(exist_ok=True)
     stage = with_variant(STAGES[stage], variant)
-    stage = replace(stage, method=stage.method.changed(weights))
+    sampling = replace(stage.sampling, target_mm=(2.5, 2.0, 2.0))  # the voxels of the cases
+    stage = replace(stage, method=stage.method.changed(weights), sampling=sampling)
     return prepare_training(
         stage=stage,
         split=split,
@@ -118,9 +119,7 @@ def test_a_tiny_training_learns(tmp_path):
     assert load_checkpoint(training.folder / "last.pt", "pancreas_fine").best_dice == training.best_dice
     best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
     training.net.load_state_dict(best.net)
-    assert best.thresholds["segmentation"] == choose_threshold(
-        training.net, training.stage, training.validation.cases, CPU
-    )
+    assert best.thresholds["segmentation"] == choose_threshold(training.net, training.stage, training.validation, CPU)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -295,14 +294,6 @@ def test_learning_rate_decays_to_zero_with_power_0_9(tmp_path):
     assert rates == pytest.approx([2e-3 * (1 - step / 8) ** 0.9 for step in (1, 3, 5, 7)])
 
 
-def test_the_threshold_is_the_one_of_best_dice():
-    probability = torch.tensor([0.1, 0.3, 0.4, 0.62, 0.9])
-    mask = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
-    dice = dice_by_threshold(probability, mask)
-    assert dice[0] == pytest.approx(2 * 2 / (5 + 2)) and dice.max() == 1
-    assert dice[10] == 1 and dice[12] == pytest.approx(2 / 3)  # thresholds 0.55 and 0.65
-
-
 def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
     training = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, epochs=1, validate_every=1))
     train(training)
@@ -330,7 +321,7 @@ def test_every_variant_trains(tmp_path, stage, variant):
         ("cut", "truncated or damaged"),
         (
             {"format": 2},
-            "format 2, where format 3 is read. Train this stage again: python train_pancreas",
+            "format 2, where format 4 is read. Train this stage again: python train_pancreas",
         ),
         ({"format": FORMAT, "stage": "tumor_fine"}, "belongs to the stage tumor_fine"),
         ({"format": FORMAT, "stage": Path}, "holds more than tensors"),
