@@ -30,11 +30,11 @@ STEEPEST_ELASTIC = 1 / 8  # elastic_mm per mm of elastic_spacing_mm
 class Augmentation:
     """How training samples are varied. A checkpoint keeps what its network was trained with.
 
-    Every component is applied with ``probability``, but the flip along each axis with one half and the low resolution
-    with ``low_resolution_probability``.
+    Every component is applied with ``probability``, but the flip along each axis with one half, the low resolution with
+    ``low_resolution_probability``, and blur, brightness and contrast with ``grey_probability``.
     """
 
-    probability: float = field(default=0.5, metadata={"help": "probability of each component except the flips"})
+    probability: float = field(default=0.5, metadata={"help": "probability of each component that has none of its own"})
     rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation about each axis"})
     scale: tuple[float, float] = field(default=(0.8, 1.2), metadata={"help": "range of the scale factor"})
     elastic_mm: float = field(
@@ -49,7 +49,22 @@ class Augmentation:
     low_resolution_probability: float = field(
         default=0.25, metadata={"help": "probability that thick slices and a soft kernel are simulated"}
     )
+    grey_probability: float = field(
+        default=0.15, metadata={"help": "probability of blur, brightness and contrast each"}
+    )
+    blur: tuple[float, float] = field(
+        default=(0.5, 1.0), metadata={"help": "range of the standard deviation of the blur, in voxels of the network"}
+    )
+    brightness: tuple[float, float] = field(
+        default=(0.75, 1.25), metadata={"help": "range of the factor of the grey values"}
+    )
+    contrast: tuple[float, float] = field(
+        default=(0.75, 1.25), metadata={"help": "range of the factor of their distance from the mean"}
+    )
     gamma: tuple[float, float] = field(default=(0.7, 1.5), metadata={"help": "range of the exponent of grey values"})
+    inverted_gamma: float = field(
+        default=0.25, metadata={"help": "share of the exponents that apply to the inverted image"}
+    )
     noise: float = field(
         default=0.05, metadata={"help": "largest standard deviation of the noise, as a share of the HU window"}
     )
@@ -60,11 +75,13 @@ class Augmentation:
         Raises:
             ValueError: If a setting is out of its range.
         """
-        if not (0 <= self.probability <= 1 and 0 <= self.low_resolution_probability <= 1):
+        shares = (self.probability, self.low_resolution_probability, self.grey_probability, self.inverted_gamma)
+        if not all(0 <= share <= 1 for share in shares):
             raise ValueError("a probability is not between 0 and 1")
         if not all(1 <= factor < math.inf for factor in self.low_resolution):
             raise ValueError("low_resolution must be 1 or more")
-        for name, (low, high) in {"scale": self.scale, "gamma": self.gamma}.items():
+        for name in ("scale", "blur", "brightness", "contrast", "gamma"):
+            low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} is not a range of positive numbers")
         if min(self.rotation_degrees, self.elastic_mm, self.noise) < 0 or self.elastic_spacing_mm <= 0:
@@ -289,14 +306,14 @@ def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentatio
     matrix = torch.eye(3)
     limit = torch.pi / 180 * settings.rotation_degrees
     for first, second in ROTATIONS:
-        if _happens(settings, generator):
+        if _happens(settings.probability, generator):
             matrix = matrix @ _rotation(first, second, _uniform(-limit, limit, generator))
-    if _happens(settings, generator):
+    if _happens(settings.probability, generator):
         matrix = matrix / _uniform(*settings.scale, generator)  # larger structures: smaller steps in the box
     signs = 1 - 2 * (torch.rand(3, generator=generator) < 0.5).float()
     matrix = matrix @ torch.diag(signs)
     elastic = None
-    if _happens(settings, generator):
+    if _happens(settings.probability, generator):
         sides = [n * mm / settings.elastic_spacing_mm for n, mm in zip(grid.size, spacing, strict=True)]
         control = torch.randn(3, *(int(side) + 4 for side in sides), generator=generator)
         control *= settings.elastic_mm / _SPLINE_DEVIATION
@@ -320,12 +337,30 @@ def _spline_weights(position: Tensor, points: int) -> Tensor:
 
 
 def augment_intensity(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Apply a random loss of resolution, gamma and Gaussian noise to an image with grey values in [0, 1]."""
-    if float(torch.rand((), generator=generator)) < settings.low_resolution_probability:
+    """Vary the grey values of an image (1, 1, D, H, W) in [0, 1].
+
+    The image may be blurred, become brighter or darker, gain or lose contrast, lose resolution, and get another gamma
+    and Gaussian noise, in this order.
+
+    References:
+        Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation,
+        Nature Methods 2021.
+    """
+    if _happens(settings.grey_probability, generator):
+        deviation = _uniform(*settings.blur, generator)
+        image = low_pass(image, (1 + 2 * deviation,) * 3)
+    if _happens(settings.grey_probability, generator):
+        image = (image * _uniform(*settings.brightness, generator)).clamp(0, 1)
+    if _happens(settings.grey_probability, generator):
+        mean = image.mean()
+        image = (mean + (image - mean) * _uniform(*settings.contrast, generator)).clamp(0, 1)
+    if _happens(settings.low_resolution_probability, generator):
         image = _lose_resolution(image, settings, generator)
-    if _happens(settings, generator):
-        image = image.clamp(min=0) ** _uniform(*settings.gamma, generator)
-    if _happens(settings, generator):
+    if _happens(settings.probability, generator):
+        exponent = _uniform(*settings.gamma, generator)
+        inverted = _happens(settings.inverted_gamma, generator)
+        image = 1 - (1 - image).clamp(0, 1) ** exponent if inverted else image.clamp(0, 1) ** exponent
+    if _happens(settings.probability, generator):
         deviation = _uniform(0, settings.noise, generator)
         # Drawn on the CPU: the same seed gives the same noise on every device.
         noise = torch.randn(image.shape, generator=generator).to(image.device)
@@ -343,12 +378,12 @@ def _lose_resolution(image: Tensor, settings: Augmentation, generator: Generator
     factors = (along_z, in_plane, in_plane)
     shape = [max(1, round(n / f)) for n, f in zip(image.shape[2:], factors, strict=True)]
     coarse = F.interpolate(image, shape, mode="area")
-    linear = bool(torch.rand((), generator=generator) < 0.5)
+    linear = _happens(0.5, generator)
     return F.interpolate(coarse, image.shape[2:], mode="trilinear" if linear else "nearest-exact")
 
 
-def _happens(settings: Augmentation, generator: Generator) -> bool:
-    return bool(torch.rand((), generator=generator) < settings.probability)
+def _happens(probability: float, generator: Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < probability)
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:

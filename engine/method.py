@@ -10,6 +10,7 @@ from torch import Tensor
 from data.common.errors import InputError
 from data.common.settings import change_settings
 from models.contrast import RING_MM
+from models.dual_task_net import HEAD_INPUTS
 from models.losses import RAMPED, LossWeights
 from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
@@ -23,7 +24,7 @@ METHOD_PARTS = {
     "sdf": ("sdf", "transform", "reciprocal", "agreement"),
 }
 _SDF_TERMS = dict.fromkeys(METHOD_PARTS["sdf"], "sdf")
-_HEAD_OF_TERM = {"contrast": "embedding", "slice": "slice", "sdf_consistency": "sdf"} | _SDF_TERMS
+_HEAD_OF_TERM = {"contrast": "embedding", "slice": "slice", "deep": "deep", "sdf_consistency": "sdf"} | _SDF_TERMS
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Method:
     ring_mm: float = field(
         default=RING_MM,
         metadata={"help": "largest width in mm of the ring around the target from which the contrast draws anchors"},
+    )
+
+    head_input: str = field(
+        default="normalised",
+        metadata={
+            "help": "what the heads of mask and distance read: normalised features, or raw ones as published",
+            "choices": HEAD_INPUTS,
+        },
     )
 
     def __post_init__(self) -> None:

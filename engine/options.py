@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from data.augment import Augmentation
 from data.common.settings import change_settings
@@ -66,11 +66,18 @@ def add_settings(parser: argparse.ArgumentParser, settings: "DataclassInstance",
         default = getattr(settings, setting.name)
         parser.add_argument(
             "--" + setting.name.replace("_", "-"),
-            type=type(default),
             default=default,
-            metavar=METAVARS[type(default)],
             help=setting.metadata["help"],
+            **value_of(setting),
         )
+
+
+def value_of(setting: Field) -> dict[str, Any]:
+    """Return what argparse has to know about the value of a field: its choices, or its type and how it is called."""
+    if "choices" in setting.metadata:
+        return {"choices": setting.metadata["choices"]}
+    kind = type(setting.default)
+    return {"type": kind, "metavar": METAVARS.get(kind)}
 
 
 def read_settings(kind: type[T], args: argparse.Namespace) -> T:

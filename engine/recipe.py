@@ -12,15 +12,23 @@ from data.common.settings import from_record
 from data.samples import Sampling
 from engine.device import avoid_slow_convolutions
 from engine.method import Method
+from models.blocks import Activation
 from models.dual_task_net import DualTaskNet
+
+OPTIMISERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The size of the network; its heads follow from the method."""
+    """The size of the network and what lies between its convolutions; its heads follow from the method."""
 
-    width: int = field(
-        default=32, metadata={"help": "channels at full resolution, a multiple of 8; the published network has 32"}
+    width: int = field(default=32, metadata={"help": "channels at full resolution; the published network has 32"})
+    groups: int = field(
+        default=8,
+        metadata={"help": "groups of channels that are normalised together; 0 normalises every channel on its own"},
+    )
+    leak: float = field(
+        default=0.0, metadata={"help": "slope of the activation for negative values: 0 is ReLU, 0.01 a leaky ReLU"}
     )
 
 
@@ -32,9 +40,24 @@ class TrainSettings:
     batch_size: int = field(default=1, metadata={"help": "boxes per optimisation step"})
     seed: int = field(default=2022, metadata={"help": "seed of every random draw"})
     lr: float = field(
-        default=1e-4, metadata={"help": "initial learning rate of the Adam optimiser; it falls to 0 with power 0.9"}
+        default=1e-4, metadata={"help": "largest learning rate; it falls to 0 with power 0.9 (published: 1e-4)"}
     )
-    weight_decay: float = field(default=5e-4, metadata={"help": "weight decay of the Adam optimiser"})
+    warm_up: float = field(default=0.0, metadata={"help": "share of the steps over which the learning rate rises"})
+    optimiser: str = field(
+        default="adam",
+        metadata={
+            "help": "adam adds the weight decay to the gradient, adamw subtracts it from the weights",
+            "choices": tuple(OPTIMISERS),
+        },
+    )
+    weight_decay: float = field(default=5e-4, metadata={"help": "weight decay of the optimiser"})
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "share that an exponential moving average of the weights keeps in a step; it is validated too, and "
+            "the better weights are kept. 0 is none"
+        },
+    )
     workers: int = field(
         default=2, metadata={"help": "processes that read boxes; 0 reads them in the training process"}
     )
@@ -59,7 +82,12 @@ class Recipe:
 
     def build_network(self, device: torch.device) -> DualTaskNet:
         """Build the network on a device, with random weights, laid out in memory as that device computes fastest."""
-        net = DualTaskNet(width=self.network.width, heads=self.method.heads)
+        net = DualTaskNet(
+            width=self.network.width,
+            heads=self.method.heads,
+            head_input=self.method.head_input,
+            activation=Activation(self.network.groups, self.network.leak),
+        )
         # The stubs of torch do not know that a module can be moved and given a memory format in one call.
         net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         avoid_slow_convolutions(net)

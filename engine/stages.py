@@ -69,8 +69,20 @@ _DUAL = replace(_SEGMENT, sdf=1, transform=1, consistency=1)
 
 
 def _published(weights: LossWeights, views: str = "raw-randconv", min_anchor_cells: int = 5) -> Method:
-    """The release's method as far as it is known: unchecked views, distance scaled per case, thresholded transform."""
-    return Method(weights, views, distance="per_case", steepness=math.inf, ramp=0.0, min_anchor_cells=min_anchor_cells)
+    """The release's method as far as it is known.
+
+    Its views are unchecked, its distance is scaled per case, its transform is thresholded, and its heads read raw
+    features.
+    """
+    return Method(
+        weights,
+        views,
+        distance="per_case",
+        steepness=math.inf,
+        ramp=0.0,
+        min_anchor_cells=min_anchor_cells,
+        head_input="raw",
+    )
 
 
 STAGES: dict[str, Stage] = {

@@ -1,10 +1,31 @@
 """Building blocks of the network: a weight-standardised convolution and a pre-activation residual block."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 8  # channel groups of every GroupNorm
+
+@dataclass(frozen=True)
+class Activation:
+    """How features are normalised and passed on between two convolutions.
+
+    Attributes:
+        groups: Groups of channels that are normalised together; 0 normalises every channel on its own (instance norm).
+        leak: Slope for negative values; 0 is ReLU.
+    """
+
+    groups: int = 8
+    leak: float = 0.0
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """Build the normalisation of (B, channels, ...)."""
+        return nn.GroupNorm(self.groups or channels, channels)
+
+    def relu(self) -> nn.Module:
+        """Build the function that follows the normalisation."""
+        return nn.LeakyReLU(self.leak) if self.leak else nn.ReLU()
 
 
 class StandardisedConv3d(nn.Conv3d):
@@ -38,18 +59,25 @@ class StandardisedConv3d(nn.Conv3d):
 
 
 def norm_relu_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dropout: float = 0.0
+    in_channels: int,
+    out_channels: int,
+    activation: Activation,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Build GroupNorm - ReLU - convolution, the step that changes the number of channels or the resolution.
 
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
+        activation: Normalisation and ReLU.
         kernel_size: Side of the kernel in voxels.
         stride: Step of the kernel in voxels.
         dropout: Probability of zeroing a whole channel before the convolution; 0 builds no dropout layer.
     """
-    layers: list[nn.Module] = [nn.GroupNorm(GROUPS, in_channels), nn.ReLU()]
+    layers: list[nn.Module] = [activation.norm(in_channels), activation.relu()]
     if dropout:
         layers.append(nn.Dropout3d(dropout))
     return nn.Sequential(*layers, StandardisedConv3d(in_channels, out_channels, kernel_size, stride))
@@ -64,23 +92,27 @@ class ResidualBlock(nn.Module):
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
+        activation: Normalisation and ReLU.
         dilation: Distance between the taps of both 3x3x3 kernels in voxels.
 
     References:
         He et al., Identity mappings in deep residual networks, ECCV 2016.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, activation: Activation, dilation: int = 1) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, in_channels)
+        self.norm1 = activation.norm(in_channels)
         self.conv1 = StandardisedConv3d(in_channels, out_channels, dilation=dilation)
-        self.norm2 = nn.GroupNorm(GROUPS, out_channels)
+        self.norm2 = activation.norm(out_channels)
         self.conv2 = StandardisedConv3d(out_channels, out_channels, dilation=dilation)
+        self.relu = activation.relu()
         same_width = in_channels == out_channels
-        self.shortcut = nn.Identity() if same_width else norm_relu_conv(in_channels, out_channels, kernel_size=1)
+        self.shortcut = (
+            nn.Identity() if same_width else norm_relu_conv(in_channels, out_channels, activation, kernel_size=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, D, H, W) to (B, out_channels, D, H, W)."""
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
+        y = self.conv1(self.relu(self.norm1(x)))
+        y = self.conv2(self.relu(self.norm2(y)))
         return y + self.shortcut(x)

@@ -1,17 +1,23 @@
 """The dual-task network: a residual 3-D U-Net that predicts a mask and its signed distance from shared features."""
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import GROUPS, ResidualBlock, StandardisedConv3d, norm_relu_conv
+from models.blocks import Activation, ResidualBlock, StandardisedConv3d, norm_relu_conv
 from models.signed_distance import distance_to_mask, scale_steepness
 
 REDUCTION = 8  # voxels of the input per cell of the bottom grid, along each axis
-HEADS = ("seg", "sdf", "embedding", "slice")
+HEADS = ("seg", "sdf", "embedding", "slice", "deep")
+HEAD_INPUTS = ("normalised", "raw")
+GROUP_NORM_RELU = Activation()  # of the published network
+# Of the weights of the distance head at the start. The distance then starts near 0, where T(d) = sigmoid(-50 d) has a
+# slope, for nearly every voxel; with the default weights it has one for few.
+DISTANCE_DEVIATION = 0.01
 
 
 class DualTaskOutput(NamedTuple):
@@ -22,12 +28,15 @@ class DualTaskOutput(NamedTuple):
         sdf: Raw regression output r, shape (B, 1, D, H, W). The signed distance is tanh(r), negative inside.
         embedding: Non-negative features for the contrast, shape (B, 32, D/8, H/8, W/8).
         slice: One logit per slice for "this slice holds the target", shape (B, D).
+        deep: Logits of the mask on the coarser grids of the decoder, shapes (B, 1, D/2, H/2, W/2) and
+            (B, 1, D/4, H/4, W/4).
     """
 
     seg: Tensor
     sdf: Tensor | None
     embedding: Tensor | None
     slice: Tensor | None
+    deep: tuple[Tensor, Tensor] | None = None
 
 
 class SliceHead(nn.Module):
@@ -39,11 +48,12 @@ class SliceHead(nn.Module):
     Args:
         channels: Channels of the bottom features.
         hidden: Units of the hidden layer.
+        activation: Normalisation and ReLU.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, activation: Activation) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.norm = activation.norm(channels)
         self.hidden = nn.Linear(channels, hidden)
         self.logit = nn.Linear(hidden, 1)
 
@@ -58,38 +68,64 @@ class DualTaskNet(nn.Module):
     """Residual 3-D U-Net with additive skip connections and the heads that a stage needs.
 
     Args:
-        width: Channels at full resolution, a multiple of 8. The published network has 32 (18.97 M parameters).
-        heads: Heads to build, from "seg" (required), "sdf", "embedding" and "slice".
+        width: Channels at full resolution, a multiple of the groups. The published network has 32 (18.97 M parameters).
+        heads: Heads to build, from "seg" (required), "sdf", "embedding", "slice" and "deep" (deep supervision).
+        head_input: What the heads of mask and distance read: the features "normalised", by GroupNorm - ReLU, or "raw",
+            the sum of the residual blocks. The published network has "raw". Its deviation of about 10 at the start
+            saturates both heads.
+        activation: Normalisation and ReLU between the convolutions.
 
     Raises:
-        ValueError: If the width is not a positive multiple of 8, "seg" is missing or a head is unknown.
+        ValueError: If the width is not a positive multiple of the groups, "seg" is missing, or a head or ``head_input``
+            is unknown.
     """
 
-    def __init__(self, *, width: int = 32, heads: Sequence[str] = HEADS) -> None:
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        heads: Sequence[str] = HEADS,
+        head_input: str = "normalised",
+        activation: Activation = GROUP_NORM_RELU,
+    ) -> None:
         super().__init__()
-        if width < GROUPS or width % GROUPS:
-            raise ValueError(f"width {width} is not a positive multiple of {GROUPS}")
+        if width < 1 or width % (activation.groups or 1):
+            raise ValueError(f"width {width} is not a positive multiple of {activation.groups} groups")
         if "seg" not in heads or not set(heads) <= set(HEADS):
             raise ValueError(f"heads {tuple(heads)}: 'seg' is required, the others are {HEADS[1:]}")
+        if head_input not in HEAD_INPUTS:
+            raise ValueError(f"head_input is {head_input!r}, not one of {', '.join(HEAD_INPUTS)}")
         self.width, self.heads = width, tuple(head for head in HEADS if head in heads)
         w1, w2, w4, w8 = (width * n for n in (1, 2, 4, 8))
         self.stem = StandardisedConv3d(1, w1)
-        self.encoder1 = ResidualBlock(w1, w1)
-        self.down2 = norm_relu_conv(w1, w2, stride=2)
-        self.encoder2 = nn.Sequential(ResidualBlock(w2, w2), ResidualBlock(w2, w2))
-        self.down4 = norm_relu_conv(w2, w4, stride=2)
-        self.encoder4 = nn.Sequential(ResidualBlock(w4, w4), ResidualBlock(w4, w4))
-        self.down8 = norm_relu_conv(w4, w8, stride=2)
-        self.encoder8 = nn.Sequential(ResidualBlock(w8, w8), ResidualBlock(w8, w8))
-        self.bottom = nn.Sequential(ResidualBlock(w8, w8, dilation=2), ResidualBlock(w8, w8, dilation=2))
-        self.fusion = norm_relu_conv(w8, w4, dropout=0.1)
-        self.decoder4 = ResidualBlock(w4, w2)
-        self.decoder2 = ResidualBlock(w2, w1)
-        self.decoder1 = ResidualBlock(w1, w1)
+        block = functools.partial(ResidualBlock, activation=activation)
+        step = functools.partial(norm_relu_conv, activation=activation)
+        self.encoder1 = block(w1, w1)
+        self.down2 = step(w1, w2, stride=2)
+        self.encoder2 = nn.Sequential(block(w2, w2), block(w2, w2))
+        self.down4 = step(w2, w4, stride=2)
+        self.encoder4 = nn.Sequential(block(w4, w4), block(w4, w4))
+        self.down8 = step(w4, w8, stride=2)
+        self.encoder8 = nn.Sequential(block(w8, w8), block(w8, w8))
+        self.bottom = nn.Sequential(block(w8, w8, dilation=2), block(w8, w8, dilation=2))
+        self.fusion = step(w8, w4, dropout=0.1)
+        self.decoder4 = block(w4, w2)
+        self.decoder2 = block(w2, w1)
+        self.decoder1 = block(w1, w1)
+
+        def head(channels: int) -> nn.Sequential:
+            return nn.Sequential(activation.norm(channels), activation.relu(), nn.Conv3d(channels, 1, 1))
+
+        normalised = head_input == "normalised"
+        self.head_input = nn.Sequential(activation.norm(w1), activation.relu()) if normalised else nn.Identity()
         self.seg = nn.Conv3d(w1, 1, 1)
         self.sdf = nn.Conv3d(w1, 1, 1) if "sdf" in heads else None
+        if self.sdf is not None and normalised:
+            nn.init.normal_(self.sdf.weight, std=DISTANCE_DEVIATION)
+            nn.init.zeros_(cast("Tensor", self.sdf.bias))
         self.embedding = nn.Sequential(nn.Conv3d(w8, 32, 1), nn.ReLU()) if "embedding" in heads else None
-        self.slice = SliceHead(w8, w4) if "slice" in heads else None
+        self.slice = SliceHead(w8, w4, activation) if "slice" in heads else None
+        self.deep = nn.ModuleList([head(w1), head(w2)]) if "deep" in heads else None
 
     def forward(self, x: Tensor) -> DualTaskOutput:
         """Run the network.
@@ -109,14 +145,15 @@ class DualTaskNet(nn.Module):
         skip2 = self.encoder2(self.down2(skip1))  # (B, 2w, D/2, H/2, W/2)
         skip4 = self.encoder4(self.down4(skip2))  # (B, 4w, D/4, H/4, W/4)
         bottom = self.bottom(self.encoder8(self.down8(skip4)))  # (B, 8w, D/8, H/8, W/8)
-        y = self.decoder4(_upsample(self.fusion(bottom)) + skip4)  # (B, 2w, D/4, H/4, W/4)
-        y = self.decoder2(_upsample(y) + skip2)  # (B, w, D/2, H/2, W/2)
-        y = self.decoder1(_upsample(y) + skip1)  # (B, w, D, H, W)
+        y4 = self.decoder4(_upsample(self.fusion(bottom)) + skip4)  # (B, 2w, D/4, H/4, W/4)
+        y2 = self.decoder2(_upsample(y4) + skip2)  # (B, w, D/2, H/2, W/2)
+        y = self.head_input(self.decoder1(_upsample(y2) + skip1))  # (B, w, D, H, W)
         return DualTaskOutput(
             seg=self.seg(y),
             sdf=self.sdf(y) if self.sdf is not None else None,
             embedding=self.embedding(bottom) if self.embedding is not None else None,
             slice=self.slice(bottom) if self.slice is not None else None,
+            deep=(self.deep[0](y2), self.deep[1](y4)) if self.deep is not None else None,
         )
 
 

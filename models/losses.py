@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Generator, Tensor
 from models.contrast import RING_MM, draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
+
+T = TypeVar("T")
 
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms whose weight rises during training because they are harmful at full weight from the first step. Views agree
@@ -40,6 +43,8 @@ class LossWeights:
         consistency_cosine: 1 - cosine similarity of p between two views.
         sdf_consistency: Mean squared difference of d between two views.
         slice: Binary cross-entropy of the slice logits.
+        deep: Dice and cross-entropy of the logits on the coarser grids of the decoder, two thirds of it at 1/2 and one
+            third at 1/4 (deep supervision).
     """
 
     dice: float = 1.0
@@ -53,6 +58,7 @@ class LossWeights:
     consistency_cosine: float = 0.0
     sdf_consistency: float = 0.0
     slice: float = 0.0
+    deep: float = 0.0
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -69,6 +75,11 @@ def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     """
     p, y = probability.flatten(1), mask.flatten(1)
     return 1 - ((2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)).mean()
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Compute the sum of the Dice loss and the binary cross-entropy of logits and a mask, both (B, 1, D, H, W)."""
+    return dice_loss(torch.sigmoid(logits), mask) + F.binary_cross_entropy_with_logits(logits, mask)
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -161,6 +172,12 @@ class DualTaskLoss:
         if self.weights.slice:
             logits = _required(output.slice, "slice", "the head 'slice'")
             terms["slice"] = F.binary_cross_entropy_with_logits(logits.float(), slice_labels(mask))
+        if self.weights.deep:
+            half, quarter = (
+                segmentation_loss(logits.float(), F.avg_pool3d(mask, step))
+                for logits, step in zip(_required(output.deep, "deep", "the head 'deep'"), (2, 4), strict=True)
+            )
+            terms["deep"] = (2 * half + quarter) / 3
         total = torch.zeros((), device=mask.device)
         for name in self.weights.active:
             rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
@@ -210,7 +227,7 @@ def _two_views(x: Tensor, views: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _required(value: Tensor | None, term: str, needed: str) -> Tensor:
+def _required(value: T | None, term: str, needed: str) -> T:
     if value is None:
         raise ValueError(f"the loss term {term!r} needs {needed}")
     return value

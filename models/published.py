@@ -56,7 +56,7 @@ def load_published(state_dict: Mapping[str, Tensor]) -> DualTaskNet:
     if not {"stem.weight", "seg.weight"} <= set(renamed):
         raise ValueError("not a checkpoint of the published release: conv_4_32.0.weight or seg_cls.0.weight is missing")
     heads = [head for head in HEADS if any(name.startswith(f"{head}.") for name in renamed)]
-    net = DualTaskNet(width=renamed["stem.weight"].shape[0], heads=heads)
+    net = DualTaskNet(width=renamed["stem.weight"].shape[0], heads=heads, head_input="raw")
     try:
         net.load_state_dict(renamed)
     except RuntimeError as error:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,13 +27,13 @@ from engine.checkpoint import create_run, list_runs, load_checkpoint
 from engine.device import choose_device
 from engine.method import Method
 from engine.options import (
-    METAVARS,
     add_allow_duplicates,
     add_changes,
     add_gpu,
     add_path,
     add_recipe_options,
     read_recipe_options,
+    value_of,
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
@@ -117,12 +116,11 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
     add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; the variant full has")
     for name, option in _method_options().items():
-        kind: dict[str, Any] = {"type": type(option.default), "metavar": METAVARS.get(type(option.default))}
         parser.add_argument(
             "--" + name.replace("_", "-"),
             default=argparse.SUPPRESS,
             help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
-            **({"choices": option.metadata["choices"]} if "choices" in option.metadata else kind),
+            **value_of(option),
         )
     add_recipe_options(parser, stage)
     add_quiet(parser)
@@ -157,12 +155,17 @@ def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
     Raises:
         InputError: If nothing could be trained with a setting.
     """
-    for name, value in {**vars(training), **vars(network)}.items():
+    numbers = {name: value for name, value in {**vars(training), **vars(network)}.items() if name != "optimiser"}
+    for name, value in numbers.items():
         if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
             flag = f"--{name.replace('_', '-')} {value}"
             raise InputError(flag, "out of range", f"give a {'positive number' if name in POSITIVE else 'number >= 0'}")
-    if network.width % 8:
-        raise InputError(f"--width {network.width}", "not a multiple of 8", "give 8, 16, 24, 32 ...")
+    if network.width % (network.groups or 1):
+        problem = f"not a multiple of the {network.groups} groups"
+        raise InputError(f"--width {network.width}", problem, "give another width, or other --groups")
+    for flag, share in (("--warm-up", training.warm_up), ("--ema-decay", training.ema_decay)):
+        if share >= 1:
+            raise InputError(f"{flag} {share}", "not a share", "give a number from 0 to below 1")
 
 
 @command

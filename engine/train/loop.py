@@ -1,12 +1,13 @@
 """The training loop of all four stages."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.augment import make_batch
@@ -18,7 +19,7 @@ from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import autocast, is_out_of_memory, naming_memory_errors
-from engine.recipe import Recipe
+from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
 from engine.train.run_log import RunLog
 from engine.train.validate import choose_thresholds, validation_dice
@@ -85,7 +86,8 @@ class Training:
         sampler: Orders them; knows the epoch.
         validation: The validation cases; may be empty.
         net: The network.
-        optimiser: Adam.
+        optimiser: As the recipe names it.
+        average: Exponential moving average of the weights; None if the recipe has none.
         criterion: The loss.
         data_hash: Hash of the training and validation cases as they were prepared when the run began.
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of the training cases.
@@ -104,6 +106,7 @@ class Training:
     validation: Sequence[Case]
     net: nn.Module
     optimiser: torch.optim.Optimizer
+    average: AveragedModel | None
     criterion: DualTaskLoss
     data_hash: str
     spacing_range: list[list[float]]
@@ -172,7 +175,8 @@ def prepare_training(
         sampler=sampler,
         validation=validation_cases,
         net=net,
-        optimiser=torch.optim.Adam(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        optimiser=OPTIMISERS[settings.optimiser](net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        average=average_weights(net, settings.ema_decay),
         criterion=DualTaskLoss(
             stage.method.weights,
             min_cells=stage.method.min_anchor_cells,
@@ -190,11 +194,27 @@ def prepare_training(
             net.load_state_dict(checkpoint.net)
             if checkpoint.optimiser is not None:
                 training.optimiser.load_state_dict(checkpoint.optimiser)
+            if training.average is not None and checkpoint.average is not None:
+                training.average.load_state_dict(checkpoint.average)
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             problem = f"its parameters are not those of the network of {stage.title}"
             raise InputError(folder / "last.pt", problem, "start a new run without --resume") from error
         training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice
     return training
+
+
+def average_weights(net: nn.Module, decay: float) -> AveragedModel | None:
+    """Return an exponential moving average of the weights of ``net``, or None for a decay of 0.
+
+    In the first steps the average forgets faster, so that it does not keep the random weights of the start.
+    """
+    if decay == 0:
+        return None
+
+    def step(average: Tensor, weight: Tensor, count: Tensor | int) -> Tensor:
+        return average.lerp(weight, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return AveragedModel(net, avg_fn=step)
 
 
 def train(training: Training) -> None:
@@ -213,20 +233,49 @@ def train(training: Training) -> None:
             start = time.monotonic()
             row: dict[str, float | None] = {"epoch": epoch, **train_one_epoch(training, epoch, bar)}
             validates = epoch == settings.epochs or epoch % settings.validate_every == 0
-            dice = None
-            if validates and training.validation:
-                dice = validation_dice(training.net, training.stage, training.validation, training.device)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}", refresh=False)
-            log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
-            # Without validation cases epochs cannot be ranked, so the last one is kept.
-            is_best = validates and (dice is None or training.best_dice is None or dice > training.best_dice)
-            training.best_dice = dice if is_best else training.best_dice
-            if validates:  # before the epoch counts as done, so that a killed run that goes on draws them again
+            dice = validate(training) if validates else {}
+            if dice:
+                bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{max(dice.values()):.3f}", refresh=False)
+            log.add_epoch({**row, **dice, "seconds": round(time.monotonic() - start, 2)})
+            best = None
+            if validates:  # without validation cases epochs cannot be ranked, so the last one is kept
+                best = choose_best(training, dice)
+                # Before the epoch counts as done, so that a killed run that goes on draws them again.
                 log.draw_curves(training.title)
-            save_epoch(training, epoch, is_best)
+            save_epoch(training, epoch, best)
     log.close()
     if log.undrawn:
         print(f"note: {log.undrawn}; the losses are in {log.table}")
+
+
+def validate(training: Training) -> dict[str, float]:
+    """Return the validation Dice of the weights and of their average, by the column of ``losses.csv``.
+
+    It is empty without validation cases.
+    """
+    return {
+        column: validation_dice(net, training.stage, training.validation, training.device)
+        for column, net in candidates(training).items()
+        if training.validation
+    }
+
+
+def candidates(training: Training) -> dict[str, nn.Module]:
+    """Return the networks that could be kept, by the column of ``losses.csv`` that has their validation Dice."""
+    average = {} if training.average is None else {"validation_dice_average": training.average.module}
+    return {"validation_dice": training.net, **average}
+
+
+def choose_best(training: Training, dice: Mapping[str, float]) -> nn.Module | None:
+    """Return the network that is better than all before it, if there is one; its Dice becomes the best so far."""
+    networks = candidates(training)
+    if not dice:
+        return list(networks.values())[-1]
+    column = max(dice, key=lambda column: dice[column])
+    if training.best_dice is not None and dice[column] <= training.best_dice:
+        return None
+    training.best_dice = dice[column]
+    return networks[column]
 
 
 def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, float]:
@@ -245,9 +294,11 @@ def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, 
     torch.manual_seed(derive_seed(seed, epoch))  # of the dropout
     sums: dict[str, float] = {}
     for step, samples in enumerate(read_batches(training)):
-        progress = ((epoch - 1) * len(training.loader) + step) / training.steps
-        for group in training.optimiser.param_groups:  # polynomial decay with power 0.9, per step
-            group["lr"] = training.recipe.training.lr * (1 - progress) ** 0.9
+        done = (epoch - 1) * len(training.loader) + step
+        progress = done / training.steps
+        rising = training.recipe.training.warm_up * training.steps
+        for group in training.optimiser.param_groups:  # linear warm-up, polynomial decay with power 0.9, per step
+            group["lr"] = training.recipe.training.lr * min(1.0, (done + 1) / max(1.0, rising)) * (1 - progress) ** 0.9
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch, step + 1))
         names = ", ".join(sample.key for sample in samples)
         with naming_memory_errors(names, training.device, "start a new run with a smaller --batch-size or --width"):
@@ -327,11 +378,13 @@ def train_step(
             ", ".join(batch.keys), f"the loss is not finite ({values})", "look at the case, or use a lower --lr"
         )
     training.optimiser.step()
+    if training.average is not None:
+        training.average.update_parameters(training.net)
     return terms
 
 
-def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
-    """Save the state after an epoch: ``best_so_far.pt`` if it is the best one, then ``last.pt``.
+def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
+    """Save the state after an epoch: ``best_so_far.pt`` if a network is the best so far, then ``last.pt``.
 
     After the last epoch the best weights get their thresholds and become ``best.pt``, the mark of a finished run. The
     network is then left holding these weights.
@@ -344,21 +397,28 @@ def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
         recipe=training.recipe,
         spacing_range=training.spacing_range,
         epoch=epoch,
-        net={name: value.clone() for name, value in training.net.state_dict().items()},
+        net=weights_of(training.net),
         best_dice=training.best_dice,
     )
     best_so_far, finished = training.folder / BEST_SO_FAR, epoch == training.recipe.training.epochs
-    if is_best:
-        save_checkpoint(best_so_far, checkpoint)
+    if best is not None:
+        save_checkpoint(best_so_far, replace(checkpoint, net=weights_of(best)))
     if finished:
-        best = load_checkpoint(best_so_far, training.stage.name)
-        training.net.load_state_dict(best.net)
+        kept = load_checkpoint(best_so_far, training.stage.name)
+        training.net.load_state_dict(kept.net)
         thresholds = choose_thresholds(training.net, training.stage, training.validation, training.device)
-        save_checkpoint(training.folder / "best.pt", replace(best, thresholds=thresholds))
-    save_checkpoint(training.folder / "last.pt", replace(checkpoint, optimiser=training.optimiser.state_dict()))
+        save_checkpoint(training.folder / "best.pt", replace(kept, thresholds=thresholds))
+    average = None if training.average is None else training.average.state_dict()
+    last = replace(checkpoint, optimiser=training.optimiser.state_dict(), average=average)
+    save_checkpoint(training.folder / "last.pt", last)
     if finished:
         best_so_far.unlink()
     training.epochs_done = epoch
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the state of a network, which further steps do not change."""
+    return {name: value.clone() for name, value in net.state_dict().items()}
 
 
 def derive_seed(*parts: int) -> int:

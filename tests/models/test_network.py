@@ -37,7 +37,8 @@ def test_slice_logits_are_equal_within_a_group_of_eight_slices():
 
 def test_every_parameter_receives_a_gradient():
     net = DualTaskNet(width=8)
-    sum(part.square().mean() for part in net(torch.rand(1, 1, 16, 16, 16))).backward()
+    *parts, deep = net(torch.rand(1, 1, 16, 16, 16))
+    sum(part.square().mean() for part in (*parts, *deep)).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
