@@ -32,6 +32,7 @@ AXIS_LABELS = {
 SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
 NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")  # columns of a training's history
 VALIDATION_PREFIX = "validation_"
+VALIDATIONS = {"weights": "validation_dice", "average of the weights": "validation_dice_average"}  # label -> column
 
 
 def draw_distributions(path: Path, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], title: str = "") -> None:
@@ -183,7 +184,8 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
 
     Args:
         path: The file.
-        history: One row per epoch with ``epoch``, ``loss`` (the total), any number of terms and ``validation_dice``.
+        history: One row per epoch with ``epoch``, ``loss`` (the total), any number of terms, ``validation_dice`` and
+            ``validation_dice_average``.
             Values that are blank or absent are not drawn. Columns of ``NOT_LOSSES`` are no terms.
         title: Title of the figure.
     """
@@ -194,7 +196,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
         figure.suptitle(title, weight="bold")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=True)
         _draw_losses(left, {name: _series(history, name) for name in terms})
-        _draw_validation(right, *_series(history, f"{VALIDATION_PREFIX}dice"))
+        _draw_validation(right, {label: _series(history, name) for label, name in VALIDATIONS.items()})
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
@@ -221,15 +223,20 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]
         axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _draw_validation(axes: Axes, epochs: list[float], values: list[float]) -> None:
+def _draw_validation(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+    series = {label: points for label, points in series.items() if points[1]}
     axes.set(ylim=(0, 1), ylabel="validation Dice")
-    if not values:
+    if not series:
         axes.text(0.5, 0.5, "not validated", ha="center", transform=axes.transAxes, color="0.5")
         return
-    best = int(np.argmax(values))
-    axes.plot(epochs, values, color=seaborn.color_palette("deep")[2], linewidth=1.8, marker="o", markersize=3.5)
-    axes.plot(epochs[best], values[best], marker="*", markersize=13, color="goldenrod", linestyle="none")
-    axes.set_title(f"best {values[best]:.3f} at epoch {epochs[best]:g}", fontsize=9, color="0.35")
+    palette = seaborn.color_palette("deep")
+    for colour, (label, (epochs, values)) in zip((palette[2], palette[0]), series.items(), strict=False):
+        axes.plot(epochs, values, color=colour, label=label, linewidth=1.8, marker="o", markersize=3.5)
+    best, epoch = max((value, -epoch) for points in series.values() for epoch, value in zip(*points, strict=True))
+    axes.plot(-epoch, best, marker="*", markersize=13, color="goldenrod", linestyle="none")
+    axes.set_title(f"best {best:.3f} at epoch {-epoch:g}", fontsize=9, color="0.35")
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:

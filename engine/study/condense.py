@@ -155,7 +155,8 @@ def _describe_run(folder: Path, source: Source) -> tuple[Section, ...]:
         path = run / "losses.csv"
         with path.open(newline="") as file:
             epochs = list(csv.DictReader(file))
-        dice = [float(epoch["validation_dice"]) for epoch in epochs if epoch["validation_dice"]]
+        validated = [name for name in epochs[-1] if name.startswith("validation_dice")]
+        dice = [float(epoch[name]) for epoch in epochs for name in validated if epoch[name]]
         course = {
             "best_validation_dice": max(dice, default=None),
             "training_seconds": round(sum(float(epoch["seconds"]) for epoch in epochs), 1),

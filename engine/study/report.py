@@ -230,7 +230,10 @@ def explain_tables(study: Study, results: Mapping[str, VariantResults], against:
     cases = {case for found in results.values() for case in found.cases}
     with_target = {row["case"] for found in results.values() for row in found.rows.values() if has_target(row)}
     shared = {**study.recipe["training"], **study.recipe["network"]}
-    settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in shared.items())
+    settings = ", ".join(
+        f"{name.replace('_', '-')} {value if isinstance(value, str) else format(value, 'g')}"
+        for name, value in shared.items()
+    )
     steps = ", ".join(f"{centre} {count}" for centre, count in study.steps.items())
     averaged = [name for name in results if study.readouts[name] == "average"]
     lines = [

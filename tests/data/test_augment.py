@@ -6,7 +6,18 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Generator
 
-from data.augment import Augmentation, Batch, Elastic, Pose, draw_pose, low_pass, make_batch, resample, window
+from data.augment import (
+    Augmentation,
+    Batch,
+    Elastic,
+    Pose,
+    augment_intensity,
+    draw_pose,
+    low_pass,
+    make_batch,
+    resample,
+    window,
+)
 from data.cases.labels import HU_WINDOW
 from data.samples import NetworkGrid, Sample
 
@@ -133,7 +144,7 @@ def test_scaling_scales_the_volume(seed):
 @given(st.integers(0, 10**6))
 def test_image_and_mask_move_together(seed):
     sample = ball_sample()
-    settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0), low_resolution_probability=0.0)
+    settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0), low_resolution_probability=0.0, grey_probability=0.0)
     batch = make_batch(
         [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
     )
@@ -241,3 +252,34 @@ def test_factors_of_one_lose_nothing():
     none = Augmentation(probability=0.0, low_resolution=(1.0, 1.0), low_resolution_probability=1.0)
     sharp = Augmentation(probability=0.0, low_resolution_probability=0.0)
     assert torch.allclose(augmented(ball_sample(), 3, none).image, augmented(ball_sample(), 3, sharp).image, atol=1e-5)
+
+
+GREY = {"probability": 0.0, "low_resolution_probability": 0.0, "grey_probability": 1.0, "blur": (1e-3, 1e-3)}
+
+
+def grey_values(**changes) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image of soft tissue, and the same with one change of its grey values."""
+    image = 0.4 + 0.2 * torch.rand(1, 1, 12, 16, 16, generator=Generator().manual_seed(5))
+    settings_ = Augmentation(**{**GREY, "brightness": (1.0, 1.0), "contrast": (1.0, 1.0), **changes})
+    return image, augment_intensity(image, settings_, Generator().manual_seed(1))
+
+
+def test_grey_values_change_as_their_settings_say():
+    image, same = grey_values()
+    assert torch.allclose(image, same, atol=1e-6)
+    image, brighter = grey_values(brightness=(1.25, 1.25))
+    assert torch.allclose(brighter, 1.25 * image, atol=1e-6)
+    image, flat = grey_values(contrast=(0.5, 0.5))
+    assert float(flat.mean()) == pytest.approx(float(image.mean()), abs=1e-5)
+    assert float(flat.std()) == pytest.approx(float(image.std()) / 2, rel=1e-4)
+    image, soft = grey_values(blur=(1.0, 1.0))
+    assert float(soft.mean()) == pytest.approx(float(image.mean()), abs=1e-2) and soft.std() < image.std() / 3
+    image, inverted = grey_values(probability=1.0, gamma=(2.0, 2.0), inverted_gamma=1.0, noise=0.0)
+    assert torch.allclose(inverted, 1 - (1 - image) ** 2, atol=1e-6)
+
+
+def test_no_grey_value_leaves_the_window():
+    for seed in range(20):
+        image = torch.rand(1, 1, 8, 16, 16, generator=Generator().manual_seed(seed))
+        changed = augment_intensity(image, Augmentation(grey_probability=1.0), Generator().manual_seed(seed))
+        assert torch.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 1

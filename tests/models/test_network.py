@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
-from models.dual_task_net import DualTaskNet, averaged_probability
+from models.blocks import Activation
+from models.dual_task_net import HEAD_INPUTS, DualTaskNet, averaged_probability
 from models.published import load_published
 
 
@@ -25,8 +27,9 @@ def test_output_shapes_and_heads_that_were_not_built():
     assert output.seg.shape == output.sdf.shape == x.shape
     assert output.embedding.shape == (2, 32, 2, 3, 1)
     assert output.slice.shape == (2, 16)
+    assert [tuple(logits.shape) for logits in output.deep] == [(2, 1, 8, 12, 4), (2, 1, 4, 6, 2)]
     plain = DualTaskNet(width=8, heads=("seg",))(x)
-    assert plain.sdf is None and plain.embedding is None and plain.slice is None
+    assert plain.sdf is None and plain.embedding is None and plain.slice is None and plain.deep is None
 
 
 def test_slice_logits_are_equal_within_a_group_of_eight_slices():
@@ -43,7 +46,9 @@ def test_every_parameter_receives_a_gradient():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"width": 12}, {"width": 0}, {"heads": ("sdf",)}, {"heads": ("seg", "depth")}], ids=str
+    "arguments",
+    [{"width": 12}, {"width": 0}, {"heads": ("sdf",)}, {"heads": ("seg", "depth")}, {"head_input": "none"}],
+    ids=str,
 )
 def test_refuses_other_widths_and_heads(arguments):
     with pytest.raises(ValueError):
@@ -53,6 +58,27 @@ def test_refuses_other_widths_and_heads(arguments):
 def test_refuses_sides_that_are_not_multiples_of_eight():
     with pytest.raises(ValueError, match="multiples of 8"):
         DualTaskNet(width=8)(torch.rand(1, 1, 16, 20, 16))
+
+
+def test_the_distance_starts_where_its_transform_has_a_slope_if_the_heads_read_normalised_features():
+    torch.manual_seed(0)
+    x, steep = torch.rand(1, 1, 32, 32, 32), 50
+    with torch.no_grad():
+        shares = {
+            kind: (steep * torch.tanh(DualTaskNet(width=8, head_input=kind)(x).sdf)).abs().lt(3).float().mean()
+            for kind in HEAD_INPUTS
+        }
+    assert shares["normalised"] > 0.7 and shares["raw"] < 0.1
+
+
+def test_zero_groups_are_instance_norm_and_a_leak_passes_negative_values():
+    x = torch.randn(2, 6, 4, 4, 4)
+    assert torch.allclose(Activation(groups=0).norm(6)(x), nn.InstanceNorm3d(6)(x), atol=1e-5)
+    assert torch.equal(Activation(leak=0.01).relu()(x), torch.where(x > 0, x, 0.01 * x))
+    net = DualTaskNet(width=12, heads=("seg",), activation=Activation(groups=4, leak=0.01))
+    assert {m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)} == {4}
+    assert {m.negative_slope for m in net.modules() if isinstance(m, nn.LeakyReLU)} == {0.01}
+    assert not any(isinstance(m, nn.ReLU) for m in net.modules())
 
 
 def test_averaging_needs_the_distance_head():

@@ -104,7 +104,7 @@ def test_the_record_holds_everything_that_the_runs_share(study_store, tmp_path, 
     assert study.main(options(study_store, tmp_path, *few)) == 0
     recipe = yaml.safe_load((tmp_path / "study.yaml").read_text())["tumor_coarse"]["recipe"]
     assert list(recipe) == list(SHARED_PARTS)
-    assert recipe["network"] == {"width": 8} and recipe["augmentation"]["rotation_degrees"] == 5
+    assert recipe["network"] == {"width": 8, "groups": 8, "leak": 0.0} and recipe["augmentation"]["rotation_degrees"] == 5
     assert recipe["sampling"]["hu_window"] == list(STAGES["tumor_coarse"].sampling.hu_window)
     assert recipe["preparation"]["orientation"] == "LPS"
     assert recipe["training"]["epochs"] == 2 and not {"seed", "workers"} & recipe["training"].keys()
@@ -198,7 +198,7 @@ def test_a_record_without_the_whole_recipe_can_be_reported_but_not_continued(stu
         (["--centres", "south"], "--centres south: no centre or split has this name"),
         (["--centres", "none"], "--centres none: holds no centre out"),
         (["--jobs", "0"], "--jobs 0: fewer than one run at a time"),
-        (["--width", "12"], "--width 12: not a multiple of 8"),
+        (["--width", "12"], "--width 12: not a multiple of the 8 groups"),
         (["--against", "view"], "--against view: not a variant of this study"),
         (["--average", "--variants", "baseline"], "no variant of tumor coarse in this study has a distance head"),
         (["--stage", "tumor_fine"], "python -m engine.study run"),
