@@ -7,8 +7,8 @@ DEMO := $(CURDIR)/demo
 HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(DEMO)/checkpoints --data $(HELD_OUT)
 # The voxels of the synthetic scans measure about 3 mm; the first stage sees them at half their resolution.
-COARSE := --sampling target_mm=6,5,5
-FINE := --sampling target_mm=3,3,3
+COARSE := --target-mm 6,5,5
+FINE := --target-mm 3,3,3
 # A narrow network, a high learning rate and few epochs take minutes instead of days. In so few steps, pancreas coarse
 # would keep an empty prediction if the consistency of the views had its full weight.
 TRAIN := $(SMALL) --resume --width 8 --workers 0 --validate-every 20

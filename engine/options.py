@@ -130,6 +130,14 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
     add_settings(parser, NetworkSettings())
     add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
     add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")
+    parser.add_argument(
+        "--target-mm",
+        dest="sampling",
+        action="append",
+        type="target_mm={}".format,
+        metavar="Z,Y,X",
+        help="short for --sampling target_mm=Z,Y,X",
+    )
 
 
 def read_recipe_options(args: argparse.Namespace, stage: Stage) -> RecipeOptions:

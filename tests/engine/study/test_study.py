@@ -104,7 +104,9 @@ def test_the_record_holds_everything_that_the_runs_share(study_store, tmp_path, 
     assert study.main(options(study_store, tmp_path, *few)) == 0
     recipe = yaml.safe_load((tmp_path / "study.yaml").read_text())["tumor_coarse"]["recipe"]
     assert list(recipe) == list(SHARED_PARTS)
-    assert recipe["network"] == {"width": 8, "groups": 8, "leak": 0.0} and recipe["augmentation"]["rotation_degrees"] == 5
+    assert (
+        recipe["network"] == {"width": 8, "groups": 8, "leak": 0.0} and recipe["augmentation"]["rotation_degrees"] == 5
+    )
     assert recipe["sampling"]["hu_window"] == list(STAGES["tumor_coarse"].sampling.hu_window)
     assert recipe["preparation"]["orientation"] == "LPS"
     assert recipe["training"]["epochs"] == 2 and not {"seed", "workers"} & recipe["training"].keys()

@@ -26,13 +26,29 @@ def test_without_options_the_recipe_is_that_of_the_table():
 
 def test_every_part_of_the_recipe_can_be_typed():
     typed = ["--augment", "scale=0.9,1.1", "--augment", "noise=0", "--sampling", "hu_window=-150,250", "--width", "8"]
-    typed += ["--sampling", "target_mm=3,2.5,2.5", "--weight", "sdf=0.5", "--views", "gin", "--min-anchor-cells", "3"]
+    typed += [
+        "--target-mm",
+        "3,2.5,2.5",
+        "--optimiser",
+        "adamw",
+        "--head-input",
+        "raw",
+        "--groups",
+        "0",
+        "--weight",
+        "sdf=0.5",
+        "--views",
+        "gin",
+        "--min-anchor-cells",
+        "3",
+    ]
     options = parse(STAGE, [*typed, "--epochs", "7"])
     assert options.augmentation.scale == (0.9, 1.1) and options.augmentation.noise == 0
     assert options.stage.sampling.hu_window == (-150.0, 250.0) and options.stage.sampling.target_mm == (3.0, 2.5, 2.5)
     method = options.stage.method
     assert (method.weights.sdf, method.views, method.min_anchor_cells) == (0.5, "gin", 3)
-    assert options.network.width == 8 and options.training.epochs == 7
+    assert (options.network.width, options.network.groups) == (8, 0) and options.stage.method.head_input == "raw"
+    assert options.training.epochs == 7 and options.training.optimiser == "adamw"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +56,11 @@ def test_every_part_of_the_recipe_can_be_typed():
     [
         ["--augment", "scale=1"],
         ["--augment", "scale=a,b"],
-        ["--augment", "blur=1"],
+        ["--augment", "sharpen=1"],
+        ["--augment", "blur=0,1"],
+        ["--warm-up", "1"],
+        ["--ema-decay", "1"],
+        ["--target-mm", "3,3"],
         ["--augment", "noise"],
         ["--sampling", "rounds=1.5"],
         ["--sampling", "margin_mm=1,2"],
