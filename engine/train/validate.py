@@ -3,6 +3,9 @@
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
 averaged over the eight flips, on the voxels of the case, and without small components. Only the repeated rounds of
 tumour fine are left out; they would have to be computed for every threshold.
+
+A case without a tumour counts like any other: its Dice is 1 if no tumour is found in it, else 0. So what is chosen is
+best for a patient drawn from those of the training centres, who has a tumour as often as they have.
 """
 
 from collections.abc import Sequence
@@ -14,8 +17,9 @@ from torch import nn
 from data.cases.case import Case
 from data.cases.labels import target_mask
 from data.samples import reference_box
+from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability, keep_large_components
-from engine.stages import Stage
+from engine.stages import MIN_TUMOUR_ML, Stage
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # candidates for the binarisation
 EPOCH_THRESHOLDS = THRESHOLDS[1::4]  # by which epochs are ranked: labelling components takes longer than the network
@@ -70,12 +74,12 @@ def mean_dice(
     readout: str = "segmentation",
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> np.ndarray:
-    """Segment cases as in use and return their mean Dice at each threshold.
+    """Segment cases as in use and return their mean Dice at each threshold; ``dice`` says what an empty reference has.
 
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: With the reference that the stage needs, at least one.
+        cases: With the pancreas, at least one.
         device: Where ``net`` is.
         readout: Name in READOUTS.
         thresholds: In ascending order.
@@ -88,11 +92,16 @@ def mean_dice(
         probability = box_probability(
             net, case.image()[box.slices], case.spacing, stage=stage, device=device, readout=readout
         )
-        curves.append([_dice(keep_large_components(probability > t), reference) for t in thresholds])
+        curves.append([dice(keep_large_components(probability > t), reference, case.spacing) for t in thresholds])
     return np.mean(curves, axis=0)
 
 
-def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
-    """Return the Dice of two boolean masks of the same shape; 0 if both are empty."""
-    total = int(np.count_nonzero(mask)) + int(np.count_nonzero(reference))
-    return 2 * int(np.count_nonzero(mask & reference)) / max(1, total)
+def dice(mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
+    """Return the Dice of two boolean masks of the same shape, with voxels of ``spacing`` (z, y, x) in mm.
+
+    If the reference is empty it is 1 for a mask below ``MIN_TUMOUR_ML``, which counts as none, and 0 for a larger one.
+    """
+    wanted = int(np.count_nonzero(reference))
+    if not wanted:
+        return float(volume_ml(mask, spacing) < MIN_TUMOUR_ML)
+    return 2 * int(np.count_nonzero(mask & reference)) / (wanted + int(np.count_nonzero(mask)))
