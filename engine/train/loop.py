@@ -185,7 +185,9 @@ def train(training: Training) -> None:
             validates = epoch == settings.epochs or epoch % settings.validate_every == 0
             dice = None
             if validates and training.validation:
-                dice = validation_dice(training.net, training.stage, training.validation, training.device)
+                dice = validation_dice(
+                    training.net, training.stage, training.validation, training.device, settings.negatives
+                )
                 bar.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{dice:.3f}", refresh=False)
             log.add_epoch({**row, "validation_dice": dice, "seconds": round(time.monotonic() - start, 2)})
             # Without validation cases epochs cannot be ranked, so the last one is kept.
@@ -323,7 +325,13 @@ def save_epoch(training: Training, epoch: int, is_best: bool) -> None:
     if finished:
         best = load_checkpoint(best_so_far, training.stage.name)
         training.net.load_state_dict(best.net)
-        thresholds = choose_thresholds(training.net, training.stage, training.validation, training.device)
+        thresholds = choose_thresholds(
+            training.net,
+            training.stage,
+            training.validation,
+            training.device,
+            training.recipe.training.negatives,
+        )
         save_checkpoint(training.folder / "best.pt", replace(best, thresholds=thresholds))
     save_checkpoint(training.folder / "last.pt", replace(checkpoint, optimiser=training.optimiser.state_dict()))
     if finished:

@@ -4,8 +4,9 @@ Both are chosen by masks that are made as in use: in the box of the reference wi
 averaged over the eight flips, on the voxels of the case, and without small components. Only the repeated rounds of
 tumour fine are left out; they would have to be computed for every threshold.
 
-A case without a tumour counts like any other: its Dice is 1 if no tumour is found in it, else 0. So what is chosen is
-best for a patient drawn from those of the training centres, who has a tumour as often as they have.
+The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
+that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
+untrained network that finds nothing would beat one that finds most tumours.
 """
 
 from collections.abc import Sequence
@@ -26,26 +27,36 @@ EPOCH_THRESHOLDS = THRESHOLDS[1::4]  # by which epochs are ranked: labelling com
 AS_GOOD = 0.005  # thresholds within this mean Dice of the best cannot be distinguished on a few cases
 
 
-def validation_dice(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> float:
+def validation_dice(
+    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, negatives: float = 0.0
+) -> float:
     """Return the mean Dice over the validation cases at the threshold of EPOCH_THRESHOLDS that is best for it.
 
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: Validation cases, at least one.
+        cases: Validation cases, at least one with the target.
         device: Where ``net`` is.
+        negatives: As in ``mean_dice``.
     """
-    return float(mean_dice(net, stage, cases, device, thresholds=EPOCH_THRESHOLDS).max())
+    return float(mean_dice(net, stage, cases, device, negatives=negatives, thresholds=EPOCH_THRESHOLDS).max())
 
 
-def choose_thresholds(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> dict[str, float]:
+def choose_thresholds(
+    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, negatives: float = 0.0
+) -> dict[str, float]:
     """Return the threshold of each readout that the network has the heads for, by its name in READOUTS."""
     names = [name for name, readout in READOUTS.items() if readout.heads <= {*stage.method.heads}]
-    return {name: choose_threshold(net, stage, cases, device, name) for name in names}
+    return {name: choose_threshold(net, stage, cases, device, name, negatives) for name in names}
 
 
 def choose_threshold(
-    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, readout: str = "segmentation"
+    net: nn.Module,
+    stage: Stage,
+    cases: Sequence[Case],
+    device: torch.device,
+    readout: str = "segmentation",
+    negatives: float = 0.0,
 ) -> float:
     """Choose the threshold of best mean Dice over the validation cases.
 
@@ -54,13 +65,14 @@ def choose_threshold(
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: Validation cases; without any the threshold is 0.5.
+        cases: Validation cases, at least one with the target; without any the threshold is 0.5.
         device: Where ``net`` is.
         readout: Name in READOUTS.
+        negatives: As in ``mean_dice``.
     """
     if not cases:
         return 0.5
-    means = mean_dice(net, stage, cases, device, readout=readout)
+    means = mean_dice(net, stage, cases, device, negatives=negatives, readout=readout)
     good = [t for t, mean in zip(THRESHOLDS, means, strict=True) if mean >= means.max() - AS_GOOD]
     return min(good, key=lambda threshold: abs(threshold - 0.5))
 
@@ -71,29 +83,36 @@ def mean_dice(
     cases: Sequence[Case],
     device: torch.device,
     *,
+    negatives: float = 0.0,
     readout: str = "segmentation",
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> np.ndarray:
-    """Segment cases as in use and return their mean Dice at each threshold; ``dice`` says what an empty reference has.
+    """Segment cases as in use and return their mean ``dice`` at each threshold.
 
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: With the pancreas, at least one.
+        cases: At least one with the target; the others have the pancreas.
         device: Where ``net`` is.
+        negatives: Weight in the mean, in [0, 1), that the cases without the target have together, if there are any.
         readout: Name in READOUTS.
         thresholds: In ascending order.
     """
     net.eval()
-    curves = []
+    curves: dict[bool, list[list[float]]] = {True: [], False: []}  # of the cases with and without the target
     for case in cases:
+        has_target = case.target_box(stage.sampling.target) is not None
+        if not has_target and negatives == 0:
+            continue
         box = reference_box(case, stage.sampling)
         reference = target_mask(case.label()[box.slices], stage.sampling.target) > 0
         probability = box_probability(
             net, case.image()[box.slices], case.spacing, stage=stage, device=device, readout=readout
         )
-        curves.append([dice(keep_large_components(probability > t), reference, case.spacing) for t in thresholds])
-    return np.mean(curves, axis=0)
+        masks = (keep_large_components(probability > t) for t in thresholds)
+        curves[has_target].append([dice(mask, reference, case.spacing) for mask in masks])
+    found = np.mean(curves[True], axis=0)
+    return (1 - negatives) * found + negatives * np.mean(curves[False], axis=0) if curves[False] else found
 
 
 def dice(mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
