@@ -17,6 +17,11 @@ MULTIPLE = 8  # the sides of the network's input are multiples of this
 MOST_VOXELS = 1 << 16  # along an axis
 MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm and 25 pixels of 0.8 mm, as published
 
+# Tumour fine looks around what tumour coarse found, or around the pancreas if it found nothing. In a case without a
+# tumour, tumour coarse has found something that is none, or nothing; both are drawn equally often.
+NOTHING_FOUND = 0.5  # share of the draws of such a case that look around its pancreas
+FALSE_FINDING_MM = (4.0, 20.0)  # half sides of the other ones' region, in the range of those of tumours
+
 Reach = Callable[[Sequence[float]], Sequence[float]]  # from half sides (z, y, x) in mm to those that are looked at
 
 
@@ -164,51 +169,79 @@ def mask_box(mask: np.ndarray, spacing: Sequence[float], sampling: Sampling) -> 
 
 
 def reference_box(case: Case, sampling: Sampling) -> Box:
-    """Return the box that a stage would read of a case if the stage before it had found exactly the reference.
+    """Return the box that a stage would read of a case if the stages before it had found exactly the reference.
+
+    In a case without a tumour it is the box around the pancreas, also for the stage that looks around tumours: it does
+    so where the stage before has found none.
 
     Raises:
-        ValueError: If the case lacks the pancreas or tumour that ``sampling.roi`` asks for.
+        ValueError: If the case lacks the pancreas.
         InputError: If the case is damaged.
     """
     if sampling.roi == "scan":
         return scan_box(case.image(), case.spacing, sampling)
-    roi = margin_box(_required_box(case, sampling.roi), case.shape, case.spacing, sampling.margin_mm)
-    return network_box(roi, case.shape, case.spacing, sampling)
+    roi = case.target_box(sampling.roi) or _pancreas_box(case)
+    return network_box(
+        margin_box(roi, case.shape, case.spacing, sampling.margin_mm), case.shape, case.spacing, sampling
+    )
 
 
-def training_box(case: Case, sampling: Sampling, rng: np.random.Generator, field: Box | None = None) -> Box:
+def training_box(
+    case: Case,
+    sampling: Sampling,
+    rng: np.random.Generator,
+    field: Box | None = None,
+    around_pancreas: float = 0.0,
+) -> Box:
     """Draw the box of a case that a step of the training sees.
 
-    It is the box around the reference with its jitter, or the whole body in the first stage. Where that is larger than
-    a patch, a patch is drawn in it that holds the target of the stage, or a part of the target if it is larger still.
+    It is the box around the region that the stage looks at with its jitter, or the whole body in the first stage. Where
+    that is larger than a patch, a patch is drawn in it that holds the target of the stage, or a part of the target if
+    it is larger still. In a case without a tumour, the region takes the place of the target.
 
     Args:
-        case: Must have the pancreas or tumour that ``sampling.roi`` asks for, and the target.
+        case: Must have the pancreas.
         sampling: Of the stage.
-        rng: Draws jitter and patch.
+        rng: Draws region, jitter and patch.
         field: The box of the whole body, if it is known already; only the first stage needs it.
+        around_pancreas: As in ``BoxDataset``.
 
     Raises:
-        ValueError: If the case has no such reference.
+        ValueError: If the case lacks the pancreas.
         InputError: If the case is damaged.
     """
+    region = _draw_region(case, sampling, rng, around_pancreas)
     if sampling.roi == "scan":
         box = field or scan_box(case.image(), case.spacing, sampling)
     else:
         ranges = (sampling.jitter_z_mm, sampling.jitter_plane_mm, sampling.jitter_plane_mm)
         low, high = ([rng.uniform(*r) / s for r, s in zip(ranges, case.spacing, strict=True)] for _ in range(2))
-        roi = enlarge(_required_box(case, sampling.roi), low, high, case.shape)
-        box = network_box(roi, case.shape, case.spacing, sampling)
+        box = network_box(enlarge(region, low, high, case.shape), case.shape, case.spacing, sampling)
     factor = network_factor(case.spacing, sampling)
     sides = [max(1, int(n * f + 1e-6)) for n, f in zip(patch_shape(sampling), factor, strict=True)]
-    return _draw_patch(box, _required_box(case, sampling.target), sides, rng)
+    return _draw_patch(box, case.target_box(sampling.target) or region, sides, rng)
 
 
-def _required_box(case: Case, target: str) -> Box:
-    box = case.target_box(target)
-    if box is None:
-        raise ValueError(f"{case.key} has no labelled {target}")
-    return box
+def _draw_region(case: Case, sampling: Sampling, rng: np.random.Generator, around_pancreas: float) -> Box:
+    """Draw the region around which a step looks: the pancreas, the tumour, or what could be taken for one."""
+    pancreas = _pancreas_box(case)
+    if sampling.roi != "tumour":
+        return pancreas
+    if case.tumour_box is not None:
+        return pancreas if around_pancreas and rng.random() < around_pancreas else case.tumour_box
+    if rng.random() < NOTHING_FOUND:
+        return pancreas
+    gland = np.flatnonzero(case.label()[pancreas.slices])
+    voxel = np.unravel_index(gland[rng.integers(len(gland))], pancreas.shape)
+    at = triple(int(a + i) for a, i in zip(pancreas.start, voxel, strict=True))
+    half = [rng.uniform(*FALSE_FINDING_MM) / s for s in case.spacing]
+    return enlarge(Box(at, triple(i + 1 for i in at)), half, half, case.shape)
+
+
+def _pancreas_box(case: Case) -> Box:
+    if case.pancreas_box is None:
+        raise ValueError(f"{case.key} has no labelled pancreas")
+    return case.pancreas_box
 
 
 def _draw_patch(box: Box, target: Box, sides: Sequence[int], rng: np.random.Generator) -> Box:
@@ -262,28 +295,39 @@ def read_sample(case: Case, box: Box, sampling: Sampling, reach: Reach | None = 
 class BoxDataset(Dataset[Sample]):
     """The boxes that a stage is trained on.
 
-    An item is named by (epoch, index), and its box is drawn from these and the seed alone. So the order in which the
-    workers of a loader finish changes nothing, and a resumed run sees what it would have seen.
+    An item is named by (epoch, index), and by a third number if a case is drawn several times in an epoch. Its box is
+    drawn from these and the seed alone. So the order in which the workers of a loader finish changes nothing, and a
+    resumed run sees what it would have seen.
 
     Args:
-        cases: Cases that hold the target of the stage.
+        cases: Cases with a labelled pancreas; where the stage segments tumours, with or without one.
         sampling: Of the stage.
         seed: Seed of the draws.
         reach: Of the augmentation, as in ``read_sample``.
+        around_pancreas: Share of the draws in which a stage that looks around tumours looks around the pancreas of a
+            case that has one.
     """
 
-    def __init__(self, cases: Sequence[Case], sampling: Sampling, seed: int, reach: Reach | None = None) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        sampling: Sampling,
+        seed: int,
+        reach: Reach | None = None,
+        around_pancreas: float = 0.0,
+    ) -> None:
         self.cases, self.sampling, self.seed, self.reach = list(cases), sampling, seed, reach
+        self.around_pancreas = around_pancreas
         self._fields: dict[int, Box] = {}  # found once in a process, because finding a body reads the whole scan
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        epoch, index = item
+    def __getitem__(self, item: tuple[int, ...]) -> Sample:
+        _, index, *_ = item
         case = self.cases[index]
         if self.sampling.roi == "scan" and index not in self._fields:
             self._fields[index] = scan_box(case.image(), case.spacing, self.sampling)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        box = training_box(case, self.sampling, rng, self._fields.get(index))
+        rng = np.random.default_rng([self.seed, *item])
+        box = training_box(case, self.sampling, rng, self._fields.get(index), self.around_pancreas)
         return read_sample(case, box, self.sampling, self.reach)

@@ -126,7 +126,9 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
         stage: Of the cascade.
         leave_out: Names of settings of the training that get no option.
     """
-    add_settings(parser, TrainSettings(epochs=stage.epochs), leave_out)
+    # A scan without the pancreas is no scan for this project, so that the pancreas stages have nothing to choose.
+    without = {"negatives"} if stage.segments_pancreas else set()
+    add_settings(parser, TrainSettings(epochs=stage.epochs), {*leave_out, *without})
     add_settings(parser, NetworkSettings())
     add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
     add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")
@@ -146,9 +148,10 @@ def read_recipe_options(args: argparse.Namespace, stage: Stage) -> RecipeOptions
     Raises:
         InputError: If a setting is unknown, or its value is not of the right kind or out of its range.
     """
+    training = read_settings(TrainSettings, args)
     return RecipeOptions(
         stage=replace(stage, sampling=change_settings(stage.sampling, args.sampling, "--sampling")),
         network=read_settings(NetworkSettings, args),
         augmentation=change_settings(Augmentation(), args.augment, "--augment"),
-        training=read_settings(TrainSettings, args),
+        training=replace(training, negatives=0.0) if stage.segments_pancreas else training,
     )

@@ -39,6 +39,10 @@ class TrainSettings:
     epochs: int = field(default=0, metadata={"help": "passes over the training cases"})
     batch_size: int = field(default=1, metadata={"help": "boxes per optimisation step"})
     seed: int = field(default=2022, metadata={"help": "seed of every random draw"})
+    negatives: float = field(
+        default=0.25,
+        metadata={"help": "share of the steps that see a scan without a tumour, if there are any; 0 for none"},
+    )
     lr: float = field(
         default=1e-4, metadata={"help": "largest learning rate; it falls to 0 with power 0.9 (published: 1e-4)"}
     )

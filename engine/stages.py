@@ -12,6 +12,10 @@ from data.samples import Sampling
 from engine.method import Method
 from models.losses import LossWeights
 
+# A mask of a tumour stage that is smaller than this is no tumour: tumour fine then searches the pancreas, and a scan
+# counts as free of tumours. It is 10 voxels of a clinical scan, of 0.8 x 0.8 x 2 mm.
+MIN_TUMOUR_ML = 0.012
+
 
 @dataclass(frozen=True)
 class Stage:

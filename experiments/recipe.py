@@ -33,7 +33,7 @@ BASELINE = "baseline"
 COMMON = (
     *("--width", "8", "--workers", "0", "--lr", "2e-3", "--epochs", "8", "--validate-every", "4"),
     *("--head-input", "raw", "--warm-up", "0", "--optimiser", "adam", "--weight-decay", "5e-4", "--ema-decay", "0"),
-    *("--groups", "8", "--leak", "0", "--weight", "deep=0", "--batch-size", "1"),
+    *("--groups", "8", "--leak", "0", "--weight", "deep=0", "--negatives", "0", "--batch-size", "1"),
     *("--sampling", "target_mm=3,3,3", "--augment", "grey_probability=0", "--augment", "inverted_gamma=0"),
     *("--augment", "low_resolution_probability=0"),
 )

@@ -29,7 +29,7 @@ from data.samples import BoxDataset
 from data.splits.split import select_cases
 from engine.infer.cascade import StageModel
 from engine.stages import STAGES
-from engine.train.loop import derive_seed
+from engine.train.loader import derive_seed
 from experiments.common import add_run_options, open_run
 from models.contrast import draw_anchors
 from models.dual_task_net import DualTaskOutput
@@ -116,7 +116,8 @@ def main() -> int:
     args = parser.parse_args()
     model, centres, split = open_run(args.stage, args.data, store=args.store, checkpoints=args.path, gpu=args.gpu)
     model.net.train()
-    cases = select_cases(centres, split.train)
+    target = model.stage.sampling.target
+    cases = [case for case in select_cases(centres, split.train) if case.target_box(target)]
     dataset = BoxDataset(cases[:: max(1, len(cases) // args.cases)], model.stage.sampling, SEED)
     rows = [measure(model, dataset, index) for index in range(len(dataset))]
     mean = {name: np.mean([row[name] for row in rows]) for name in rows[0]}

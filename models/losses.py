@@ -67,14 +67,19 @@ class LossWeights:
 
 
 def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
-    """Compute the soft Dice loss, 1 - mean over the batch of (2 sum(p y) + 1e-6) / (sum p + sum y + 1e-6).
+    """Compute the soft Dice loss, 1 - (2 sum(p y) + 1e-6) / (sum p + sum y + 1e-6), averaged over the samples.
+
+    Samples whose mask is empty are left out: their loss would be 1 with a gradient that vanishes, except near an empty
+    prediction, where it explodes. If all are, the loss is 0.
 
     Args:
         probability: p in [0, 1], shape (B, 1, D, H, W).
         mask: y, 0 or 1, same shape.
     """
     p, y = probability.flatten(1), mask.flatten(1)
-    return 1 - ((2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)).mean()
+    loss = 1 - (2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)
+    counts = (y.sum(1) > 0).float()
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:

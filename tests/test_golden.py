@@ -17,7 +17,8 @@ from data.phantom import command as phantom
 from data.splits.split import Split
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
-from engine.train.loop import derive_seed, prepare_training, train_step
+from engine.train.loader import derive_seed
+from engine.train.loop import prepare_training, train_step
 
 RECORD = Path(__file__).with_name("golden.json")
 STEPS = 3

@@ -26,13 +26,11 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer.box import segment_box
-from engine.stages import STAGES, Stage
+from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
 # size; as voxels they are given for a clinical voxel of 0.8 x 0.8 x 2 mm.
 
-# A mask of tumour coarse that is smaller than this (10 voxels) is no tumour; tumour fine then searches the pancreas.
-MIN_TUMOUR_ML = 0.012
 # A later round of a stage is discarded if its mask is smaller than this (80 voxels): its box has lost the target.
 MIN_ROUND_ML = 0.1
 # Two rounds agree if their masks have at least this Dice: their boxes are then nearly the same, and so would be the

@@ -62,7 +62,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
         method=stage.published,
         sampling=replace(stage.sampling, target_mm=COARSE_MM if stage.sampling.roi == "scan" else FINE_MM),
         augmentation=Augmentation(),
-        training=TrainSettings(epochs=stage.epochs),
+        training=TrainSettings(epochs=stage.epochs, negatives=0.0),
         preparation=Preparation(),
     )
     save_checkpoint(

@@ -11,7 +11,7 @@ from data.common.files import replacing
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
 from engine.report.plots import draw_distributions
-from engine.report.tables import CaseRow, failed, pick_cases, summary_table, write_summary
+from engine.report.tables import CaseRow, failed, pick_cases, pick_false_positive, summary_table, write_summary
 
 PLOTTED = ("dice", "nsd_2mm", "hd95_mm", "volume_error_ml")
 
@@ -26,7 +26,7 @@ def write_results(
     heading: str,
     read_prediction: Callable[[Case], np.ndarray],
 ) -> None:
-    """Write and print the summary, draw the distributions and the best, median and worst case.
+    """Write and print the summary, draw the distributions, the best, median and worst case and the false positive.
 
     Args:
         folder: Gets summary.txt, summary.json and the pictures; ``cases.csv`` is there already.
@@ -45,10 +45,14 @@ def write_results(
         with drawing(folder / "distributions.png") as picture:
             draw_distributions(folder / "distributions.png", scored, PLOTTED, title)
         faults.append(picture.fault)
-    code = np.uint8(PANCREAS if target == "pancreas" else TUMOUR)
-    for rank, row in pick_cases(rows)._asdict().items():
+    lesions = target != "pancreas"
+    code = np.uint8(TUMOUR if lesions else PANCREAS)
+    picked = pick_cases(rows)._asdict() | ({"false_positive": pick_false_positive(rows)} if lesions else {})
+    for rank, row in picked.items():
         if row is None:
             continue
+        has_target = row["reference_ml"] > 0
+        said = f"Dice {row['dice']:.2f}" if has_target else f"no tumour, {row['prediction_ml']:.2f} ml found"
         case = cases[row["case"]]
         with drawing(folder / f"{rank}.png") as picture:
             draw_overlay(
@@ -57,13 +61,13 @@ def write_results(
                 reference=target_mask(np.asarray(case.label()), target) * code,
                 prediction=read_prediction(case) * code,
                 spacing=case.spacing,
-                title=f"{title}: {rank}, {case.name}, Dice {row['dice']:.2f}",
+                title=f"{title}: {rank.replace('_', ' ')}, {case.name}, {said}",
             )
         faults.append(picture.fault)
-    text = summary_table(rows, heading, lesions=target != "pancreas")
+    text = summary_table(rows, heading, lesions=lesions)
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
-    write_summary(folder / "summary.json", rows)  # the last file: it marks a finished evaluation
+    write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
     missing = sum(map(bool, faults))
     print(f"\n{text}\nper case: {folder / 'cases.csv'}")
     print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.records import read_json
 from engine.metrics import AGREEMENT, COLUMNS, LESIONS, OUTCOMES, VOLUMES, outcome
+from engine.stages import MIN_TUMOUR_ML
 from engine.statistics import Summary, summarise
 
 CaseRow = dict[str, Any]
@@ -40,6 +41,32 @@ class PickedCases(NamedTuple):
     best: CaseRow | None
     median: CaseRow | None
     worst: CaseRow | None
+
+
+@dataclass(frozen=True)
+class TumourFree:
+    """What was found in the cases whose reference holds no tumour.
+
+    Attributes:
+        cases: Number of such cases.
+        found_nothing: Those in which less than ``MIN_TUMOUR_ML`` was found.
+        specificity: Share of those; NaN if there are no cases.
+        false_positive_ml_mean: Mean volume in ml that was found in a case; NaN if there are no cases.
+        false_positive_ml_max: The largest one.
+    """
+
+    cases: int
+    found_nothing: int
+    specificity: float
+    false_positive_ml_mean: float
+    false_positive_ml_max: float
+
+    def describe(self) -> str:
+        """Return the figures as a line to read."""
+        return (
+            f"nothing found in {self.found_nothing} of {self.cases}, specificity {self.specificity:.3f}; "
+            f"false positive volume {self.false_positive_ml_mean:.2f} ml, at most {self.false_positive_ml_max:.2f} ml"
+        )
 
 
 def write_case_table(path: Path, rows: Sequence[CaseRow]) -> None:
@@ -140,13 +167,29 @@ def count_outcomes(rows: Sequence[CaseRow]) -> dict[str, int]:
     }
 
 
+def summarise_tumour_free(rows: Sequence[CaseRow]) -> TumourFree:
+    """Summarise the evaluated cases whose reference is empty."""
+    found = [float(row["prediction_ml"]) for row in rows if not failed(row) and not row["reference_ml"] > 0]
+    nothing = sum(volume < MIN_TUMOUR_ML for volume in found)
+    if not found:
+        return TumourFree(0, 0, math.nan, math.nan, math.nan)
+    return TumourFree(len(found), nothing, nothing / len(found), sum(found) / len(found), max(found))
+
+
+def tumour_free_by_centre(rows: Sequence[CaseRow]) -> dict[str, TumourFree]:
+    """Summarise the evaluated cases whose reference is empty for each centre that has any."""
+    centres = sorted({str(row.get("centre", "")) for row in rows})
+    found = {name: summarise_tumour_free([r for r in rows if str(r.get("centre", "")) == name]) for name in centres}
+    return {name: summary for name, summary in found.items() if summary.cases}
+
+
 def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True) -> str:
     """Return a summary to read: the metrics over all cases, then every case that is not plainly segmented.
 
     Args:
         rows: One row per case.
         title: First line of the summary.
-        lesions: Whether to report detected lesions, which makes no sense for the pancreas.
+        lesions: Whether to report detected lesions and cases without any, which makes no sense for the pancreas.
     """
     lines = [title, "=" * len(title), f"{'metric':<16}{'mean':>9}    {'sd':<9}{'95 % interval':<21}{'n':>4}  left out"]
     for name, s in summarise_metrics(rows).items():
@@ -160,6 +203,11 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True) -> 
         present, detected, spurious = (count[name] for name in LESIONS)
         share = f" ({100 * detected / present:.0f} %)" if present else ""
         lines.append(f"lesions          {detected} of {present} detected{share}, {spurious} false positive components")
+        centres = tumour_free_by_centre(rows)
+        if centres:
+            lines.append(f"without tumour   {summarise_tumour_free(rows).describe()}")
+        if len(centres) > 1:
+            lines += [f"  {name}: {summary.describe()}" for name, summary in centres.items()]
     for name, volume in (("missed", "reference_ml"), ("false_positive", "prediction_ml"), ("correctly_empty", "")):
         for row in rows:
             if not failed(row) and outcome(row) == name:
@@ -169,13 +217,14 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True) -> 
     return "\n".join(lines) + "\n"
 
 
-def write_summary(path: Path, rows: Sequence[CaseRow]) -> None:
+def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> None:
     """Write a summary for programs, atomically.
 
     Args:
-        path: A .json file, with ``counts`` and ``metrics`` and null for what is undefined; or a .csv file, with one
-            line per metric and per count.
+        path: A .json file, with ``counts``, ``metrics`` and ``tumour_free`` and null for what is undefined; or a .csv
+            file, with one line per metric and per count.
         rows: One row per case.
+        lesions: Whether to report cases without a lesion, which makes no sense for the pancreas.
 
     Raises:
         ValueError: If the file name has another suffix.
@@ -184,9 +233,12 @@ def write_summary(path: Path, rows: Sequence[CaseRow]) -> None:
     metrics = {name: asdict(summary) for name, summary in summarise_metrics(rows).items()}
     counts = count_outcomes(rows)
     if path.suffix == ".json":
-        defined = {name: {key: _none_if_nan(value) for key, value in m.items()} for name, m in metrics.items()}
+        content: dict[str, Any] = {"counts": counts, "metrics": metrics}
+        if lesions:
+            centres = {name: asdict(summary) for name, summary in tumour_free_by_centre(rows).items()}
+            content["tumour_free"] = {**asdict(summarise_tumour_free(rows)), "centres": centres}
         with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps({"counts": counts, "metrics": defined}, indent=1, allow_nan=False))
+            unfinished.write_text(json.dumps(_none_if_nan(content), indent=1, allow_nan=False))
     elif path.suffix == ".csv":
         lines: list[CaseRow] = [{"metric": name, **values} for name, values in metrics.items()]
         lines += [{"metric": name, "n": number} for name, number in counts.items()]
@@ -210,6 +262,13 @@ def pick_cases(rows: Sequence[CaseRow]) -> PickedCases:
     )
 
 
+def pick_false_positive(rows: Sequence[CaseRow]) -> CaseRow | None:
+    """Pick the case without a tumour in which most was found; None if less than ``MIN_TUMOUR_ML`` was found in all."""
+    found = [row for row in rows if not failed(row) and not row["reference_ml"] > 0]
+    worst = max(found, key=lambda row: (row["prediction_ml"], row["case"]), default=None)
+    return worst if worst is not None and worst["prediction_ml"] >= MIN_TUMOUR_ML else None
+
+
 def _is_number(text: str) -> bool:
     """Return whether a cell of a table is a number or empty."""
     try:
@@ -219,6 +278,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _none_if_nan(value: float) -> float | None:
-    """Replace NaN, which JSON does not have."""
+def _none_if_nan(value: Any) -> Any:  # noqa: ANN401
+    """Replace NaN, which JSON does not have, in nested dictionaries."""
+    if isinstance(value, dict):
+        return {name: _none_if_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -152,6 +152,8 @@ def _describe_run(folder: Path, source: Source) -> tuple[Section, ...]:
             summary = read_summary(path)
             figures = {f"count.{name}": count for name, count in summary["counts"].items()}
             figures |= {f"mean.{name}": values["mean"] for name, values in summary["metrics"].items()}
+            tumour_free = summary.get("tumour_free", {})  # of a tumour stage, since it is reported
+            figures |= {f"tumour_free.{name}": n for name, n in tumour_free.items() if name != "centres"}
         path = run / "losses.csv"
         with path.open(newline="") as file:
             epochs = list(csv.DictReader(file))

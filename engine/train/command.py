@@ -37,6 +37,7 @@ from engine.options import (
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
+from engine.train.loader import count_negatives
 from engine.train.loop import BEST_SO_FAR, prepare_training, train
 from engine.train.run_log import write_settings
 
@@ -84,11 +85,24 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """One split to train, with its cases that hold what the stage segments."""
+    """One split to train, with its cases.
+
+    Attributes:
+        split: The split.
+        train_cases: Training cases that hold what the stage segments.
+        negatives: Training cases that are known not to hold it: without a tumour, of a centre where tumours are
+            labelled.
+        validation_cases: Validation cases of both kinds; none if none of them holds what the stage segments.
+    """
 
     split: Split
     train_cases: list[Case]
+    negatives: list[Case]
     validation_cases: list[Case]
+
+    def negatives_per_epoch(self, settings: TrainSettings) -> int:
+        """Return how many boxes of the negatives an epoch has."""
+        return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
 
 
 def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
@@ -160,6 +174,9 @@ def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
         if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
             flag = f"--{name.replace('_', '-')} {value}"
             raise InputError(flag, "out of range", f"give a {'positive number' if name in POSITIVE else 'number >= 0'}")
+    if training.negatives >= 1:
+        problem = "leaves no step for the cases with a tumour"
+        raise InputError(f"--negatives {training.negatives}", problem, "give a share below 1, or 0 for none")
     if network.width % (network.groups or 1):
         problem = f"not a multiple of the {network.groups} groups"
         raise InputError(f"--width {network.width}", problem, "give another width, or other --groups")
@@ -218,29 +235,37 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Plan:
-    """Collect the training and validation cases of a split that hold what the stage segments.
+    """Collect the training and validation cases of a split: those that hold what the stage segments, and those without.
 
     Raises:
-        InputError: If no training case does.
+        InputError: If no training case holds it.
     """
     target = stage.sampling.target
+    known = centres_with(centres, target)
     train_cases, validation_cases = (
-        [case for case in select_cases(centres, keys) if case.target_box(target)]
+        [case for case in select_cases(centres, keys) if case.centre in known and case.pancreas_box]
         for keys in (split.train, split.validation)
     )
-    if not train_cases:
+    positives, negatives = ([c for c in train_cases if bool(c.target_box(target)) == has] for has in (True, False))
+    if not positives:
         raise InputError(
             f"hold out {split.name}", f"no training case has a labelled {target}", "prepare a centre that has one"
         )
-    return Plan(split, train_cases, validation_cases)
+    # Cases without a tumour alone would choose the epoch that finds least, which is that of an untrained network.
+    can_rank = any(case.target_box(target) for case in validation_cases)
+    return Plan(split, positives, negatives, validation_cases if can_rank else [])
 
 
 def describe(plan: Plan, settings: TrainSettings) -> str:
     """Return one line that says what a run will do."""
     counts = Counter(case.centre for case in plan.train_cases)
     parts = ", ".join(f"{centre} {count}" for centre, count in counts.items())
+    drawn, more = plan.negatives_per_epoch(settings), ""
+    if drawn:
+        share = drawn / (len(plan.train_cases) + drawn)
+        more = f" and {len(plan.negatives)} without a tumour in {100 * share:.0f} % of the steps"
     return (
-        f"  hold out {plan.split.name}: train on {len(plan.train_cases)} cases ({parts}), "
+        f"  hold out {plan.split.name}: train on {len(plan.train_cases)} cases ({parts}){more}, "
         f"validate on {len(plan.validation_cases)}, {settings.epochs} epochs, {count_steps(plan, settings)} steps"
     )
 
@@ -270,7 +295,8 @@ def describe_kept_settings(kept: Recipe, typed: Recipe) -> str:
 
 def count_steps(plan: Plan, settings: TrainSettings) -> int:
     """Return the number of optimisation steps of a run."""
-    return settings.epochs * -(-len(plan.train_cases) // settings.batch_size)
+    boxes = len(plan.train_cases) + plan.negatives_per_epoch(settings)
+    return settings.epochs * -(-boxes // settings.batch_size)
 
 
 def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None:
@@ -327,6 +353,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         split=split,
         recipe=recipe,
         train_cases=plan.train_cases,
+        negatives=plan.negatives,
         validation_cases=plan.validation_cases,
         device=device,
         folder=folder,

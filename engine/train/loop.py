@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from data.augment import make_batch
 from data.cases.case import Case
@@ -18,9 +18,10 @@ from data.common.progress import Progress, progress_bar
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from engine.device import autocast, is_out_of_memory, naming_memory_errors
+from engine.device import autocast, naming_memory_errors
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
+from engine.train.loader import EpochSampler, NamingDataset, count_negatives, derive_seed, share_around_pancreas
 from engine.train.run_log import RunLog
 from engine.train.validate import choose_thresholds, validation_dice
 from models.losses import DualTaskLoss
@@ -28,47 +29,6 @@ from models.views import random_views
 
 BEST_SO_FAR = "best_so_far.pt"  # the best weights of a run that is not finished
 SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """The order of an epoch: (epoch, index) of every case once, shuffled by the seed and the epoch only."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        return iter([(self.epoch, i) for i in torch.randperm(self.count, generator=generator).tolist()])
-
-
-class NamingDataset(Dataset[Sample | InputError]):
-    """Read boxes in the processes of a loader; whatever goes wrong there names its case.
-
-    A loader process passes exceptions on as text. Errors that the user can correct are therefore returned in place of
-    the sample and raised by the process that trains.
-    """
-
-    def __init__(self, boxes: BoxDataset) -> None:
-        self.boxes = boxes
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __getitem__(self, item: tuple[int, int]) -> Sample | InputError:
-        key = self.boxes.cases[item[1]].key
-        try:
-            return self.boxes[item]
-        except InputError as error:
-            return error
-        except Exception as error:
-            if is_out_of_memory(error):
-                return InputError(key, "reading its box needs more memory than there is", "use fewer --workers")
-            if isinstance(error, OSError):
-                return InputError(key, f"cannot be read ({error})", "check the disk of the store")
-            raise RuntimeError(f"{key}: its box cannot be read") from error
 
 
 @dataclass
@@ -130,6 +90,7 @@ def prepare_training(
     split: Split,
     recipe: Recipe,
     train_cases: Sequence[Case],
+    negatives: Sequence[Case] = (),
     validation_cases: Sequence[Case],
     device: torch.device,
     folder: Path,
@@ -141,7 +102,8 @@ def prepare_training(
         stage: With the method and the sampling of the recipe.
         split: Names the cases.
         recipe: All settings.
-        train_cases: At least one.
+        train_cases: Cases with the target, at least one.
+        negatives: Training cases without it, which take part as far as the recipe says.
         validation_cases: May be empty.
         device: Where to compute.
         folder: The run folder, which exists.
@@ -153,8 +115,16 @@ def prepare_training(
     settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights
     net = recipe.build_network(device)
-    dataset = BoxDataset(train_cases, stage.sampling, settings.seed, recipe.augmentation.reach)
-    sampler = EpochSampler(len(dataset), settings.seed)
+    drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
+    cases = [*train_cases, *(negatives if drawn else ())]
+    dataset = BoxDataset(
+        cases,
+        stage.sampling,
+        settings.seed,
+        recipe.augmentation.reach,
+        share_around_pancreas(len(train_cases), drawn),
+    )
+    sampler = EpochSampler(len(train_cases), settings.seed, len(negatives), drawn)
     training = Training(
         stage=stage,
         split=split,
@@ -184,8 +154,8 @@ def prepare_training(
             ramp=stage.method.ramp,
             steepness=stage.method.steepness,
         ),
-        data_hash=digest([*train_cases, *validation_cases]),
-        spacing_range=spacing_range(train_cases),
+        data_hash=digest([*cases, *validation_cases]),
+        spacing_range=spacing_range(cases),
     )
     if checkpoint is not None:
         if checkpoint.data_hash != training.data_hash:
@@ -254,7 +224,9 @@ def validate(training: Training) -> dict[str, float]:
     It is empty without validation cases.
     """
     return {
-        column: validation_dice(net, training.stage, training.validation, training.device)
+        column: validation_dice(
+            net, training.stage, training.validation, training.device, training.recipe.training.negatives
+        )
         for column, net in candidates(training).items()
         if training.validation
     }
@@ -325,7 +297,7 @@ def read_batches(training: Training) -> Iterator[list[Sample]]:
             if "DataLoader" not in str(error):
                 raise
             first, size = step * training.recipe.training.batch_size, training.recipe.training.batch_size
-            awaited = [index for _, index in training.sampler][first : first + size]
+            awaited = [index for _, index, *_ in training.sampler][first : first + size]
             keys = ", ".join(training.boxes.cases[index].key for index in awaited)
             raise InputError(
                 keys,
@@ -406,7 +378,13 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
     if finished:
         kept = load_checkpoint(best_so_far, training.stage.name)
         training.net.load_state_dict(kept.net)
-        thresholds = choose_thresholds(training.net, training.stage, training.validation, training.device)
+        thresholds = choose_thresholds(
+            training.net,
+            training.stage,
+            training.validation,
+            training.device,
+            training.recipe.training.negatives,
+        )
         save_checkpoint(training.folder / "best.pt", replace(kept, thresholds=thresholds))
     average = None if training.average is None else training.average.state_dict()
     last = replace(checkpoint, optimiser=training.optimiser.state_dict(), average=average)
@@ -419,11 +397,3 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the state of a network, which further steps do not change."""
     return {name: value.clone() for name, value in net.state_dict().items()}
-
-
-def derive_seed(*parts: int) -> int:
-    """Return one seed for each (seed, epoch, step), so that no draw depends on what was drawn before."""
-    seed = 0
-    for part in parts:
-        seed = (seed * 1_000_003 + part) % 2**63
-    return seed

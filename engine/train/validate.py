@@ -3,6 +3,10 @@
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
 averaged over the eight flips, on the voxels of the case, and without small components. Only the repeated rounds of
 tumour fine are left out; they would have to be computed for every threshold.
+
+The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
+that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
+untrained network that finds nothing would beat one that finds most tumours.
 """
 
 from collections.abc import Sequence
@@ -14,34 +18,45 @@ from torch import nn
 from data.cases.case import Case
 from data.cases.labels import target_mask
 from data.samples import reference_box
+from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability, keep_large_components
-from engine.stages import Stage
+from engine.stages import MIN_TUMOUR_ML, Stage
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # candidates for the binarisation
 EPOCH_THRESHOLDS = THRESHOLDS[1::4]  # by which epochs are ranked: labelling components takes longer than the network
 AS_GOOD = 0.005  # thresholds within this mean Dice of the best cannot be distinguished on a few cases
 
 
-def validation_dice(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> float:
+def validation_dice(
+    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, negatives: float = 0.0
+) -> float:
     """Return the mean Dice over the validation cases at the threshold of EPOCH_THRESHOLDS that is best for it.
 
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: Validation cases, at least one.
+        cases: Validation cases, at least one with the target.
         device: Where ``net`` is.
+        negatives: As in ``mean_dice``.
     """
-    return float(mean_dice(net, stage, cases, device, thresholds=EPOCH_THRESHOLDS).max())
+    return float(mean_dice(net, stage, cases, device, negatives=negatives, thresholds=EPOCH_THRESHOLDS).max())
 
 
-def choose_thresholds(net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device) -> dict[str, float]:
+def choose_thresholds(
+    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, negatives: float = 0.0
+) -> dict[str, float]:
     """Return the threshold of each readout that the network has the heads for, by its name in READOUTS."""
     names = [name for name, readout in READOUTS.items() if readout.heads <= {*stage.method.heads}]
-    return {name: choose_threshold(net, stage, cases, device, name) for name in names}
+    return {name: choose_threshold(net, stage, cases, device, name, negatives) for name in names}
 
 
 def choose_threshold(
-    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, readout: str = "segmentation"
+    net: nn.Module,
+    stage: Stage,
+    cases: Sequence[Case],
+    device: torch.device,
+    readout: str = "segmentation",
+    negatives: float = 0.0,
 ) -> float:
     """Choose the threshold of best mean Dice over the validation cases.
 
@@ -50,13 +65,14 @@ def choose_threshold(
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: Validation cases; without any the threshold is 0.5.
+        cases: Validation cases, at least one with the target; without any the threshold is 0.5.
         device: Where ``net`` is.
         readout: Name in READOUTS.
+        negatives: As in ``mean_dice``.
     """
     if not cases:
         return 0.5
-    means = mean_dice(net, stage, cases, device, readout=readout)
+    means = mean_dice(net, stage, cases, device, negatives=negatives, readout=readout)
     good = [t for t, mean in zip(THRESHOLDS, means, strict=True) if mean >= means.max() - AS_GOOD]
     return min(good, key=lambda threshold: abs(threshold - 0.5))
 
@@ -67,32 +83,44 @@ def mean_dice(
     cases: Sequence[Case],
     device: torch.device,
     *,
+    negatives: float = 0.0,
     readout: str = "segmentation",
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> np.ndarray:
-    """Segment cases as in use and return their mean Dice at each threshold.
+    """Segment cases as in use and return their mean ``dice`` at each threshold.
 
     Args:
         net: Is set to evaluation mode.
         stage: Says what the network sees.
-        cases: With the reference that the stage needs, at least one.
+        cases: At least one with the target; the others have the pancreas.
         device: Where ``net`` is.
+        negatives: Weight in the mean, in [0, 1), that the cases without the target have together, if there are any.
         readout: Name in READOUTS.
         thresholds: In ascending order.
     """
     net.eval()
-    curves = []
+    curves: dict[bool, list[list[float]]] = {True: [], False: []}  # of the cases with and without the target
     for case in cases:
+        has_target = case.target_box(stage.sampling.target) is not None
+        if not has_target and negatives == 0:
+            continue
         box = reference_box(case, stage.sampling)
         reference = target_mask(case.label()[box.slices], stage.sampling.target) > 0
         probability = box_probability(
             net, case.image()[box.slices], case.spacing, stage=stage, device=device, readout=readout
         )
-        curves.append([_dice(keep_large_components(probability > t), reference) for t in thresholds])
-    return np.mean(curves, axis=0)
+        masks = (keep_large_components(probability > t) for t in thresholds)
+        curves[has_target].append([dice(mask, reference, case.spacing) for mask in masks])
+    found = np.mean(curves[True], axis=0)
+    return (1 - negatives) * found + negatives * np.mean(curves[False], axis=0) if curves[False] else found
 
 
-def _dice(mask: np.ndarray, reference: np.ndarray) -> float:
-    """Return the Dice of two boolean masks of the same shape; 0 if both are empty."""
-    total = int(np.count_nonzero(mask)) + int(np.count_nonzero(reference))
-    return 2 * int(np.count_nonzero(mask & reference)) / max(1, total)
+def dice(mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
+    """Return the Dice of two boolean masks of the same shape, with voxels of ``spacing`` (z, y, x) in mm.
+
+    If the reference is empty it is 1 for a mask below ``MIN_TUMOUR_ML``, which counts as none, and 0 for a larger one.
+    """
+    wanted = int(np.count_nonzero(reference))
+    if not wanted:
+        return float(volume_ml(mask, spacing) < MIN_TUMOUR_ML)
+    return 2 * int(np.count_nonzero(mask & reference)) / (wanted + int(np.count_nonzero(mask)))

@@ -169,7 +169,7 @@ def wide_case(tmp_path_factory) -> Case:
 @given(st.integers(0, 10**6), st.sampled_from(["pancreas_fine", "tumor_coarse", "tumor_fine"]))
 def test_the_augmentation_brings_in_tissue_and_nothing_from_beyond_what_was_read(wide_case, seed, name):
     sampling = replace(STAGES[name].sampling, target_mm=(5.0, 3.0, 3.0))
-    augmentation = Augmentation(probability=0.8, gamma=(1.0, 1.0), noise=0.0)
+    augmentation = Augmentation(probability=0.8, gamma=(1.0, 1.0), noise=0.0, grey_probability=0.0)
     sample = BoxDataset([wide_case], sampling, seed, augmentation.reach)[0, 0]
     batch = make_batch(
         [sample],
@@ -191,3 +191,66 @@ def test_what_is_read_around_a_box_does_not_move_it(wide_case):
         for r in (None, reach)
     ]
     assert torch.equal(batches[0].mask, batches[1].mask) and bool(batches[0].mask.any())
+
+
+@pytest.fixture(scope="module")
+def curved_case(tmp_path_factory) -> Case:
+    """A case without a tumour, whose pancreas is an angle: most of its bounding box is something else."""
+    label = np.zeros((30, 60, 80), np.uint8)
+    label[10:14, 10:14, 10:70] = 1
+    label[10:24, 10:50, 10:14] = 1
+    grid, spacing = Grid.plain(label.shape, (4.0, 2.0, 2.0)), (4.0, 2.0, 2.0)
+    facts = {"patient": "p", "spacing": spacing, "grid": grid, "source": {}}
+    image = np.full(label.shape, 40, np.int16)
+    return read_case(write_case(tmp_path_factory.mktemp("curved"), "c", "curved", image, label, **facts))
+
+
+def test_a_stage_looks_around_the_pancreas_of_a_case_without_a_tumour(curved_case):
+    boxes = {name: reference_box(curved_case, STAGES[name].sampling) for name in ("tumor_coarse", "tumor_fine")}
+    assert all(box.contains(curved_case.pancreas_box) for box in boxes.values())
+    sampling = replace(STAGES["tumor_coarse"].sampling, patch_mm=(math.inf,) * 3)
+    drawn = [training_box(curved_case, sampling, np.random.default_rng(i)) for i in range(20)]
+    assert all(box.contains(curved_case.pancreas_box) for box in drawn) and len(set(drawn)) > 10
+
+
+def test_tumour_fine_sees_the_pancreas_or_what_could_be_taken_for_a_tumour_in_it(curved_case):
+    sampling = replace(STAGES["tumor_fine"].sampling, patch_mm=(math.inf,) * 3)
+    drawn = [training_box(curved_case, sampling, np.random.default_rng(i)) for i in range(300)]
+    mm = np.array([np.multiply(box.shape, curved_case.spacing) for box in drawn])
+    # Along y and x the pancreas alone measures 80 and 120 mm; a finding of 40 mm with a margin of 32 mm at most 104.
+    around = [box for box, size in zip(drawn, mm, strict=True) if size[2] > 112]
+    findings = [box for box, size in zip(drawn, mm, strict=True) if size[2] <= 112]
+    assert 0.35 < len(around) / 300 < 0.65
+    label = curved_case.label()
+    assert all(label[box.slices].any() for box in findings)
+    centres = np.array([np.add(*box) / 2 for box in findings])
+    assert np.ptp(centres, axis=0)[2] > 40 and np.ptp(centres, axis=0)[1] > 25  # all over the gland
+    assert drawn[:5] == [training_box(curved_case, sampling, np.random.default_rng(i)) for i in range(5)]
+
+
+def test_a_patch_of_a_case_without_a_tumour_holds_what_is_looked_at(curved_case):
+    sampling = replace(STAGES["tumor_coarse"].sampling, patch_mm=(80.0, 96.0, 96.0))
+    for seed in range(30):
+        patch = training_box(curved_case, sampling, np.random.default_rng(seed))
+        for a, b, first, last in zip(*patch, *curved_case.pancreas_box, strict=True):
+            assert (a <= first and last <= b) or (first <= a and b <= last)
+
+
+def test_a_tumour_is_looked_for_around_the_pancreas_as_often_as_asked(wide_case):
+    sampling = STAGES["tumor_fine"].sampling
+    shapes = {}
+    for share in (0.0, 0.25, 1.0):
+        boxes = [training_box(wide_case, sampling, np.random.default_rng(i), None, share) for i in range(200)]
+        jitter = np.array(sampling.jitter_plane_mm) / 2
+        shapes[share] = np.mean([box.shape[2] > 7 + 2 * jitter[1] for box in boxes])
+        assert all(box.contains(Box((34, 59, 58), (36, 62, 63))) for box in boxes)
+    assert shapes[0.0] == 0 and 0 < shapes[0.25] < shapes[1.0]
+    plain = [training_box(wide_case, sampling, np.random.default_rng(i)) for i in range(5)]
+    assert plain == [training_box(wide_case, sampling, np.random.default_rng(i), None, 0.0) for i in range(5)]
+
+
+def test_repetitions_of_a_case_in_an_epoch_are_other_boxes(curved_case):
+    dataset = BoxDataset([curved_case], STAGES["tumor_coarse"].sampling, seed=7)
+    samples = [dataset[1, 0, number] for number in (0, 1, 0)]
+    assert np.array_equal(samples[0].image, samples[2].image) and samples[0].grid == samples[2].grid
+    assert samples[0].image.shape != samples[1].image.shape or samples[0].grid != samples[1].grid

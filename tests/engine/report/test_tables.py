@@ -16,6 +16,7 @@ from engine.report.tables import (
     NEEDED,
     count_outcomes,
     pick_cases,
+    pick_false_positive,
     read_case_table,
     read_summary,
     summary_table,
@@ -131,7 +132,9 @@ def test_the_summary_says_which_cases_were_left_out(rows):
 def test_the_summary_of_the_pancreas_has_no_line_of_lesions(rows):
     table = summary_table(rows, "pancreas fine", lesions=False)
     assert "lesions" not in table and table == "".join(
-        line for line in summary_table(rows, "pancreas fine").splitlines(True) if not line.startswith("lesions")
+        line
+        for line in summary_table(rows, "pancreas fine").splitlines(True)
+        if not line.startswith(("lesions", "without tumour"))
     )
 
 
@@ -185,3 +188,50 @@ def test_a_summary_is_read_as_it_was_written_and_named_if_it_is_damaged(tmp_path
         path.write_text(damaged)
         with pytest.raises(InputError, match="not the summary of an evaluation"):
             read_summary(path)
+
+
+@pytest.fixture
+def two_centres(rows) -> list[dict]:
+    """The rows of one centre, and another centre with three cases without a tumour; 0.011 ml count as nothing."""
+    other = [row("007", 3, 3), row("008", 0, 0), row("009", 5, 0), row("010", 1, 0)]
+    other[3]["prediction_ml"] = 0.011
+    return [*rows, *({**case, "centre": "south"} for case in other)]
+
+
+def test_cases_without_a_tumour_are_summarised_over_all_and_by_centre(tmp_path, two_centres):
+    write_summary(tmp_path / "summary.json", two_centres)
+    found = read_summary(tmp_path / "summary.json")["tumour_free"]
+    by_centre = found.pop("centres")
+    mean = pytest.approx((2 + 0 + 0 + 5 + 0.011) / 5)
+    assert found == {
+        "cases": 5,
+        "found_nothing": 3,
+        "specificity": 0.6,
+        "false_positive_ml_mean": mean,
+        "false_positive_ml_max": 5.0,
+    }
+    assert {name: (f["cases"], f["found_nothing"]) for name, f in by_centre.items()} == {
+        "north": (2, 1),
+        "south": (3, 2),
+    }
+    assert by_centre["south"]["specificity"] == pytest.approx(2 / 3)
+    lines = summary_table(two_centres, "tumour fine").splitlines()
+    said = "nothing found in 3 of 5, specificity 0.600; false positive volume 1.40 ml, at most 5.00 ml"
+    assert f"without tumour   {said}" in lines
+    assert (
+        "  north: nothing found in 1 of 2, specificity 0.500; false positive volume 1.00 ml, at most 2.00 ml" in lines
+    )
+
+
+def test_without_such_cases_nothing_is_claimed_of_them(tmp_path, rows):
+    write_summary(tmp_path / "summary.json", rows[:3])
+    found = read_summary(tmp_path / "summary.json")["tumour_free"]
+    assert found["cases"] == 0 and found["specificity"] is None and found["centres"] == {}
+    assert "without tumour" not in summary_table(rows[:3], "tumour fine")
+    write_summary(tmp_path / "pancreas.json", rows, lesions=False)
+    assert "tumour_free" not in read_summary(tmp_path / "pancreas.json")
+
+
+def test_the_largest_false_positive_is_picked_for_a_picture(two_centres):
+    assert pick_false_positive(two_centres)["case"] == "009"
+    assert pick_false_positive([two_centres[0], two_centres[1], two_centres[4], two_centres[5], two_centres[9]]) is None

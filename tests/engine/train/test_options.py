@@ -60,7 +60,6 @@ def test_every_part_of_the_recipe_can_be_typed():
         ["--augment", "blur=0,1"],
         ["--warm-up", "1"],
         ["--ema-decay", "1"],
-        ["--target-mm", "3,3"],
         ["--augment", "noise"],
         ["--sampling", "rounds=1.5"],
         ["--sampling", "margin_mm=1,2"],
@@ -81,6 +80,9 @@ def test_every_part_of_the_recipe_can_be_typed():
         ["--augment", "scale=0,0"],
         ["--augment", "probability=7"],
         ["--views", "none"],
+        ["--negatives", "1"],
+        ["--negatives", "-0.1"],
+        ["--negatives", "nan"],
     ],
     ids=" ".join,
 )
@@ -88,6 +90,14 @@ def test_what_is_no_setting_is_named_as_it_was_typed(typed):
     with pytest.raises(InputError) as caught:
         parse(STAGE, typed)
     assert str(caught.value.path).startswith(typed[0]) and caught.value.problem and caught.value.remedy
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_the_tumour_stages_have_cases_without_their_target(stage, capsys):
+    assert parse(STAGES[stage], []).training.negatives == (0.25 if "tumor" in stage else 0.0)
+    with pytest.raises(SystemExit):
+        parse(STAGES[stage], ["--help"])
+    assert ("--negatives" in capsys.readouterr().out) == ("tumor" in stage)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -37,20 +37,20 @@ CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=4, workers=0, lr=2e-3, validate_every=2)
 
 
-def make_cases(store: Path, count: int = 3) -> list[Case]:
-    """A bright organ with a dark lesion in it, in noise."""
+def make_cases(store: Path, count: int = 3, lesion: bool = True) -> list[Case]:
+    """A bright organ with a dark lesion in it, or without one, in noise."""
     cases = []
     for index in range(count):
         rng = np.random.default_rng(index)
         label = np.zeros((16, 40, 40), np.uint8)
         z, y, x = rng.integers((3, 8, 8), (5, 14, 14))
         label[z : z + 9, y : y + 16, x : x + 18] = 1
-        label[z + 2 : z + 6, y + 4 : y + 11, x + 5 : x + 12] = 2
+        label[z + 2 : z + 6, y + 4 : y + 11, x + 5 : x + 12] = 1 + lesion
         image = (rng.normal(0, 15, label.shape) + 150 * (label > 0) - 100 * (label == 2)).astype(np.int16)
         folder = write_case(
             store,
             "c",
-            f"case{index}",
+            f"case{index}" if lesion else f"healthy{index}",
             image,
             label,
             patient=str(index),
@@ -70,6 +70,7 @@ def training_of(
     checkpoint=None,
     weights=(),
     variant="full",
+    healthy: int = 0,
 ):
     cases = make_cases(tmp_path / "store")
     split = Split("none", tuple(c.key for c in cases[:2]), (cases[2].key,), ())
@@ -82,6 +83,7 @@ def training_of(
         split=split,
         recipe=recipe_of(stage, settings),
         train_cases=cases[:2],
+        negatives=make_cases(tmp_path / "store", healthy, lesion=False),
         validation_cases=cases[2:],
         device=CPU,
         folder=tmp_path / folder,
@@ -115,7 +117,7 @@ def test_a_tiny_training_learns(tmp_path):
     training = training_of(tmp_path, "pancreas_fine", TrainSettings(epochs=30, workers=0, lr=3e-3))
     train(training)
     losses = [row["loss"] for row in read_losses(training.folder)]
-    assert training.best_dice > 0.8 and losses[-1] < 0.75 * losses[0]
+    assert training.best_dice > 0.8 and np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
     assert load_checkpoint(training.folder / "last.pt", "pancreas_fine").best_dice == training.best_dice
     best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
     training.net.load_state_dict(best.net)
@@ -153,12 +155,12 @@ def test_the_better_of_weights_and_average_is_kept(tmp_path, monkeypatch):
         assert torch.equal(best.net["seg.weight"], kept["seg.weight"])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize(("workers", "healthy"), [(0, 0), (1, 0), (0, 3)])
+def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers, healthy):
     settings = replace(SETTINGS, workers=workers, ema_decay=0.9, optimiser="adamw", warm_up=0.5)
-    whole = training_of(tmp_path, "tumor_fine", settings, "whole")
+    whole = training_of(tmp_path, "tumor_fine", settings, "whole", healthy=healthy)
     train(whole)
-    stopped = training_of(tmp_path, "tumor_fine", settings, "stopped")
+    stopped = training_of(tmp_path, "tumor_fine", settings, "stopped", healthy=healthy)
 
     class PowerCut(Exception):
         pass
@@ -166,7 +168,7 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
     steps = iter(range(100))
 
     def cut(*arguments):
-        if next(steps) == 5:  # in the middle of the third epoch of two steps each
+        if next(steps) == 2 * len(stopped.loader) + 1:  # in the middle of the third epoch
             raise PowerCut
         return train_step(*arguments)
 
@@ -175,7 +177,7 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
         train(stopped)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
     assert checkpoint.epoch == 2 and not (stopped.folder / "best.pt").exists()
-    resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint)
+    resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint, healthy=healthy)
     train(resumed)
     for ours, theirs in ((whole.net, resumed.net), (whole.average, resumed.average)):
         for name, value in ours.state_dict().items():
@@ -184,6 +186,28 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers):
         [{k: v for k, v in r.items() if k != "seconds"} for r in read_losses(t.folder)] for t in (whole, resumed)
     ]
     assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("stage", ["tumor_coarse", "tumor_fine"])
+def test_cases_without_a_tumour_take_part(tmp_path, stage, batch_size):
+    """Batches of one, and of three that mix both kinds."""
+    settings = TrainSettings(epochs=1, workers=0, negatives=0.5, batch_size=batch_size)
+    training = training_of(tmp_path, stage, settings, healthy=3)
+    assert len(training.loader) == (4 if batch_size == 1 else 2) and len(training.boxes) == 5
+    filled = []
+    for samples in read_batches(training):
+        terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
+        filled += [bool(sample.mask.any()) for sample in samples]
+        assert set(training.stage.method.weights.active) <= set(terms)
+        assert all(torch.isfinite(term) for term in terms.values())
+    assert sorted(filled) == [False, False, True, True]
+
+
+def test_without_their_share_cases_without_a_tumour_are_not_read(tmp_path):
+    training = training_of(tmp_path, "tumor_fine", replace(SETTINGS, negatives=0.0), healthy=3)
+    alone = training_of(tmp_path, "tumor_fine", SETTINGS, "other")
+    assert len(training.boxes) == len(training.loader) == 2 and training.data_hash == alone.data_hash
 
 
 def test_cases_prepared_anew_while_it_trains_neither_stop_it_nor_pass_for_those_it_began_with(tmp_path):

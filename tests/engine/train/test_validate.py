@@ -13,7 +13,7 @@ from data.samples import reference_box
 from data.scans.grid import Grid
 from engine.infer.box import segment_box
 from engine.stages import STAGES
-from engine.train.validate import EPOCH_THRESHOLDS, THRESHOLDS, choose_threshold, mean_dice, validation_dice
+from engine.train.validate import EPOCH_THRESHOLDS, THRESHOLDS, choose_threshold, dice, mean_dice, validation_dice
 from models.dual_task_net import DualTaskOutput
 
 CPU = torch.device("cpu")
@@ -61,3 +61,58 @@ def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_chosen(case):
     as_good = [t for t in THRESHOLDS if means[t] >= max(means.values()) - 0.005]
     assert chosen in as_good and all(abs(chosen - 0.5) <= abs(t - 0.5) for t in as_good)
     assert choose_threshold(Brightness(), STAGE, [], CPU) == 0.5
+
+
+TUMOUR_STAGE = replace(STAGES["tumor_fine"], sampling=replace(STAGES["tumor_fine"].sampling, target_mm=(2.0, 2.0, 2.0)))
+
+
+def tumour_case(store: Path, name: str, lesion: float, pseudo_lesion: float) -> Case:
+    """A gland in which lesions appear as bright as the given probabilities; the second one is no tumour. 0 is none."""
+    label = np.zeros((24, 40, 40), np.uint8)
+    label[6:18, 10:30, 8:32] = 1
+    image = np.full(label.shape, -100.0)
+    for probability, box in ((lesion, np.s_[8:14, 12:20, 10:16]), (pseudo_lesion, np.s_[10:16, 18:26, 24:30])):
+        if probability:
+            image[box] = -100 + 340 * probability
+    if lesion:
+        label[8:14, 12:20, 10:16] = 2
+    facts = {"patient": name, "spacing": (2.0,) * 3, "grid": Grid.plain(label.shape, (2.0,) * 3), "source": {}}
+    return read_case(write_case(store, "c", name, image.astype(np.int16), label, **facts))
+
+
+class Windowed(nn.Module):
+    """A network whose probability is the windowed image itself."""
+
+    def forward(self, x):
+        return DualTaskOutput(torch.logit(x.clamp(1e-4, 1 - 1e-4)), None, None, None)
+
+
+def test_the_threshold_spares_the_cases_without_a_tumour(tmp_path):
+    """Lesions are seen with 0.9, and what is no tumour with 0.62: only thresholds above that leave it out."""
+    cases = [tumour_case(tmp_path, "with", 0.9, 0.0), tumour_case(tmp_path, "without", 0.0, 0.62)]
+    assert choose_threshold(Windowed(), TUMOUR_STAGE, cases, CPU) == 0.5
+    chosen = choose_threshold(Windowed(), TUMOUR_STAGE, cases, CPU, negatives=0.25)
+    assert 0.6 < chosen < 0.9
+    means = dict(zip(THRESHOLDS, mean_dice(Windowed(), TUMOUR_STAGE, cases, CPU, negatives=0.25), strict=True))
+    found = dict(zip(THRESHOLDS, mean_dice(Windowed(), TUMOUR_STAGE, cases[:1], CPU), strict=True))
+    assert means[0.5] == pytest.approx(0.75 * found[0.5])
+    assert means[chosen] == pytest.approx(0.75 * found[chosen] + 0.25)
+    score = validation_dice(Windowed(), TUMOUR_STAGE, cases, CPU, 0.25)
+    assert score == max(means[threshold] for threshold in EPOCH_THRESHOLDS)
+
+
+def test_many_cases_without_a_tumour_weigh_no_more_than_one(tmp_path):
+    cases = [tumour_case(tmp_path, "with", 0.9, 0.0), tumour_case(tmp_path, "without", 0.0, 0.0)]
+    few, many = (mean_dice(Windowed(), TUMOUR_STAGE, c, CPU, negatives=0.25) for c in (cases, [*cases, cases[1]]))
+    np.testing.assert_allclose(few, many)
+    assert max(few) > 0.9
+    # Where no such case is known, the mean is that of the others.
+    alone = mean_dice(Windowed(), TUMOUR_STAGE, cases[:1], CPU, negatives=0.25)
+    np.testing.assert_allclose(few, 0.75 * alone + 0.25)
+
+
+def test_less_than_the_smallest_tumour_counts_as_none():
+    mask, empty = np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
+    mask[0, 0, :3] = True
+    assert dice(mask, empty, (1.0, 1.0, 3.9)) == 1 and dice(mask, empty, (1.0, 1.0, 4.0)) == 0
+    assert dice(empty, empty, (1.0, 1.0, 1.0)) == 1 and dice(empty, mask, (1.0, 1.0, 1.0)) == 0

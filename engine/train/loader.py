@@ -1,0 +1,111 @@
+"""Which boxes a training reads in which order, and how a fault of one of them is reported."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from data.common.errors import InputError
+from data.samples import NOTHING_FOUND, BoxDataset, Sample
+from engine.device import is_out_of_memory
+
+Draw = tuple[int, ...]  # (epoch, index of the case), and of a case without the target the number of its round
+
+
+def count_negatives(positives: int, available: int, share: float) -> int:
+    """Return how many boxes of cases without the target an epoch has, so that they are a share of its boxes.
+
+    Args:
+        positives: Number of cases with the target; an epoch has a box of each.
+        available: Number of cases without.
+        share: Of the boxes of an epoch, in [0, 1). If it is not 0 and there is such a case, there is at least one box.
+    """
+    return max(1, round(positives * share / (1 - share))) if share and available else 0
+
+
+def share_around_pancreas(positives: int, negatives: int) -> float:
+    """Return the share of the draws of a case with a tumour in which tumour fine looks around its pancreas.
+
+    It is such that the boxes around a pancreas show a tumour as often as not. From boxes without one the network would
+    learn that a box of this size holds none, and in use it is given such a box in order to find what tumour coarse has
+    missed.
+
+    Args:
+        positives: Boxes of cases with a tumour in an epoch.
+        negatives: Boxes of cases without.
+    """
+    return min(NOTHING_FOUND, NOTHING_FOUND * negatives / positives)
+
+
+class EpochSampler(Sampler[Draw]):
+    """The order of an epoch: every case with the target once, and some without, shuffled.
+
+    The cases without the target follow each other in random rounds, in which every one of them comes once; an epoch
+    goes on where the one before has ended. All depends on the seed and the epoch only.
+
+    Args:
+        positives: Number of cases with the target; their indices come first.
+        seed: Seed of the draws.
+        available: Number of cases without the target; their indices follow.
+        negatives: How many of these an epoch has.
+
+    Attributes:
+        epoch: The epoch to draw, from 1.
+    """
+
+    def __init__(self, positives: int, seed: int, available: int = 0, negatives: int = 0) -> None:
+        self.positives, self.seed, self.available, self.negatives = positives, seed, available, negatives
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return self.positives + self.negatives
+
+    def __iter__(self) -> Iterator[Draw]:
+        draws: list[Draw] = [(self.epoch, index) for index in range(self.positives)]
+        first = (self.epoch - 1) * self.negatives
+        orders: dict[int, list[int]] = {}
+        for position in range(first, first + self.negatives):
+            number, place = divmod(position, self.available)
+            if number not in orders:
+                orders[number] = self._shuffle(self.available, 0, number)  # no epoch has the number 0
+            draws.append((self.epoch, self.positives + orders[number][place], number))
+        return iter([draws[i] for i in self._shuffle(len(draws), self.epoch)])
+
+    def _shuffle(self, count: int, *parts: int) -> list[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, *parts))
+        return torch.randperm(count, generator=generator).tolist()
+
+
+class NamingDataset(Dataset[Sample | InputError]):
+    """Read boxes in the processes of a loader; whatever goes wrong there names its case.
+
+    A loader process passes exceptions on as text. Errors that the user can correct are therefore returned in place of
+    the sample and raised by the process that trains.
+    """
+
+    def __init__(self, boxes: BoxDataset) -> None:
+        self.boxes = boxes
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, item: Draw) -> Sample | InputError:
+        key = self.boxes.cases[item[1]].key
+        try:
+            return self.boxes[item]
+        except InputError as error:
+            return error
+        except Exception as error:
+            if is_out_of_memory(error):
+                return InputError(key, "reading its box needs more memory than there is", "use fewer --workers")
+            if isinstance(error, OSError):
+                return InputError(key, f"cannot be read ({error})", "check the disk of the store")
+            raise RuntimeError(f"{key}: its box cannot be read") from error
+
+
+def derive_seed(*parts: int) -> int:
+    """Return one seed for each (seed, epoch, step), so that no draw depends on what was drawn before."""
+    seed = 0
+    for part in parts:
+        seed = (seed * 1_000_003 + part) % 2**63
+    return seed
