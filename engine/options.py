@@ -118,6 +118,14 @@ class RecipeOptions(NamedTuple):
     training: TrainSettings
 
 
+def without_option(stage: Stage) -> set[str]:
+    """Return the names of the settings of the training that have no option in a stage.
+
+    Every case has a pancreas, so that the pancreas stages have no negatives.
+    """
+    return {"negatives"} if stage.segments_pancreas else set()
+
+
 def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out: Iterable[str] = ()) -> None:
     """Add the options that ``read_recipe_options`` reads, with the defaults of ``stage``.
 
@@ -126,9 +134,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
         stage: Of the cascade.
         leave_out: Names of settings of the training that get no option.
     """
-    # A scan without the pancreas is no scan for this project, so that the pancreas stages have nothing to choose.
-    without = {"negatives"} if stage.segments_pancreas else set()
-    add_settings(parser, TrainSettings(epochs=stage.epochs), {*leave_out, *without})
+    add_settings(parser, TrainSettings(epochs=stage.epochs), {*leave_out, *without_option(stage)})
     add_settings(parser, NetworkSettings())
     add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
     add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from data.common.errors import EXIT_INTERRUPTED, InputError
 from data.common.files import REPOSITORY, make_folder
 from data.common.progress import progress_bar
+from engine.options import without_option
 from engine.report.tables import read_summary
 from engine.study.runs import Run, Study
 
@@ -37,7 +38,8 @@ def build_commands(study: Study, run: Run, gpu: str, training_options: Sequence[
     train, evaluate = (str(REPOSITORY / study.stage.script_path(action)) for action in ("train", "evaluate"))
     common = ["--store", str(study.store), "--path", str(study.checkpoints(run)), "--data", run.centre, "--gpu", gpu]
     settings = {**study.recipe["training"], **study.recipe["network"]}
-    options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    named = {f"--{n.replace('_', '-')}": value for n, value in settings.items() if n not in without_option(study.stage)}
+    options = [text for name, value in named.items() for text in (name, str(value))]
     variant = ["--variant", run.variant, "--seed", str(run.seed)]
     roi = ["--roi", study.roi] if study.roi else []
     average = ["--average"] if study.readouts[run.variant] == "average" else []

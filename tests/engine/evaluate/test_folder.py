@@ -80,6 +80,17 @@ def test_labels_get_the_metrics_of_their_masks(store, tmp_path, label):
     assert json.loads((out / "summary.json").read_text())["counts"]["cases"] == 4
 
 
+def test_what_is_found_in_scans_without_a_tumour_is_reported_and_shown(store, tmp_path):
+    out = tmp_path / "out"
+    assert run(store, predict(tmp_path / "p", store, lambda case: 2 * (np.asarray(case.label()) > 0)), out) == 0
+    volumes = [row["prediction_ml"] for case, row in rows_of(out).items() if case in ("east/case_1", "east/case_3")]
+    found = json.loads((out / "summary.json").read_text())["tumour_free"]
+    assert (found["cases"], found["found_nothing"], found["specificity"]) == (2, 0, 0.0)
+    assert found["false_positive_ml_mean"] == pytest.approx(np.mean(volumes)) and min(volumes) > 1
+    assert found["centres"]["east"]["cases"] == 2 and (out / "false_positive.png").exists()
+    assert "\nwithout tumour   nothing found in 0 of 2, specificity 0.000" in (out / "summary.txt").read_text()
+
+
 def test_masks_and_labels_under_all_supported_names_get_the_same_scores(store, tmp_path):
     def tumour(case):
         return (shifted(case) == 2).astype(np.uint8)

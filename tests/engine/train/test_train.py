@@ -228,7 +228,7 @@ def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kil
     stage = STAGES["pancreas_fine"]
     run = tmp_path / stage.name / "west" / "2026_01_01_00_00_00"
     split = frozen_splits(study_store, read_store(study_store))["west"]
-    recipe = recipe_of(stage, TrainSettings(epochs=stage.epochs), width=32)
+    recipe = recipe_of(stage, TrainSettings(epochs=stage.epochs, negatives=0.0), width=32)
     facts = {"split": "west", "split_hash": split.hash, "data_hash": "", "spacing_range": None, "net": {}}
     finished = Checkpoint(stage=stage.name, recipe=recipe, epoch=stage.epochs, **facts)
     save_checkpoint(run / "last.pt", finished)
