@@ -7,7 +7,7 @@ All masks of the cascade have the voxels of the prepared image: what a stage han
 Both use ``select_roi`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.memory import zeros
 from data.common.process import release_freed_pages
-from data.samples import mask_box, scan_box
+from data.samples import Sampling, mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
@@ -225,9 +225,6 @@ def segment_stage(
 ) -> StageResult:
     """Segment one scan with one stage.
 
-    A stage whose sampling has several rounds looks again around its own mask. It stops early if the box or the mask no
-    longer changes, and it keeps the last mask if a round loses the target.
-
     Args:
         model: The trained stage.
         image: int16 HU, shape (D, H, W), in LPS.
@@ -253,6 +250,24 @@ def segment_stage(
         )
         return mask
 
+    mask = segment_in_rounds(segment, box, spacing, sampling)
+    note = "" if mask.any() else f"{model.stage.title}: nothing found"
+    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
+
+
+def segment_in_rounds(
+    segment: Callable[[Box], np.ndarray], box: Box, spacing: tuple[float, float, float], sampling: Sampling
+) -> np.ndarray:
+    """Segment in a box, and again around the mask that results, as often as the sampling has rounds.
+
+    It stops early if the box or the mask no longer changes, and keeps the last mask if a round loses the target.
+
+    Args:
+        segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
+        box: Of the first round.
+        spacing: Voxel spacing (z, y, x) in mm.
+        sampling: Of the stage.
+    """
     mask = segment(box)
     for _ in range(sampling.rounds - 1):
         next_box = mask_box(mask, spacing, sampling)
@@ -261,12 +276,10 @@ def segment_stage(
         box, previous = next_box, mask
         mask = segment(box)
         if volume_ml(mask, spacing) < MIN_ROUND_ML:
-            mask = previous
-            break
+            return previous
         if _dice(mask, previous) >= CONVERGED_DICE:
             break
-    note = "" if mask.any() else f"{model.stage.title}: nothing found"
-    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
+    return mask
 
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:

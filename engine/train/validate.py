@@ -1,15 +1,15 @@
 """Choose the best epoch and the binarisation thresholds on the validation cases of the training centres.
 
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
-averaged over the eight flips, on the voxels of the case, and without small components. Only the repeated rounds of
-tumour fine are left out; they would have to be computed for every threshold.
+averaged over the eight flips, on the voxels of the case, without small components, and in as many rounds.
 
 The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
 that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
 untrained network that finds nothing would beat one that finds most tumours.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from torch import nn
 
 from data.cases.case import Case
 from data.cases.labels import target_mask
+from data.common.memory import zeros
 from data.samples import reference_box
+from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability, keep_large_components
+from engine.infer.cascade import segment_in_rounds
 from engine.stages import MIN_TUMOUR_ML, Stage
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # candidates for the binarisation
@@ -104,15 +107,32 @@ def mean_dice(
         has_target = case.target_box(stage.sampling.target) is not None
         if not has_target and negatives == 0:
             continue
-        box = reference_box(case, stage.sampling)
-        reference = target_mask(case.label()[box.slices], stage.sampling.target) > 0
-        probability = box_probability(
-            net, case.image()[box.slices], case.spacing, stage=stage, device=device, readout=readout
+        reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
+        segment = _at_threshold(net, stage, case, device, readout)
+        masks = (
+            segment_in_rounds(functools.partial(segment, t), box, case.spacing, stage.sampling) for t in thresholds
         )
-        masks = (keep_large_components(probability > t) for t in thresholds)
         curves[has_target].append([dice(mask, reference, case.spacing) for mask in masks])
     found = np.mean(curves[True], axis=0)
     return (1 - negatives) * found + negatives * np.mean(curves[False], axis=0) if curves[False] else found
+
+
+def _at_threshold(
+    net: nn.Module, stage: Stage, case: Case, device: torch.device, readout: str
+) -> Callable[[float, Box], np.ndarray]:
+    """Return a function that segments a case in a box at a threshold; it computes every box only once."""
+
+    @functools.cache
+    def probability(box: Box) -> np.ndarray:
+        image = case.image()[box.slices]
+        return box_probability(net, image, case.spacing, stage=stage, device=device, readout=readout)
+
+    def segment(threshold: float, box: Box) -> np.ndarray:
+        mask = zeros(case.shape, bool)
+        keep_large_components(probability(box) > threshold, out=mask[box.slices])
+        return mask
+
+    return segment
 
 
 def dice(mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from data.cases.case import Case, read_case, write_case
+from data.cases.preparation import Preparation
 from data.samples import reference_box
 from data.scans.grid import Grid
 from engine.infer.box import segment_box
+from engine.infer.cascade import StageModel, segment_stage
 from engine.stages import STAGES
 from engine.train.validate import EPOCH_THRESHOLDS, THRESHOLDS, choose_threshold, dice, mean_dice, validation_dice
 from models.dual_task_net import DualTaskOutput
@@ -53,6 +55,24 @@ def test_the_dice_is_that_of_the_masks_that_are_made_in_use(case):
     assert validation_dice(Brightness(), STAGE, [case], CPU) == max(
         dice for t, dice in zip(THRESHOLDS, expected, strict=True) if t in EPOCH_THRESHOLDS
     )
+
+
+def test_a_stage_that_looks_several_times_is_judged_by_its_last_look(tmp_path):
+    """Only the second round sees the end of a bright structure of which the reference is a part."""
+    label = np.zeros((24, 40, 96), np.uint8)
+    label[8:16, 12:28, 20:36] = 2
+    image = np.where(label > 0, 150, 0)
+    image[8:16, 12:28, 36:80] = 150
+    facts = {"patient": "p", "spacing": (2.0, 2.0, 2.0), "grid": Grid.plain(label.shape, (2.0, 2.0, 2.0)), "source": {}}
+    case = read_case(write_case(tmp_path, "c", "one", image.astype(np.int16), label, **facts))
+    scores = []
+    for rounds in (1, 4):
+        stage = replace(TUMOUR_STAGE, sampling=replace(TUMOUR_STAGE.sampling, rounds=rounds))
+        model = StageModel(stage, Brightness(), "segmentation", 0.5, CPU, tmp_path, 1, "", Preparation())
+        mask = segment_stage(model, case.image(), case.spacing, case.label() == 2).mask
+        scores.append(mean_dice(Brightness(), stage, [case], CPU, thresholds=(0.5,))[0])
+        assert scores[-1] == dice(mask, case.label() == 2, case.spacing)
+    assert scores[1] < scores[0] < 1
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_chosen(case):
