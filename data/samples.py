@@ -137,6 +137,12 @@ def patch_shape(sampling: Sampling) -> Index3D:
     return triple(MULTIPLE * max(1, round(min(side, MOST_VOXELS))) for side in sides)
 
 
+def fits_patch(box: Box, spacing: Sequence[float], sampling: Sampling) -> bool:
+    """Return whether the network sees the whole of a box at a time."""
+    shape = network_grid(box.shape, spacing, sampling).shape
+    return all(n <= most for n, most in zip(shape, patch_shape(sampling), strict=True))
+
+
 def network_box(box: Box, shape: Sequence[int], spacing: Sequence[float], sampling: Sampling) -> Box:
     """Enlarge a box so that its network grid ends where the box does, as far as the scan of ``shape`` reaches."""
     unit = [MULTIPLE * f for f in network_factor(spacing, sampling)]

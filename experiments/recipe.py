@@ -33,7 +33,7 @@ BASELINE = "baseline"
 COMMON = (
     *("--width", "8", "--workers", "0", "--lr", "2e-3", "--epochs", "8", "--validate-every", "4"),
     *("--head-input", "raw", "--warm-up", "0", "--optimiser", "adam", "--weight-decay", "5e-4", "--ema-decay", "0"),
-    *("--groups", "8", "--leak", "0", "--weight", "deep=0", "--negatives", "0", "--batch-size", "1"),
+    *("--groups", "8", "--leak", "0", "--weight", "deep=0", "--batch-size", "1"),
     *("--sampling", "target_mm=3,3,3", "--augment", "grey_probability=0", "--augment", "inverted_gamma=0"),
     *("--augment", "low_resolution_probability=0"),
 )
@@ -66,7 +66,8 @@ def train(stage: Stage, arm: str, seed: int, folder: Path, options: Sequence[str
     """
     make_folder(folder)
     script = REPOSITORY / stage.script_path("train")
-    arguments = [*COMMON, *ARMS[arm], "--seed", str(seed), "--path", str(folder), "--resume", *options]
+    negatives = () if stage.segments_pancreas else ("--negatives", "0")
+    arguments = [*COMMON, *negatives, *ARMS[arm], "--seed", str(seed), "--path", str(folder), "--resume", *options]
     log = folder / f"{stage.name}.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("a") as file:

@@ -21,7 +21,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.memory import zeros
 from data.common.process import release_freed_pages
-from data.samples import Sampling, mask_box, scan_box
+from data.samples import Sampling, fits_patch, mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
@@ -260,7 +260,8 @@ def segment_in_rounds(
 ) -> np.ndarray:
     """Segment in a box, and again around the mask that results, as often as the sampling has rounds.
 
-    It stops early if the box or the mask no longer changes, and keeps the last mask if a round loses the target.
+    It stops early if the box or the mask no longer changes, or if the box would be larger than what the network sees at
+    a time, as around a mask that fills everything. It keeps the last mask if a round loses the target.
 
     Args:
         segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
@@ -271,7 +272,7 @@ def segment_in_rounds(
     mask = segment(box)
     for _ in range(sampling.rounds - 1):
         next_box = mask_box(mask, spacing, sampling)
-        if next_box is None or next_box == box:
+        if next_box is None or next_box == box or not fits_patch(next_box, spacing, sampling):
             break
         box, previous = next_box, mask
         mask = segment(box)
