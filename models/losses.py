@@ -14,6 +14,7 @@ from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_
 
 T = TypeVar("T")
 
+ABSENT_ML = 5.0  # where there is no target, a prediction of this volume has a Dice loss of 1/2
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms whose weight rises during training because they are harmful at full weight from the first step. Views agree
 # most easily on an empty prediction; and the transform of a distance that has not been learned yet is saturated, so
@@ -66,25 +67,26 @@ class LossWeights:
         return tuple(field.name for field in fields(self) if getattr(self, field.name))
 
 
-def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
-    """Compute the soft Dice loss, 1 - (2 sum(p y) + 1e-6) / (sum p + sum y + 1e-6), averaged over the samples.
+def dice_loss(probability: Tensor, mask: Tensor, absent: Tensor | float = 1e-6) -> Tensor:
+    """Compute the soft Dice loss, 1 - (2 sum(p y) + e) / (sum p + sum y + e), averaged over the samples.
 
-    Samples whose mask is empty are left out: their loss would be 1 with a gradient that vanishes, except near an empty
-    prediction, where it explodes. If all are, the loss is 0.
+    e is 1e-6, but ``absent`` in samples whose mask is empty: their loss is sum p / (sum p + absent). With 1e-6 it would
+    be 1 with a gradient that vanishes, except near an empty prediction, where it explodes.
 
     Args:
         probability: p in [0, 1], shape (B, 1, D, H, W).
         mask: y, 0 or 1, same shape.
+        absent: Number of voxels of which a prediction where nothing is has the loss 1/2; a number, or one of each
+            sample, shape (B,).
     """
     p, y = probability.flatten(1), mask.flatten(1)
-    loss = 1 - (2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)
-    counts = (y.sum(1) > 0).float()
-    return (loss * counts).sum() / counts.sum().clamp(min=1)
+    e = torch.where(y.any(1), 1e-6, absent)
+    return 1 - ((2 * (p * y).sum(1) + e) / (p.sum(1) + y.sum(1) + e)).mean()
 
 
-def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Compute the sum of the Dice loss and the binary cross-entropy of logits and a mask, both (B, 1, D, H, W)."""
-    return dice_loss(torch.sigmoid(logits), mask) + F.binary_cross_entropy_with_logits(logits, mask)
+def segmentation_loss(logits: Tensor, mask: Tensor, absent: Tensor) -> Tensor:
+    """Compute the sum of ``dice_loss`` and the binary cross-entropy of logits and a mask, both (B, 1, D, H, W)."""
+    return dice_loss(torch.sigmoid(logits), mask, absent) + F.binary_cross_entropy_with_logits(logits, mask)
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -164,13 +166,14 @@ class DualTaskLoss:
         views = len(output.seg) // len(mask)
         mask = mask.float().repeat(views, 1, 1, 1, 1)
         phi = None if phi is None else phi.repeat(views, 1, 1, 1, 1)
-        terms = self._segmentation_terms(output.seg.float(), mask, views)
+        spacing = spacing.repeat(views, 1)
+        absent = 1000 * ABSENT_ML / spacing.prod(dim=1)
+        terms = self._segmentation_terms(output.seg.float(), mask, absent, views)
         if output.sdf is not None:
-            terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing.repeat(views, 1), views)
+            terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, absent, views)
         if self.weights.contrast:
             embedding = _required(output.embedding, "contrast", "the head 'embedding'")
-            of_views = spacing.repeat(views, 1)
-            anchors = draw_anchors(embedding, mask, of_views, self.min_cells, generator, self.ring_mm)
+            anchors = draw_anchors(embedding, mask, spacing, self.min_cells, generator, self.ring_mm)
             skipped = len(anchors.positive) == 0 or len(anchors.negative) == 0
             terms["contrast"] = embedding.sum() * 0 if skipped else nt_xent(*anchors)
             terms["contrast_skipped"] = torch.tensor(float(skipped))
@@ -179,7 +182,7 @@ class DualTaskLoss:
             terms["slice"] = F.binary_cross_entropy_with_logits(logits.float(), slice_labels(mask))
         if self.weights.deep:
             half, quarter = (
-                segmentation_loss(logits.float(), F.avg_pool3d(mask, step))
+                segmentation_loss(logits.float(), F.avg_pool3d(mask, step), absent / step**3)
                 for logits, step in zip(_required(output.deep, "deep", "the head 'deep'"), (2, 4), strict=True)
             )
             terms["deep"] = (2 * half + quarter) / 3
@@ -189,12 +192,12 @@ class DualTaskLoss:
             total = total + getattr(self.weights, name) * rise * _required(terms.get(name), name, "the head 'sdf'")
         return total, {name: term.detach() for name, term in terms.items()}
 
-    def _segmentation_terms(self, logits: Tensor, mask: Tensor, views: int) -> dict[str, Tensor]:
+    def _segmentation_terms(self, logits: Tensor, mask: Tensor, absent: Tensor, views: int) -> dict[str, Tensor]:
         weights = self.weights
         p = torch.sigmoid(logits)
         terms: dict[str, Tensor] = {}
         if weights.dice:
-            terms["dice"] = dice_loss(p, mask)
+            terms["dice"] = dice_loss(p, mask, absent)
         if weights.bce:
             terms["bce"] = F.binary_cross_entropy_with_logits(logits, mask)
         if weights.consistency:
@@ -204,7 +207,14 @@ class DualTaskLoss:
         return terms
 
     def _distance_terms(
-        self, seg: Tensor, sdf: Tensor, mask: Tensor, phi: Tensor | None, spacing: Tensor, views: int
+        self,
+        seg: Tensor,
+        sdf: Tensor,
+        mask: Tensor,
+        phi: Tensor | None,
+        spacing: Tensor,
+        absent: Tensor,
+        views: int,
     ) -> dict[str, Tensor]:
         weights = self.weights
         d, p = torch.tanh(sdf.float()), torch.sigmoid(seg.float())
@@ -213,7 +223,7 @@ class DualTaskLoss:
         if weights.sdf:
             terms["sdf"] = F.l1_loss(d, _required(phi, "sdf", "the signed distance phi"))
         if weights.transform:
-            terms["transform"] = dice_loss(distance_to_mask(d, k), mask)
+            terms["transform"] = dice_loss(distance_to_mask(d, k), mask, absent)
         if weights.reciprocal:
             target = _required(phi, "reciprocal", "the signed distance phi")
             terms["reciprocal"] = F.l1_loss(mask_to_distance(p, spacing, self.tau), target)
