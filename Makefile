@@ -8,14 +8,12 @@ SEED := 1
 RUNS := $(DEMO)/seed_$(SEED)
 HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(RUNS)/checkpoints --data $(HELD_OUT)
-# The voxels of the synthetic scans measure about 3 mm; the first stage sees them at half their resolution.
-COARSE := --target-mm 6,5,5
-FINE := --target-mm 3,3,3
-# A narrow network, a high learning rate and few epochs take minutes instead of days. In so few steps, pancreas coarse
-# would keep an empty prediction if the consistency of the views had its full weight.
-TRAIN := $(SMALL) --resume --width 8 --workers 0 --validate-every 20 --seed $(SEED)
+# The voxels of the synthetic scans measure about 3 mm; the coarse stages see larger ones. A narrow network, a high
+# learning rate and few epochs take minutes instead of days. In so few steps, pancreas coarse would keep an empty
+# prediction if the consistency of the views had its full weight.
+TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --warm-up 0.05 --validate-every 10
 
-.PHONY: help install demo demo-tumour demo-pancreas test test-slow lint format clean
+.PHONY: help install demo demo-coarse demo-fine test test-slow lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets with their descriptions
@@ -34,12 +32,13 @@ install: .venv/installed ## create .venv and install the packages that the scrip
 	@touch $@
 
 demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 minutes on 2 cores); continues if interrupted
-	$(PY) -m data.phantom $(DEMO)/raw --cases 8
+	$(PY) -m data.phantom $(DEMO)/raw --centres north south --cases 16
+	$(PY) -m data.phantom $(DEMO)/raw --centres $(HELD_OUT) --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
 	  $(PY) -m data.prepare folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared || exit 2; \
 	done
-	@$(MAKE) --no-print-directory --jobs 2 demo-tumour demo-pancreas
+	@$(MAKE) --no-print-directory --jobs 2 demo-coarse demo-fine
 	cd evaluate_pancreas; $(PY) evaluate_sh_pancreas_coarse.py $(SMALL)
 	cd evaluate_pancreas; $(PY) evaluate_sh_pancreas_fine.py $(SMALL)
 	cd evaluate_tumor; $(PY) evaluate_sh_tumor_coarse.py $(SMALL)
@@ -51,17 +50,17 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 
 	@cat $(RUNS)/checkpoints/tumor_fine/$(HELD_OUT)/*/evaluation_predicted/summary.txt
 	@echo; echo "Pictures:"; ls $(RUNS)/predictions/*.png $(RUNS)/checkpoints/*/$(HELD_OUT)/*/evaluation*/*.png $(RUNS)/checkpoints/*/$(HELD_OUT)/*/curves.png
 
-# The stages are trained independently of each other: those of the tumour and those of the pancreas at the same time,
-# with a core each. Only the former, which take longer, show their progress.
-demo-tumour demo-pancreas: export OMP_NUM_THREADS := 1
+# The trainings of the four stages do not depend on each other. The coarse stages are trained at the same time as the
+# fine ones, with a core each; only the former show their progress.
+demo-coarse demo-fine: export OMP_NUM_THREADS := 1
 
-demo-tumour:
-	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) $(FINE) --lr 2e-3 --epochs 90
-	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) $(FINE) --lr 2e-3 --epochs 200
+demo-coarse:
+	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --target-mm 4,4,4 --lr 4e-3 --epochs 56
+	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --target-mm 6,6,6 --lr 5e-3 --epochs 14 --weight consistency_cosine=0.1
 
-demo-pancreas:
-	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) $(COARSE) --quiet --lr 5e-3 --epochs 28 --weight consistency_cosine=0.1
-	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) $(FINE) --quiet --lr 5e-3 --epochs 80
+demo-fine:
+	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --lr 4e-3 --epochs 40
+	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --lr 4e-3 --epochs 38
 
 test: lint ## install everything, then run the linter, the type checker and the tests
 	$(PY) -m pytest

@@ -167,7 +167,8 @@ class DualTaskLoss:
         mask = mask.float().repeat(views, 1, 1, 1, 1)
         phi = None if phi is None else phi.repeat(views, 1, 1, 1, 1)
         spacing = spacing.repeat(views, 1)
-        absent = 1000 * ABSENT_ML / spacing.prod(dim=1)
+        # Until the network knows some tumours, healthy scans would teach it to find nothing anywhere.
+        absent = 1000 * ABSENT_ML / spacing.prod(dim=1) / ramp_up(progress, self.ramp)
         terms = self._segmentation_terms(output.seg.float(), mask, absent, views)
         if output.sdf is not None:
             terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, absent, views)

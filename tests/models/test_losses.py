@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 
 from models.dual_task_net import DualTaskNet, DualTaskOutput
-from models.losses import DualTaskLoss, LossWeights, dice_loss
+from models.losses import ABSENT_ML, DualTaskLoss, LossWeights, dice_loss
 from models.signed_distance import signed_distance
 from tests.models.shapes import ball
 
@@ -51,29 +51,29 @@ def test_empty_and_full_targets_give_finite_gradients_and_a_counted_skip(filled)
     assert terms["contrast_skipped"] == 1
 
 
-def test_an_empty_mask_is_left_out_of_the_dice_and_taught_by_the_terms_that_compare_voxels():
-    _, total, terms = one_step(all_terms(), torch.zeros(2, 1, 16, 16, 16))
-    assert terms["dice"] == terms["transform"] == 0 and terms["contrast_skipped"] == 1
-    assert terms["bce"] > 0 and terms["sdf"] > 0 and terms["slice"] > 0
-    for term in ("bce", "sdf", "slice"):
-        net, total, _ = one_step(only(term), torch.zeros(1, 1, 16, 16, 16))
-        total.backward()
-        assert sum(float(p.grad.abs().sum()) for p in net.parameters() if p.grad is not None) > 1e-6
-
-
-def test_the_dice_of_a_batch_is_that_of_its_samples_with_a_target():
-    mask = torch.cat([ball((16, 16, 16), (8, 8, 8), 4)[None], torch.zeros(1, 1, 16, 16, 16)])
-    p = torch.rand(mask.shape, generator=Generator().manual_seed(1)).requires_grad_()
-    loss = dice_loss(p, mask)
-    assert loss.item() == pytest.approx(dice_loss(p[:1], mask[:1]).item())
+def test_where_there_is_no_target_the_dice_loss_grows_with_the_predicted_volume():
+    none = torch.zeros(2, 1, 10, 10, 10)
+    p = torch.stack([torch.full((1, 10, 10, 10), 0.1), torch.full((1, 10, 10, 10), 0.3)]).requires_grad_()
+    loss = dice_loss(p, none, absent=torch.tensor([100.0, 100.0]))
+    assert loss.item() == pytest.approx((0.5 + 0.75) / 2)
     loss.backward()
-    assert float(p.grad[0].abs().sum()) > 0 and float(p.grad[1].abs().sum()) == 0
+    assert float(p.grad.min()) > 1e-4
+    _, _, terms = one_step(all_terms(), none.new_zeros(1, 1, 16, 16, 16))
+    assert 0 < terms["dice"] < 1 and 0 < terms["transform"] < 1 and terms["contrast_skipped"] == 1
 
 
-def test_the_gradient_of_an_empty_prediction_of_an_empty_mask_is_finite():
-    p = torch.full((1, 1, 8, 8, 8), 1e-12).requires_grad_()
-    dice_loss(p, torch.zeros_like(p)).backward()
-    assert float(p.grad.abs().max()) == 0
+def test_volumes_are_in_ml_and_samples_with_a_target_keep_their_dice():
+    mask = torch.cat([ball((16, 16, 16), (8, 8, 8), 4)[None], torch.zeros(1, 1, 16, 16, 16)])
+    p = torch.rand(mask.shape, generator=Generator().manual_seed(1))
+    assert dice_loss(p, mask, 50.0).item() == pytest.approx(
+        (dice_loss(p[:1], mask[:1]).item() + dice_loss(p[1:], mask[1:], 50.0).item()) / 2
+    )
+    output = DualTaskOutput(torch.zeros(1, 1, 16, 16, 16), None, None, None)  # p = 0.5 everywhere
+    for spacing in ((1.0, 1.0, 1.0), (3.0, 2.0, 2.0)):
+        loss = DualTaskLoss(LossWeights(dice=1, bce=0))
+        total, _ = loss(output, mask[1:], None, torch.tensor([spacing]), Generator().manual_seed(0))
+        found_ml = 0.5 * 16**3 * spacing[0] * spacing[1] * spacing[2] / 1000
+        assert total.item() == pytest.approx(found_ml / (found_ml + ABSENT_ML), rel=1e-5)
 
 
 @pytest.mark.parametrize("term", TERMS)
