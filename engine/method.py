@@ -17,7 +17,7 @@ from models.views import FAMILIES
 
 DISTANCES = ("truncated_mm", "per_case")
 # The loss terms that each part of the method brings. Those of plain segmentation belong to every variant.
-_SEGMENTATION = ("dice", "bce")
+_SEGMENTATION = ("dice", "bce", "absence")
 METHOD_PARTS = {
     "contrast": ("contrast",),
     "views": ("consistency", "consistency_cosine", "sdf_consistency"),

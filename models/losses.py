@@ -14,12 +14,12 @@ from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_
 
 T = TypeVar("T")
 
-ABSENT_ML = 5.0  # where there is no target, a prediction of this volume has a Dice loss of 1/2
+ABSENCE_ML = 5.0  # a predicted volume where there is no target has half of the loss that an infinite one has
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
-# Terms whose weight rises during training because they are harmful at full weight from the first step. Views agree
-# most easily on an empty prediction; and the transform of a distance that has not been learned yet is saturated, so
+# Terms whose weight rises during training because they are harmful at full weight from the first step. Healthy scans
+# teach to find nothing before any tumour is known; views agree most easily on an empty prediction; and the transform of a distance that has not been learned yet is saturated, so
 # that its gradient vanishes nearly everywhere and is large wherever the distance happens to cross zero.
-RAMPED = ("transform", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
+RAMPED = ("absence", "transform", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LossWeights:
     Attributes:
         dice: Dice loss of p and y.
         bce: Binary cross-entropy of p and y.
+        absence: V / (V + 5 ml) of the predicted volume V where y is empty.
         contrast: NT-Xent loss of the embeddings inside the target and around it.
         sdf: Mean of |d - phi|.
         transform: Dice loss of T(d) and y.
@@ -50,6 +51,7 @@ class LossWeights:
 
     dice: float = 1.0
     bce: float = 1.0
+    absence: float = 0.0
     contrast: float = 0.0
     sdf: float = 0.0
     transform: float = 0.0
@@ -67,26 +69,40 @@ class LossWeights:
         return tuple(field.name for field in fields(self) if getattr(self, field.name))
 
 
-def dice_loss(probability: Tensor, mask: Tensor, absent: Tensor | float = 1e-6) -> Tensor:
-    """Compute the soft Dice loss, 1 - (2 sum(p y) + e) / (sum p + sum y + e), averaged over the samples.
+def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
+    """Compute the soft Dice loss, 1 - (2 sum(p y) + 1e-6) / (sum p + sum y + 1e-6), averaged over the samples.
 
-    e is 1e-6, but ``absent`` in samples whose mask is empty: their loss is sum p / (sum p + absent). With 1e-6 it would
-    be 1 with a gradient that vanishes, except near an empty prediction, where it explodes.
+    Samples whose mask is empty are left out: their loss would be 1 with a gradient that vanishes, except near an empty
+    prediction, where it explodes. If all are, the loss is 0.
 
     Args:
         probability: p in [0, 1], shape (B, 1, D, H, W).
         mask: y, 0 or 1, same shape.
-        absent: Number of voxels of which a prediction where nothing is has the loss 1/2; a number, or one of each
-            sample, shape (B,).
     """
     p, y = probability.flatten(1), mask.flatten(1)
-    e = torch.where(y.any(1), 1e-6, absent)
-    return 1 - ((2 * (p * y).sum(1) + e) / (p.sum(1) + y.sum(1) + e)).mean()
+    loss = 1 - (2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)
+    counts = (y.sum(1) > 0).float()
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
 
 
-def segmentation_loss(logits: Tensor, mask: Tensor, absent: Tensor) -> Tensor:
+def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
+    """Compute V / (V + 5 ml), where V is the predicted volume, averaged over the samples whose mask is empty.
+
+    It takes the place of the Dice loss where there is no target. Without such a sample it is 0.
+
+    Args:
+        probability: p in [0, 1], shape (B, 1, D, H, W).
+        mask: y, 0 or 1, same shape.
+        spacing: (B, 3), (z, y, x) in mm.
+    """
+    volume = probability.flatten(1).sum(1) * spacing.prod(dim=1) / 1000
+    counts = (mask.flatten(1).sum(1) == 0).float()
+    return (volume / (volume + ABSENCE_ML) * counts).sum() / counts.sum().clamp(min=1)
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Compute the sum of ``dice_loss`` and the binary cross-entropy of logits and a mask, both (B, 1, D, H, W)."""
-    return dice_loss(torch.sigmoid(logits), mask, absent) + F.binary_cross_entropy_with_logits(logits, mask)
+    return dice_loss(torch.sigmoid(logits), mask) + F.binary_cross_entropy_with_logits(logits, mask)
 
 
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -167,11 +183,9 @@ class DualTaskLoss:
         mask = mask.float().repeat(views, 1, 1, 1, 1)
         phi = None if phi is None else phi.repeat(views, 1, 1, 1, 1)
         spacing = spacing.repeat(views, 1)
-        # Until the network knows some tumours, healthy scans would teach it to find nothing anywhere.
-        absent = 1000 * ABSENT_ML / spacing.prod(dim=1) / ramp_up(progress, self.ramp)
-        terms = self._segmentation_terms(output.seg.float(), mask, absent, views)
+        terms = self._segmentation_terms(output.seg.float(), mask, spacing, views)
         if output.sdf is not None:
-            terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, absent, views)
+            terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, views)
         if self.weights.contrast:
             embedding = _required(output.embedding, "contrast", "the head 'embedding'")
             anchors = draw_anchors(embedding, mask, spacing, self.min_cells, generator, self.ring_mm)
@@ -183,7 +197,7 @@ class DualTaskLoss:
             terms["slice"] = F.binary_cross_entropy_with_logits(logits.float(), slice_labels(mask))
         if self.weights.deep:
             half, quarter = (
-                segmentation_loss(logits.float(), F.avg_pool3d(mask, step), absent / step**3)
+                segmentation_loss(logits.float(), F.avg_pool3d(mask, step))
                 for logits, step in zip(_required(output.deep, "deep", "the head 'deep'"), (2, 4), strict=True)
             )
             terms["deep"] = (2 * half + quarter) / 3
@@ -193,14 +207,16 @@ class DualTaskLoss:
             total = total + getattr(self.weights, name) * rise * _required(terms.get(name), name, "the head 'sdf'")
         return total, {name: term.detach() for name, term in terms.items()}
 
-    def _segmentation_terms(self, logits: Tensor, mask: Tensor, absent: Tensor, views: int) -> dict[str, Tensor]:
+    def _segmentation_terms(self, logits: Tensor, mask: Tensor, spacing: Tensor, views: int) -> dict[str, Tensor]:
         weights = self.weights
         p = torch.sigmoid(logits)
         terms: dict[str, Tensor] = {}
         if weights.dice:
-            terms["dice"] = dice_loss(p, mask, absent)
+            terms["dice"] = dice_loss(p, mask)
         if weights.bce:
             terms["bce"] = F.binary_cross_entropy_with_logits(logits, mask)
+        if weights.absence:
+            terms["absence"] = absence_loss(p, mask, spacing)
         if weights.consistency:
             terms["consistency"] = F.mse_loss(*_two_views(p, views))
         if weights.consistency_cosine:
@@ -214,7 +230,6 @@ class DualTaskLoss:
         mask: Tensor,
         phi: Tensor | None,
         spacing: Tensor,
-        absent: Tensor,
         views: int,
     ) -> dict[str, Tensor]:
         weights = self.weights
@@ -224,7 +239,7 @@ class DualTaskLoss:
         if weights.sdf:
             terms["sdf"] = F.l1_loss(d, _required(phi, "sdf", "the signed distance phi"))
         if weights.transform:
-            terms["transform"] = dice_loss(distance_to_mask(d, k), mask, absent)
+            terms["transform"] = dice_loss(distance_to_mask(d, k), mask)
         if weights.reciprocal:
             target = _required(phi, "reciprocal", "the signed distance phi")
             terms["reciprocal"] = F.l1_loss(mask_to_distance(p, spacing, self.tau), target)
