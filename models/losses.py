@@ -17,8 +17,9 @@ T = TypeVar("T")
 ABSENCE_ML = 5.0  # a predicted volume where there is no target has half of the loss that an infinite one has
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms whose weight rises during training because they are harmful at full weight from the first step. Healthy scans
-# teach to find nothing before any tumour is known; views agree most easily on an empty prediction; and the transform of a distance that has not been learned yet is saturated, so
-# that its gradient vanishes nearly everywhere and is large wherever the distance happens to cross zero.
+# teach to find nothing before any tumour is known; views agree most easily on an empty prediction; and the transform of
+# a distance that has not been learned yet is saturated, so that its gradient vanishes nearly everywhere and is large
+# wherever the distance happens to cross zero.
 RAMPED = ("absence", "transform", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 

@@ -16,10 +16,11 @@ from models.losses import LossWeights
 def test_variants_hold_what_their_names_say(stage):
     methods = {name: with_variant(stage, name).method for name in VARIANTS}
     assert methods["full"] == stage.method
-    assert methods["baseline"].weights.active == ("dice", "bce")
+    plain = {"dice", "bce"} | ({"absence"} & {*stage.method.weights.active})
+    assert {*methods["baseline"].weights.active} == plain
     assert methods["baseline"].heads == ("seg",) and methods["baseline"].views == "none"
     for part, terms in METHOD_PARTS.items():
-        added = set(methods[part].weights.active) - {"dice", "bce"}
+        added = set(methods[part].weights.active) - plain
         assert added <= set(terms), "a part brings its own terms alone"
         assert added == (set(stage.method.weights.active) & set(terms)) - ({"sdf_consistency"} - added)
     assert methods["views"].views == stage.method.views and methods["sdf"].views == "none"

@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 
 from models.dual_task_net import DualTaskNet, DualTaskOutput
-from models.losses import ABSENT_ML, DualTaskLoss, LossWeights, dice_loss
+from models.losses import ABSENCE_ML, DualTaskLoss, LossWeights, absence_loss, dice_loss
 from models.signed_distance import signed_distance
 from tests.models.shapes import ball
 
@@ -51,34 +51,25 @@ def test_empty_and_full_targets_give_finite_gradients_and_a_counted_skip(filled)
     assert terms["contrast_skipped"] == 1
 
 
-def test_where_there_is_no_target_the_dice_loss_grows_with_the_predicted_volume():
-    none = torch.zeros(2, 1, 10, 10, 10)
-    p = torch.stack([torch.full((1, 10, 10, 10), 0.1), torch.full((1, 10, 10, 10), 0.3)]).requires_grad_()
-    loss = dice_loss(p, none, absent=torch.tensor([100.0, 100.0]))
-    assert loss.item() == pytest.approx((0.5 + 0.75) / 2)
-    loss.backward()
-    assert float(p.grad.min()) > 1e-4
-    _, _, terms = one_step(all_terms(), none.new_zeros(1, 1, 16, 16, 16))
-    assert 0 < terms["dice"] < 1 and 0 < terms["transform"] < 1 and terms["contrast_skipped"] == 1
-
-
-def test_volumes_are_in_ml_and_samples_with_a_target_keep_their_dice():
+def test_where_there_is_no_target_the_predicted_volume_counts_and_no_dice():
     mask = torch.cat([ball((16, 16, 16), (8, 8, 8), 4)[None], torch.zeros(1, 1, 16, 16, 16)])
-    p = torch.rand(mask.shape, generator=Generator().manual_seed(1))
-    assert dice_loss(p, mask, 50.0).item() == pytest.approx(
-        (dice_loss(p[:1], mask[:1]).item() + dice_loss(p[1:], mask[1:], 50.0).item()) / 2
-    )
-    output = DualTaskOutput(torch.zeros(1, 1, 16, 16, 16), None, None, None)  # p = 0.5 everywhere
-    for spacing in ((1.0, 1.0, 1.0), (3.0, 2.0, 2.0)):
-        loss = DualTaskLoss(LossWeights(dice=1, bce=0))
-        total, _ = loss(output, mask[1:], None, torch.tensor([spacing]), Generator().manual_seed(0))
-        found_ml = 0.5 * 16**3 * spacing[0] * spacing[1] * spacing[2] / 1000
-        assert total.item() == pytest.approx(found_ml / (found_ml + ABSENT_ML), rel=1e-5)
+    p = torch.rand(mask.shape, generator=Generator().manual_seed(1)).requires_grad_()
+    assert dice_loss(p, mask).item() == pytest.approx(dice_loss(p[:1], mask[:1]).item())
+    dice_loss(p, mask).backward()
+    assert float(p.grad[0].abs().sum()) > 0 and float(p.grad[1].abs().sum()) == 0
+    spacing = torch.tensor([[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]])
+    found_ml = float(p[1].detach().sum()) * 12 / 1000
+    loss = absence_loss(p, mask, spacing)
+    assert loss.item() == pytest.approx(found_ml / (found_ml + ABSENCE_ML), rel=1e-5)
+    p.grad = None
+    loss.backward()
+    assert float(p.grad[0].abs().sum()) == 0 and float(p.grad[1].min()) > 0
+    assert absence_loss(p[:1], mask[:1], spacing[:1]) == 0
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_every_term_trains_the_network(term):
-    mask = ball((16, 32, 32), (8, 16, 16), 6)[None]
+    mask = ball((16, 32, 32), (8, 16, 16), 6)[None] * float(term != "absence")
     net, total, _ = one_step(only(term), mask)
     total.backward()
     assert sum(float(p.grad.abs().sum()) for p in net.parameters() if p.grad is not None) > 1e-6
@@ -87,7 +78,7 @@ def test_every_term_trains_the_network(term):
 def test_consistency_compares_the_views_of_the_same_sample():
     logits = torch.randn(2, 1, 8, 8, 8, generator=Generator().manual_seed(3))
     output = DualTaskOutput(torch.cat([logits, logits]), None, None, None)
-    loss = DualTaskLoss(LossWeights(dice=0, bce=0, consistency=1))
+    loss = DualTaskLoss(LossWeights(dice=0, bce=0, absence=0, consistency=1))
     total, _ = loss(output, torch.zeros_like(logits), None, torch.ones(2, 3), Generator())
     assert float(total) == 0
 
@@ -96,7 +87,7 @@ def test_weight_of_a_ramped_term_rises_over_the_ramp():
     mask = torch.zeros(1, 1, 8, 8, 8)
     logits = torch.randn(2, 1, 8, 8, 8, generator=Generator().manual_seed(3))
     output = DualTaskOutput(logits, None, None, None)
-    loss = DualTaskLoss(LossWeights(dice=0, bce=0, consistency=1), ramp=0.5)
+    loss = DualTaskLoss(LossWeights(dice=0, bce=0, absence=0, consistency=1), ramp=0.5)
     totals = [float(loss(output, mask, None, torch.ones(1, 3), Generator(), p)[0]) for p in (0.0, 0.25, 0.5, 1.0)]
     assert totals[0] == pytest.approx(math.exp(-5) * totals[3]) and totals[0] < totals[1] < totals[2] == totals[3]
 
