@@ -228,7 +228,7 @@ def bad_training(root: Path, *options: str) -> list[str]:
     ("options", "problem", "remedy"),
     [
         (["--data", "north"], "--data north: no centre or split has this name", "hoose one of east, west, none"),
-        (["--width", "12"], "--width 12", "multiple of 8"),
+        (["--width", "12"], "--width 12", "multiple of the 8 groups"),
         (["--lr", "0"], "--lr 0", "positive"),
         (["--lr", "nan"], "--lr nan", "positive"),
         (["--seed", "-1"], "--seed -1", ">= 0"),

@@ -91,7 +91,7 @@ def write_scan(root: Path, name: str, seed: int, tumour: bool) -> Path:
 class BrighterThanTheBox(nn.Module):
     """Marks what is brighter than the mean of the box by ``offset`` (in shares of the HU window)."""
 
-    def __init__(self, *, width: int, heads: tuple[str, ...]) -> None:
+    def __init__(self, **_: object) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.zeros(()))
 
