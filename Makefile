@@ -10,7 +10,7 @@ HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(RUNS)/checkpoints --data $(HELD_OUT)
 # The voxels of the synthetic scans measure about 3 mm; pancreas coarse sees larger ones. A narrow network, a high learning
 # rate and few epochs take minutes instead of days. In so few steps, pancreas coarse would keep an empty prediction if
-# the consistency of the views had its full weight, and the tumour stages learn more from one view, in half of the time.
+# the consistency of the views had its full weight, and the tumour stages learn more from a single view.
 TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --warm-up 0.05 --validate-every 10
 
 .PHONY: help install demo demo-coarse demo-fine test test-slow lint format clean
