@@ -191,6 +191,7 @@ def _check_fields(checkpoint: Checkpoint) -> None:
         "best_dice": checkpoint.best_dice is None or isinstance(checkpoint.best_dice, float),
         "spacing_range": ranges is None or ([len(s) for s in ranges] == [3, 3] and min(map(min, ranges)) > 0),
         "optimiser": checkpoint.optimiser is None or isinstance(checkpoint.optimiser, dict),
+        "average": checkpoint.average is None or isinstance(checkpoint.average, dict),
     }
     if wrong := [name for name, is_sound in sound.items() if not is_sound]:
         raise ValueError(f"{wrong[0]} is not what it should be")

@@ -169,8 +169,10 @@ def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
     Raises:
         InputError: If nothing could be trained with a setting.
     """
-    numbers = {name: value for name, value in {**vars(training), **vars(network)}.items() if name != "optimiser"}
-    for name, value in numbers.items():
+    settings = {**vars(training), **vars(network)}
+    for name, value in settings.items():
+        if isinstance(value, str):  # one of the choices of its option
+            continue
         if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
             flag = f"--{name.replace('_', '-')} {value}"
             raise InputError(flag, "out of range", f"give a {'positive number' if name in POSITIVE else 'number >= 0'}")

@@ -1,14 +1,16 @@
 """Which boxes a training reads in which order, and how a fault of one of them is reported."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.common.errors import InputError
 from data.samples import NOTHING_FOUND, BoxDataset, Sample
 from engine.device import is_out_of_memory
 
+SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
 Draw = tuple[int, ...]  # (epoch, index of the case), and of a case without the target the number of its round
 
 
@@ -101,6 +103,53 @@ class NamingDataset(Dataset[Sample | InputError]):
             if isinstance(error, OSError):
                 return InputError(key, f"cannot be read ({error})", "check the disk of the store")
             raise RuntimeError(f"{key}: its box cannot be read") from error
+
+
+def make_loader(
+    boxes: BoxDataset, sampler: EpochSampler, batch_size: int, workers: int
+) -> DataLoader[Sample | InputError]:
+    """Build the loader that yields the samples of a step as a list, or an error in place of a sample."""
+    return DataLoader(
+        NamingDataset(boxes),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=list,
+        persistent_workers=workers > 0,
+        timeout=SILENCE_S if workers else 0,
+        generator=torch.Generator(),  # the loader's own draws must not shift those of the dropout
+    )
+
+
+def read_batches(loader: DataLoader[Sample | InputError]) -> Iterator[list[Sample]]:
+    """Yield the samples of every step of an epoch.
+
+    Args:
+        loader: From ``make_loader``.
+
+    Raises:
+        InputError: If a case cannot be read, or if a process that reads boxes has died or is silent for SILENCE_S.
+    """
+    batches = iter(loader)
+    for step in range(len(loader)):
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            # torch has no type for a process of a loader that has died, or that has sent nothing for too long.
+            if "DataLoader" not in str(error):
+                raise
+            first, size = step * (loader.batch_size or 1), loader.batch_size or 1
+            awaited = [index for _, index, *_ in loader.sampler][first : first + size]
+            keys = ", ".join(cast("NamingDataset", loader.dataset).boxes.cases[index].key for index in awaited)
+            raise InputError(
+                keys,
+                f"no sample was received, as a process that reads boxes died or sent nothing for {SILENCE_S} s",
+                "close other programs, use fewer --workers, or use --workers 0 to read in the training process",
+            ) from error
+        for sample in batch:
+            if isinstance(sample, InputError):
+                raise sample
+        yield batch
 
 
 def derive_seed(*parts: int) -> int:

@@ -1,7 +1,7 @@
 """The training loop of all four stages."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +21,20 @@ from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import autocast, naming_memory_errors
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
-from engine.train.loader import EpochSampler, NamingDataset, count_negatives, derive_seed, share_around_pancreas
+from engine.train.loader import (
+    EpochSampler,
+    count_negatives,
+    derive_seed,
+    make_loader,
+    read_batches,
+    share_around_pancreas,
+)
 from engine.train.run_log import RunLog
 from engine.train.validate import choose_thresholds, validation_dice
 from models.losses import DualTaskLoss
 from models.views import random_views
 
 BEST_SO_FAR = "best_so_far.pt"  # the best weights of a run that is not finished
-SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
 
 
 @dataclass
@@ -132,16 +138,7 @@ def prepare_training(
         device=device,
         folder=folder,
         boxes=dataset,
-        loader=DataLoader(
-            NamingDataset(dataset),
-            batch_size=settings.batch_size,
-            sampler=sampler,
-            num_workers=settings.workers,
-            collate_fn=list,
-            persistent_workers=settings.workers > 0,
-            timeout=SILENCE_S if settings.workers else 0,
-            generator=torch.Generator(),  # the loader's own draws must not shift those of the dropout
-        ),
+        loader=make_loader(dataset, sampler, settings.batch_size, settings.workers),
         sampler=sampler,
         validation=validation_cases,
         net=net,
@@ -158,19 +155,29 @@ def prepare_training(
         spacing_range=spacing_range(cases),
     )
     if checkpoint is not None:
-        if checkpoint.data_hash != training.data_hash:
-            raise InputError(folder, "its cases have been prepared again since", "start a new run without --resume")
-        try:
-            net.load_state_dict(checkpoint.net)
-            if checkpoint.optimiser is not None:
-                training.optimiser.load_state_dict(checkpoint.optimiser)
-            if training.average is not None and checkpoint.average is not None:
-                training.average.load_state_dict(checkpoint.average)
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-            problem = f"its parameters are not those of the network of {stage.title}"
-            raise InputError(folder / "last.pt", problem, "start a new run without --resume") from error
-        training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice
+        restore(training, checkpoint)
     return training
+
+
+def restore(training: Training, checkpoint: Checkpoint) -> None:
+    """Bring a training to the state of a checkpoint.
+
+    Raises:
+        InputError: As for ``prepare_training``.
+    """
+    remedy = "start a new run without --resume"
+    if checkpoint.data_hash != training.data_hash:
+        raise InputError(training.folder, "its cases have been prepared again since", remedy)
+    try:
+        training.net.load_state_dict(checkpoint.net)
+        if checkpoint.optimiser is not None:
+            training.optimiser.load_state_dict(checkpoint.optimiser)
+        if training.average is not None:
+            training.average.load_state_dict(checkpoint.average or {})  # which is refused if it is missing
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"its parameters are not those of the network of {training.stage.title}"
+        raise InputError(training.folder / "last.pt", problem, remedy) from error
+    training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice
 
 
 def average_weights(net: nn.Module, decay: float) -> AveragedModel | None:
@@ -265,7 +272,7 @@ def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, 
     training.sampler.epoch = epoch
     torch.manual_seed(derive_seed(seed, epoch))  # of the dropout
     sums: dict[str, float] = {}
-    for step, samples in enumerate(read_batches(training)):
+    for step, samples in enumerate(read_batches(training.loader)):
         done = (epoch - 1) * len(training.loader) + step
         progress = done / training.steps
         rising = training.recipe.training.warm_up * training.steps
@@ -280,34 +287,6 @@ def train_one_epoch(training: Training, epoch: int, bar: Progress) -> dict[str, 
         bar.update()
     means = {name: total / len(training.loader) for name, total in sums.items()}
     return {"lr": training.optimiser.param_groups[0]["lr"], **means}
-
-
-def read_batches(training: Training) -> Iterator[list[Sample]]:
-    """Yield the samples of every step of an epoch.
-
-    Raises:
-        InputError: If a case cannot be read, or if a process that reads boxes has died or is silent for SILENCE_S.
-    """
-    batches = iter(training.loader)
-    for step in range(len(training.loader)):
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            # torch has no type for a process of a loader that has died, or that has sent nothing for too long.
-            if "DataLoader" not in str(error):
-                raise
-            first, size = step * training.recipe.training.batch_size, training.recipe.training.batch_size
-            awaited = [index for _, index, *_ in training.sampler][first : first + size]
-            keys = ", ".join(training.boxes.cases[index].key for index in awaited)
-            raise InputError(
-                keys,
-                f"no sample was received, as a process that reads boxes died or sent nothing for {SILENCE_S} s",
-                "close other programs, use fewer --workers, or use --workers 0 to read in the training process",
-            ) from error
-        for sample in batch:
-            if isinstance(sample, InputError):
-                raise sample
-        yield batch
 
 
 def train_step(

@@ -28,7 +28,8 @@ from engine.checkpoint import FORMAT, Checkpoint, create_run, find_run, load_che
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
-from engine.train.loop import prepare_training, read_batches, train, train_step
+from engine.train.loader import read_batches
+from engine.train.loop import prepare_training, train, train_step
 from engine.train.run_log import write_settings
 from engine.train.validate import choose_threshold
 from tests.conftest import edit_manifest
@@ -165,7 +166,7 @@ def test_cases_without_a_tumour_take_part(tmp_path, stage, batch_size):
     training = training_of(tmp_path, stage, settings, healthy=3)
     assert len(training.loader) == (4 if batch_size == 1 else 2) and len(training.boxes) == 5
     filled = []
-    for samples in read_batches(training):
+    for samples in read_batches(training.loader):
         terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
         filled += [bool(sample.mask.any()) for sample in samples]
         assert set(training.stage.method.weights.active) <= set(terms)
@@ -287,7 +288,7 @@ def test_a_worker_that_dies_ends_the_training_with_the_cases_it_waited_for(tmp_p
 
 
 def test_a_worker_that_is_silent_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.train.loop.SILENCE_S", 1)
+    monkeypatch.setattr("engine.train.loader.SILENCE_S", 1)
     training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, workers=1))
     monkeypatch.setattr(type(training.boxes), "__getitem__", lambda *_: time.sleep(30))
     with pytest.raises(InputError, match="sent nothing for 1 s"):
@@ -332,7 +333,7 @@ def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
 @pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
 def test_every_variant_trains(tmp_path, stage, variant):
     training = training_of(tmp_path, stage, replace(SETTINGS, epochs=1), variant=variant)
-    samples = next(read_batches(training))
+    samples = next(read_batches(training.loader))
     terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
     assert {"dice", "bce"} <= set(terms) and all(torch.isfinite(term) for term in terms.values())
     assert set(training.stage.method.weights.active) <= set(terms)
