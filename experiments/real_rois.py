@@ -26,7 +26,7 @@ from data.augment import resample
 from data.common.errors import InputError, command
 from data.samples import NetworkGrid
 from engine.device import choose_device
-from engine.infer.box import box_probability, keep_large_components
+from engine.infer.box import box_probability, keep_components
 from engine.infer.cascade import StageModel, load_model
 from engine.metrics import case_metrics
 from engine.options import add_average, add_gpu, add_path
@@ -79,7 +79,7 @@ def evaluate(model: StageModel, path: Path, spacing: Spacing, out: Path) -> dict
     probability = box_probability(
         model.net, image, spacing, stage=model.stage, device=model.device, readout=model.readout
     )
-    mask = keep_large_components(probability > model.threshold)[real]
+    mask = keep_components(probability > model.threshold)[real]
     image, lesion, probability = image[real], lesion[real], probability[real]
     row: dict[str, str | float] = {"case": path.stem, "centre": "real", **case_metrics(mask, lesion, spacing)}
     other_tissue = probability[~lesion & (image > FAT_HU / 2)]

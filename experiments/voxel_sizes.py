@@ -27,7 +27,7 @@ from data.cases.resample import resample_linear, resampled_shape
 from data.common.errors import InputError, command
 from data.common.progress import progress
 from data.splits.split import select_cases
-from engine.infer.cascade import StageModel, segment_stage
+from engine.infer.cascade import StageModel, segment_stage, select_organ
 from engine.stages import STAGES
 from experiments.common import add_run_options, open_run
 
@@ -101,7 +101,8 @@ def score(model: StageModel, scan: Scan) -> float:
     reference = target_mask(scan.label, sampling.target) > 0
     if not reference.any():
         return float("nan")
-    mask = segment_stage(model, scan.image, scan.spacing, roi).mask
+    organ = select_organ(model.stage, {"pancreas_fine": scan.label > 0})
+    mask = segment_stage(model, scan.image, scan.spacing, roi, organ).mask
     return float(2 * np.count_nonzero(mask & reference) / (np.count_nonzero(mask) + np.count_nonzero(reference)))
 
 

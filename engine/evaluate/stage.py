@@ -46,7 +46,7 @@ from engine.evaluate.masks import (
     score_prepared_mask,
     write_prepared_mask,
 )
-from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_roi
+from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_organ, select_roi
 from engine.options import add_average, add_gpu, add_path
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
@@ -330,7 +330,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
-    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi)
+    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi, select_organ(stage, masks))
     seconds = time.monotonic() - start
     prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
     write_mask(prediction, mask.astype(np.uint8), case.grid)

@@ -40,6 +40,7 @@ READOUTS = {
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
 SLAB_VOXELS = 1 << 22  # of a box that are interpolated or labelled at a time
 TILE_OVERLAP = 32  # voxels that neighbouring tiles share at least
+LEAST_INSIDE = 0.1  # share of a component that has to lie within the organ; one that grazes it belongs to a neighbour
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
 
 
@@ -139,6 +140,7 @@ def segment_box(
     stage: Stage,
     device: torch.device,
     readout: str = "segmentation",
+    within: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Segment the stage's target in a box.
@@ -151,23 +153,29 @@ def segment_box(
         stage: As in ``box_probability``.
         device: Where ``net`` is.
         readout: Name in ``READOUTS``.
+        within: As in ``keep_components``.
         out: Boolean array of the same shape for the mask, such as the box in that of a whole scan; None for a new one.
 
     Returns:
-        Boolean mask, shape (D, H, W), without small components.
+        Boolean mask, shape (D, H, W), of the components that are kept.
     """
     mask = zeros(image.shape, bool) if out is None else out
     for planes, probability in probability_in_slabs(net, image, spacing, stage=stage, device=device, readout=readout):
         mask[planes] = probability > threshold
-    return keep_large_components(mask, out=mask)
+    return keep_components(mask, within, out=mask)
 
 
-def keep_large_components(mask: np.ndarray, share: float = 0.5, out: np.ndarray | None = None) -> np.ndarray:
+def keep_components(
+    mask: np.ndarray, within: np.ndarray | None = None, *, share: float = 0.5, out: np.ndarray | None = None
+) -> np.ndarray:
     """Keep the 26-connected components of a mask that are larger than a share of its largest component.
 
     Args:
         mask: Boolean mask, shape (D, H, W).
-        share: Share of the volume of the largest component.
+        within: Boolean mask of the organ to which the components belong, of the same shape. Those of which less than
+            ``LEAST_INSIDE`` lies within it do not count: a tumour of the pancreas is not in the kidney. None if they
+            may lie anywhere.
+        share: Share of the volume of the largest component that counts.
         out: Boolean array of zeros for the result, or the mask itself; None for a new one.
 
     Returns:
@@ -177,11 +185,15 @@ def keep_large_components(mask: np.ndarray, share: float = 0.5, out: np.ndarray 
     if box is None:
         return mask.astype(bool) if out is None else out
     crop, slabs = mask[box.slices], _slabs(box.shape[0], box.shape[1] * box.shape[2])
+    organ = None if within is None else within[box.slices]
     kept = zeros(mask.shape, bool) if out is None else out
-    sizes, parts, neighbours, last = [np.zeros(1, np.int64)], 1, [], None
+    none = np.zeros(1, np.int64)
+    sizes, inside, parts, neighbours, last = [none], [none], 1, [], None
     for planes in slabs:  # components of every slab, and which of them touch those of the slab before
         components = _label(crop[planes], parts)
-        sizes.append(np.bincount(components.ravel())[parts:])
+        sizes.append(np.bincount(components.ravel(), minlength=parts)[parts:])
+        if organ is not None:
+            inside.append(np.bincount(components[organ[planes]], minlength=parts + len(sizes[-1]))[parts:])
         if last is not None:
             neighbours.append(_touching(last, components[0]))
         last, parts = components[-1].copy(), parts + len(sizes[-1])
@@ -189,6 +201,8 @@ def keep_large_components(mask: np.ndarray, share: float = 0.5, out: np.ndarray 
     links = sparse.coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(parts, parts))
     _, whole = sparse.csgraph.connected_components(links, directed=False)
     totals = np.bincount(whole, weights=np.concatenate(sizes))
+    if organ is not None:
+        totals[np.bincount(whole, weights=np.concatenate(inside)) < LEAST_INSIDE * totals] = 0
     large = (totals > share * totals.max())[whole]
     large[0] = False
     parts = 1

@@ -4,7 +4,7 @@
 
 All masks of the cascade have the voxels of the prepared image: what a stage hands to the next one is never resampled.
 ``predict.py`` runs the four stages in one process, the evaluation scripts run one stage at a time and keep its masks.
-Both use ``select_roi`` and ``segment_stage`` and therefore obtain the same masks.
+Both use ``select_roi``, ``select_organ`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -181,7 +181,7 @@ def segment_scan(
     masks: dict[str, np.ndarray] = {}
     for position, (name, model) in enumerate(models.items(), start=1):
         roi, fallback_note = select_roi(model.stage, masks, spacing)
-        masks[name], note, _ = segment_stage(model, image, spacing, roi)
+        masks[name], note, _ = segment_stage(model, image, spacing, roi, select_organ(model.stage, masks))
         notes += [fallback_note, note]
         needed = {name, "pancreas_fine"}.union(*(later.stage.before for later in list(models.values())[position:]))
         masks = {kept: mask for kept, mask in masks.items() if kept in needed}  # each may have 1 GB
@@ -220,8 +220,22 @@ def select_roi(
     return masks[stage.fallback], note
 
 
+def select_organ(stage: Stage, masks: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Select the mask of the pancreas, in which a tumour has to lie; None for the stages that segment the pancreas.
+
+    Args:
+        stage: The stage that is going to segment.
+        masks: As for ``select_roi``.
+    """
+    return None if stage.segments_pancreas else masks["pancreas_fine"]
+
+
 def segment_stage(
-    model: StageModel, image: np.ndarray, spacing: tuple[float, float, float], roi: np.ndarray | None = None
+    model: StageModel,
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    roi: np.ndarray | None = None,
+    organ: np.ndarray | None = None,
 ) -> StageResult:
     """Segment one scan with one stage.
 
@@ -230,6 +244,7 @@ def segment_stage(
         image: int16 HU, shape (D, H, W), in LPS.
         spacing: Voxel spacing (z, y, x) in mm.
         roi: The mask around which to look, shape (D, H, W); None for the first stage, which reads the whole scan.
+        organ: The mask in which the components of the result have to lie, shape (D, H, W); None for anywhere.
     """
     sampling = model.stage.sampling
     box = scan_box(image, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling)
@@ -246,6 +261,7 @@ def segment_stage(
             stage=model.stage,
             device=model.device,
             readout=model.readout,
+            within=None if organ is None else organ[box.slices],
             out=mask[box.slices],
         )
         return mask

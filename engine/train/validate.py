@@ -1,7 +1,8 @@
 """Choose the best epoch and the binarisation thresholds on the validation cases of the training centres.
 
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
-averaged over the eight flips, on the voxels of the case, without small components, and in as many rounds.
+averaged over the eight flips, on the voxels of the case, without small components and those outside of the pancreas,
+and in as many rounds.
 
 The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
 that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
@@ -21,7 +22,7 @@ from data.common.memory import zeros
 from data.samples import reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.infer.box import READOUTS, box_probability, keep_large_components
+from engine.infer.box import READOUTS, box_probability, keep_components
 from engine.infer.cascade import segment_in_rounds
 from engine.stages import MIN_TUMOUR_ML, Stage
 
@@ -127,9 +128,12 @@ def _at_threshold(
         image = case.image()[box.slices]
         return box_probability(net, image, case.spacing, stage=stage, device=device, readout=readout)
 
+    pancreas = None if stage.segments_pancreas else case.label() > 0
+
     def segment(threshold: float, box: Box) -> np.ndarray:
         mask = zeros(case.shape, bool)
-        keep_large_components(probability(box) > threshold, out=mask[box.slices])
+        within = None if pancreas is None else pancreas[box.slices]
+        keep_components(probability(box) > threshold, within, out=mask[box.slices])
         return mask
 
     return segment

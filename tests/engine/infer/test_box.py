@@ -21,7 +21,7 @@ from engine.infer.box import (
     _affordable_tile,
     _tile_starts,
     box_probability,
-    keep_large_components,
+    keep_components,
     segment_box,
 )
 from engine.stages import STAGES
@@ -149,14 +149,26 @@ def test_components_are_kept_if_they_are_larger_than_half_of_the_largest():
     mask = np.zeros((40, 10, 10), bool)
     for start, count in ((0, 100), (10, 60), (20, 60), (30, 50)):
         mask[start].flat[:count] = True
-    assert keep_large_components(mask).sum() == 220
-    assert not keep_large_components(np.zeros((2, 2, 2), bool)).any()
+    assert keep_components(mask).sum() == 220
+    assert not keep_components(np.zeros((2, 2, 2), bool)).any()
 
 
 def test_components_touch_across_corners():
     mask = np.zeros((3, 3, 3), bool)
     mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True
-    assert keep_large_components(mask).sum() == 3
+    assert keep_components(mask).sum() == 3
+
+
+def test_components_that_only_graze_the_organ_do_not_count():
+    """The largest component has a tenth of its voxels within the organ, less a voxel; the others follow in size."""
+    mask, organ = np.zeros((40, 10, 10), bool), np.zeros((40, 10, 10), bool)
+    for start, count, inside in ((0, 100, 9), (10, 60, 6), (20, 31, 31), (30, 29, 29)):
+        mask[start].flat[:count] = True
+        organ[start].flat[:inside] = True
+    assert keep_components(mask, organ).sum() == 60 + 31
+    assert not keep_components(mask, np.zeros_like(mask)).any()
+    keep_components(mask, organ, out=mask)
+    assert mask.sum() == 60 + 31
 
 
 @pytest.mark.parametrize("density", [0.02, 0.05, 0.1, 0.3])
@@ -166,7 +178,7 @@ def test_components_are_those_that_scipy_finds(density):
     sizes = np.bincount(components.ravel())[1:]
     large = 1 + np.flatnonzero(sizes > 0.5 * sizes.max())
     assert count > 1
-    assert np.array_equal(keep_large_components(mask), np.isin(components, large))
+    assert np.array_equal(keep_components(mask), np.isin(components, large))
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.8, 0.8), (5, 1.3, 1.3)])
@@ -177,7 +189,7 @@ def test_a_large_box_is_interpolated_in_slabs_with_the_same_result(monkeypatch, 
     monkeypatch.setattr(engine.infer.box, "SLAB_VOXELS", 3 * 24 * 32)
     slabs = box_probability(Brightness(), image, spacing, **options)
     np.testing.assert_allclose(slabs, whole, atol=1e-5)
-    assert np.array_equal(segment_box(Brightness(), image, spacing, 0.5, **options), keep_large_components(slabs > 0.5))
+    assert np.array_equal(segment_box(Brightness(), image, spacing, 0.5, **options), keep_components(slabs > 0.5))
 
 
 @settings(max_examples=30)
@@ -187,7 +199,10 @@ def test_components_are_the_same_in_slabs(seed, density, planes):
     components, count = measure.label(mask, connectivity=3, return_num=True)
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     expected = np.isin(components, 1 + np.flatnonzero(sizes > 0.5 * sizes.max())) if count else mask
+    organ = np.indices(mask.shape)[0] < seed % 12
+    within = keep_components(mask, organ)
     with mock.patch.object(engine.infer.box, "SLAB_VOXELS", planes * 9 * 8):
-        assert np.array_equal(keep_large_components(mask), expected)
-        keep_large_components(mask, out=mask)
+        assert np.array_equal(keep_components(mask), expected)
+        assert np.array_equal(keep_components(mask, organ), within)
+        keep_components(mask, out=mask)
         assert np.array_equal(mask, expected)

@@ -13,7 +13,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.infer import cascade
-from engine.infer.box import keep_large_components
+from engine.infer.box import keep_components
 from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage
@@ -50,6 +50,14 @@ def scan() -> np.ndarray:
     image[26:32, 46:54, 40:52] = 50
     image[0:6, 90:96, 90:96] = 100
     return image
+
+
+def test_a_tumour_lies_in_the_pancreas(scan):
+    """The stomach beside the gland looks like a tumour and is larger."""
+    scan[20:40, 25:38, 30:60] = 50
+    assert np.array_equal(
+        segment_scan(all_models(), scan, SPACING).label == 2, (scan == 50) & (np.indices(scan.shape)[1] >= 40)
+    )
 
 
 def all_models() -> dict[str, StageModel]:
@@ -97,7 +105,7 @@ class Rounds:
 
     def _segment(self, net, image, spacing, threshold, *, out, **options) -> None:
         self.boxes.append(image)
-        out[...] = keep_large_components(self.find(image, len(self.boxes)) > threshold)
+        out[...] = keep_components(self.find(image, len(self.boxes)) > threshold)
 
 
 VOXELS = np.arange(60 * 100 * 100, dtype=np.int32).reshape(60, 100, 100)  # an image in which every voxel is unique

@@ -69,10 +69,24 @@ def test_a_stage_that_looks_several_times_is_judged_by_its_last_look(tmp_path):
     for rounds in (1, 4):
         stage = replace(TUMOUR_STAGE, sampling=replace(TUMOUR_STAGE.sampling, rounds=rounds))
         model = StageModel(stage, Brightness(), "segmentation", 0.5, CPU, tmp_path, 1, "", Preparation())
-        mask = segment_stage(model, case.image(), case.spacing, case.label() == 2).mask
+        mask = segment_stage(model, case.image(), case.spacing, case.label() == 2, case.label() > 0).mask
         scores.append(mean_dice(Brightness(), stage, [case], CPU, thresholds=(0.5,))[0])
         assert scores[-1] == dice(mask, case.label() == 2, case.spacing)
     assert scores[1] < scores[0] < 1
+
+
+def test_what_lies_outside_of_the_pancreas_does_not_count(tmp_path):
+    """A bright organ beside the gland, larger than the tumour, would otherwise take its place."""
+    case = tumour_case(tmp_path, "one", 0.9, 0.0)
+    image = np.array(case.image())
+    image[8:22, 31:40, 8:32] = 240
+    label, facts = np.array(case.label()), {"spacing": (2.0,) * 3, "grid": case.grid, "source": {}}
+    beside = read_case(write_case(tmp_path, "c", "beside", image, label, patient="q", **facts))
+    free = read_case(
+        write_case(tmp_path, "c", "free", np.where(label == 2, -100, image), label > 0, patient="r", **facts)
+    )
+    scores = mean_dice(Windowed(), TUMOUR_STAGE, [beside, free], CPU, negatives=0.5, thresholds=(0.5,))
+    assert scores[0] > 0.9
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_chosen(case):
