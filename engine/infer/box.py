@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ READOUTS = {
 }
 FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # all eight
 SLAB_VOXELS = 1 << 22  # of a box that are interpolated or labelled at a time
+# Voxels of a batch of flips on a CPU. For one small sample torch takes a slow path there, and larger batches than this
+# no longer fit into the caches.
+CPU_BATCH_VOXELS = 200_000
 TILE_OVERLAP = 32  # voxels that neighbouring tiles share at least
 LEAST_INSIDE = 0.1  # share of a component that has to lie within the organ; one that grazes it belongs to a neighbour
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
@@ -99,8 +102,10 @@ def probability_in_slabs(
             output = net(image.contiguous(memory_format=torch.channels_last_3d))
         return READOUTS[readout].probability(output, voxel_mm, stage.method.steepness)
 
-    for axes in FLIPS:
-        probability += _apply_in_tiles(forward, on_grid.flip(axes), tile).flip(axes)
+    for flips in _batches_of_flips(tile, device):
+        batch = torch.cat([on_grid.flip(axes) for axes in flips])
+        for axes, flipped in zip(flips, _apply_in_tiles(forward, batch, tile).split(1), strict=True):
+            probability += flipped.flip(axes)
     probability /= len(FLIPS)
     depth, height, width = image.shape
     z, y, x = (1 / f for f in grid.factor)
@@ -227,8 +232,15 @@ def _touching(below: np.ndarray, above: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(pairs), axis=0)
 
 
+def _batches_of_flips(tile: Index3D, device: torch.device) -> list[Sequence[tuple[int, ...]]]:
+    """Divide FLIPS into batches that the device computes at once: on a GPU, as many as fit into its memory."""
+    budget = CPU_BATCH_VOXELS if device.type == "cpu" else _affordable_voxels(device)
+    count = int(min(len(FLIPS), max(1, budget // math.prod(tile))))
+    return [FLIPS[first : first + count] for first in range(0, len(FLIPS), count)]
+
+
 def _apply_in_tiles(forward: Callable[[Tensor], Tensor], image: Tensor, tile: Index3D) -> Tensor:
-    """Apply ``forward`` to overlapping tiles of an image (1, 1, D, H, W), or to the whole of it if it is one tile.
+    """Apply ``forward`` to overlapping tiles of images (B, 1, D, H, W), or to the whole of them if it is one tile.
 
     A triangular weight along each axis makes the middle of a tile count more than its border, where the network sees
     only part of the surroundings.

@@ -84,7 +84,7 @@ def test_probabilities_on_another_grid_come_back_to_the_same_place(target):
 
 def test_the_probability_is_the_mean_over_eight_flips(monkeypatch):
     torch.manual_seed(0)
-    net = DualTaskNet(width=8, heads=("seg",)).eval()
+    net = DualTaskNet(width=8, heads=("seg",)).eval().requires_grad_(False)
     image = hu(np.random.default_rng(1), (8, 16, 16))
     options = {"spacing": (1, 1, 1), "stage": STAGE, "device": CPU}
     averaged = box_probability(net, image, **options)
@@ -190,6 +190,26 @@ def test_a_large_box_is_interpolated_in_slabs_with_the_same_result(monkeypatch, 
     slabs = box_probability(Brightness(), image, spacing, **options)
     np.testing.assert_allclose(slabs, whole, atol=1e-5)
     assert np.array_equal(segment_box(Brightness(), image, spacing, 0.5, **options), keep_components(slabs > 0.5))
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 8])
+def test_flips_are_computed_in_batches_with_the_same_result(monkeypatch, at_a_time):
+    torch.manual_seed(0)
+    net = DualTaskNet(width=8, heads=("seg",)).eval().requires_grad_(False)
+    image = np.random.default_rng(0).integers(-100, 240, (16, 24, 16)).astype(np.int16)
+    options = {"stage": seeing((1.0, 1.0, 1.0)), "device": CPU}
+    expected = np.mean(
+        [
+            torch.sigmoid(net((torch.from_numpy(image)[None, None].float() + 100).div(340).flip(axes)).seg).flip(axes)
+            for axes in FLIPS
+        ],
+        axis=0,
+    )[0, 0]
+    sizes = []
+    net.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(engine.infer.box, "CPU_BATCH_VOXELS", at_a_time * image.size)
+    np.testing.assert_allclose(box_probability(net, image, (1.0, 1.0, 1.0), **options), expected, atol=1e-5)
+    assert sum(sizes) == len(FLIPS) and max(sizes) == at_a_time
 
 
 @settings(max_examples=30)
