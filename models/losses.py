@@ -17,10 +17,10 @@ T = TypeVar("T")
 ABSENCE_ML = 5.0  # a predicted volume where there is no target has half of the loss that an infinite one has
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms whose weight rises during training because they are harmful at full weight from the first step. Healthy scans
-# teach to find nothing before any tumour is known; views agree most easily on an empty prediction; and the transform of
-# a distance that has not been learned yet is saturated, so that its gradient vanishes nearly everywhere and is large
-# wherever the distance happens to cross zero.
-RAMPED = ("absence", "transform", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
+# teach to find nothing before any tumour is known, and views agree most easily on an empty prediction. The transform is
+# not among them: without it, the distance becomes 1 everywhere within a few epochs, as most voxels lie far outside of
+# the target. T has no slope there, so that a transform that sets in later no longer changes anything.
+RAMPED = ("absence", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)

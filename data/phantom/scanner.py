@@ -18,7 +18,7 @@ SMALL_HEIGHT_MM = (150.0, 180.0)
 FULL_PLANE = (512, 512)  # voxels (y, x)
 SLAB = 32  # slices rendered at a time, which bounds the memory of long scans
 SLAB_MARGIN = 3  # slices beyond a slab that the blur across slices needs
-TUMOUR_FREE_ONE_IN = 6  # cases
+TUMOUR_FREE_ONE_IN = 4  # cases
 ISODENSE_HU = 5.0  # largest difference between the parenchyma and an isodense tumour
 REAL_NOISE_HU = (10, 30)  # limits of the noise around real label maps
 
@@ -261,7 +261,7 @@ def render_case(
 
 
 def _random_patient(scanner: Scanner, index: int, seed: int, size: Size, rng: np.random.Generator) -> Scene:
-    """Draw a procedural patient and the extent of the scan. One case in six has no tumour; which, varies by centre."""
+    """Draw a procedural patient and the extent of the scan. One case in four has no tumour; which, varies by centre."""
     if size == "full":
         spacing = scanner.full
         shape = (round(rng.uniform(*FULL_HEIGHT_MM) / spacing[0]), *FULL_PLANE)
