@@ -61,24 +61,42 @@ def with_voxels(scan: Scan, z: float | None = None, plane: float | None = None) 
     wanted = Preparation(spacing=(z or old_z, plane or old_y, plane or old_x))
     shape = resampled_shape(scan.image.shape, scan.spacing, wanted)
     new_z, new_y, new_x = (s * old / new for s, old, new in zip(scan.spacing, scan.image.shape, shape, strict=True))
-    label = np.zeros(shape, np.uint8)
-    for code, mask in ((PANCREAS, scan.label > 0), (TUMOUR, scan.label == TUMOUR)):
-        label[resample_linear(mask.astype(np.float32), shape) >= 0.5] = code
+    label = change_label(scan.label, lambda mask: resample_linear(mask, shape))
     return Scan(resample_linear(scan.image, shape), label, (new_z, new_y, new_x))
 
 
 def turned(scan: Scan) -> Scan:
     """Turn a scan about the axis of the body; its pixels have to be square."""
-    turn = {"angle": DEGREES, "axes": (1, 2), "reshape": False}
-    image = ndimage.rotate(scan.image, order=1, mode="constant", cval=AIR_HU, **turn)
-    return Scan(image, ndimage.rotate(scan.label, order=0, **turn), scan.spacing)
+
+    def turn(volume: np.ndarray, beyond: float = 0) -> np.ndarray:
+        return ndimage.rotate(volume, DEGREES, axes=(1, 2), reshape=False, order=1, mode="constant", cval=beyond)
+
+    return Scan(turn(scan.image, AIR_HU), change_label(scan.label, turn), scan.spacing)
 
 
 def with_thick_slices(scan: Scan) -> Scan:
-    """Average a scan over slices of THICK_MM."""
-    planes = max(1, round(THICK_MM / scan.spacing[0]))
-    image = ndimage.uniform_filter1d(scan.image.astype(np.float32), planes, axis=0, mode="nearest")
-    return with_voxels(scan._replace(image=np.rint(image).astype(np.int16)), z=THICK_MM)
+    """Average a scan over slices of about THICK_MM, which divide its height evenly."""
+    height = len(scan.image) * scan.spacing[0]
+    slices = max(1, round(height / THICK_MM))
+
+    def average(volume: np.ndarray) -> np.ndarray:
+        planes = np.linspace(0, len(volume), slices + 1)  # where the slices begin and end
+        sums = np.concatenate([np.zeros_like(volume[:1], np.float64), np.cumsum(volume, axis=0, dtype=np.float64)])
+        whole = np.minimum(planes.astype(int), len(volume) - 1)
+        until = sums[whole] + (planes - whole)[:, None, None] * volume[whole]
+        return np.diff(until, axis=0) / (len(volume) / slices)
+
+    image = np.rint(average(scan.image)).astype(np.int16)
+    return Scan(image, change_label(scan.label, average), (height / slices, *scan.spacing[1:]))
+
+
+def change_label(label: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Apply a linear change to each mask of a label; what is then at least one half belongs to it."""
+    masks = {code: change(mask.astype(np.float32)) for code, mask in ((PANCREAS, label > 0), (TUMOUR, label == TUMOUR))}
+    changed = np.zeros(masks[PANCREAS].shape, np.uint8)
+    for code, mask in masks.items():
+        changed[mask >= 0.5] = code
+    return changed
 
 
 ROWS: dict[str, Callable[[Scan], Scan]] = {

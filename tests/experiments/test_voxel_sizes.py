@@ -32,6 +32,11 @@ def scan() -> Scan:
     return Scan(np.where(gland, 150, 20).astype(np.int16), label, (2.5, 1.2, 1.2))
 
 
+def centre_of_gland(scan: Scan) -> np.ndarray:
+    """The centre of the gland in mm from the corner of the scan."""
+    return (np.argwhere(scan.label > 0).mean(axis=0) + 0.5) * scan.spacing
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_holds_the_same_anatomy_and_a_stage_that_sees_mm_finds_it(scan, row):
     changed = ROWS[row](scan)
@@ -39,6 +44,7 @@ def test_every_row_holds_the_same_anatomy_and_a_stage_that_sees_mm_finds_it(scan
     for code in (1, 2):
         volumes = [np.count_nonzero(s.label >= code) * np.prod(s.spacing) for s in (scan, changed)]
         assert volumes[1] == pytest.approx(volumes[0], rel=0.12 if code == 1 else 0.3)
+    np.testing.assert_allclose(centre_of_gland(changed), centre_of_gland(scan), atol=0.3)
     stage = replace(
         STAGES["pancreas_fine"], sampling=replace(STAGES["pancreas_fine"].sampling, target_mm=(2.5, 1.2, 1.2))
     )
