@@ -50,12 +50,25 @@ class StandardisedConv3d(nn.Conv3d):
     ) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None  # filters for inference, and of which weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, in_channels, D, H, W) with the standardised filters."""
+        return F.conv3d(x, self._filters(), None, self.stride, self.padding, self.dilation)
+
+    def _filters(self) -> Tensor:
+        """Return the standardised weights; without gradients they are computed again only after a change."""
+        if torch.is_grad_enabled():
+            self._kept = None
+            return self._standardise()
+        version = (self.weight.data_ptr(), self.weight._version)
+        if self._kept is None or self._kept[0] != version:
+            self._kept = version, self._standardise()
+        return self._kept[1]
+
+    def _standardise(self) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
-        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-12)
-        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)
+        return (self.weight - mean) * torch.rsqrt(variance + 1e-12)
 
 
 def norm_relu_conv(

@@ -81,6 +81,32 @@ def test_zero_groups_are_instance_norm_and_a_leak_passes_negative_values():
     assert not any(isinstance(m, nn.ReLU) for m in net.modules())
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_filters_that_are_kept_for_inference_follow_the_weights(context):
+    """However the weights change: by a step, by loading others, or by an exchange of the storage."""
+    torch.manual_seed(0)
+    net, x = DualTaskNet(width=8, heads=("seg",)).eval(), torch.rand(1, 1, 8, 8, 8)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    other = DualTaskNet(width=8, heads=("seg",)).state_dict()
+
+    def step() -> None:
+        net(x).seg.sum().backward()
+        optimiser.step()
+
+    def exchange() -> None:
+        net.stem.weight.data = torch.rand_like(net.stem.weight)
+
+    with context():
+        seen = [net(x).seg]
+    for change in (step, lambda: net.load_state_dict(other), exchange):
+        change()
+        with context():
+            seen.append(net(x).seg)
+            assert torch.equal(seen[-1], net(x).seg)
+        torch.testing.assert_close(seen[-1], net(x).seg.detach())
+        assert not torch.allclose(seen[-1], seen[-2])
+
+
 def test_averaging_needs_the_distance_head():
     output = DualTaskNet(width=8, heads=("seg",))(torch.rand(1, 1, 8, 8, 8))
     with pytest.raises(ValueError, match="sdf"):
