@@ -69,7 +69,7 @@ class Stage:
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)
-_DUAL = replace(_SEGMENT, absence=0.1, sdf=1, transform=1, consistency=1)
+_DUAL = replace(_SEGMENT, absence=0.2, sdf=1, transform=1, consistency=1)
 
 
 def _published(weights: LossWeights, views: str = "raw-randconv", min_anchor_cells: int = 5) -> Method:

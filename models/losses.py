@@ -14,13 +14,12 @@ from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_
 
 T = TypeVar("T")
 
-ABSENCE_ML = 5.0  # a predicted volume where there is no target has half of the loss that an infinite one has
+ABSENCE_ML = 5.0  # the predicted volume from which on the absence loss bends from a line to a logarithm
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
-# Terms whose weight rises during training because they are harmful at full weight from the first step. Healthy scans
-# teach to find nothing before any tumour is known, and views agree most easily on an empty prediction. The transform is
-# not among them: without it, the distance becomes 1 everywhere within a few epochs, as most voxels lie far outside of
-# the target. T has no slope there, so that a transform that sets in later no longer changes anything.
-RAMPED = ("absence", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
+# Terms that compare two predictions. Their weight rises during training, because predictions agree most easily if both
+# are empty. The transform is not among them: without it, the distance becomes 1 everywhere within a few epochs, as most
+# voxels lie far outside of the target. T has no slope there, so that a transform that sets in later changes nothing.
+RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class LossWeights:
     Attributes:
         dice: Dice loss of p and y.
         bce: Binary cross-entropy of p and y.
-        absence: V / (V + 5 ml) of the predicted volume V where y is empty.
+        absence: log(1 + V / 5 ml) of the predicted volume V where y is empty.
         contrast: NT-Xent loss of the embeddings inside the target and around it.
         sdf: Mean of |d - phi|.
         transform: Dice loss of T(d) and y.
@@ -87,9 +86,10 @@ def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
 
 
 def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
-    """Compute V / (V + 5 ml), where V is the predicted volume, averaged over the samples whose mask is empty.
+    """Compute log(1 + V / 5 ml), where V is the predicted volume, averaged over the samples whose mask is empty.
 
-    It takes the place of the Dice loss where there is no target. Without such a sample it is 0.
+    It takes the place of the Dice loss where there is no target. A smoothed Dice loss, V / (V + c), has next to no slope
+    at the volume of a tumour, so that it would not remove a false one. Without an empty mask it is 0.
 
     Args:
         probability: p in [0, 1], shape (B, 1, D, H, W).
@@ -98,7 +98,7 @@ def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
     """
     volume = probability.flatten(1).sum(1) * spacing.prod(dim=1) / 1000
     counts = (mask.flatten(1).sum(1) == 0).float()
-    return (volume / (volume + ABSENCE_ML) * counts).sum() / counts.sum().clamp(min=1)
+    return (torch.log1p(volume / ABSENCE_ML) * counts).sum() / counts.sum().clamp(min=1)
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_where_there_is_no_target_the_predicted_volume_counts_and_no_dice():
     spacing = torch.tensor([[1.0, 1.0, 1.0], [3.0, 2.0, 2.0]])
     found_ml = float(p[1].detach().sum()) * 12 / 1000
     loss = absence_loss(p, mask, spacing)
-    assert loss.item() == pytest.approx(found_ml / (found_ml + ABSENCE_ML), rel=1e-5)
+    assert loss.item() == pytest.approx(math.log(1 + found_ml / ABSENCE_ML), rel=1e-5)
     p.grad = None
     loss.backward()
     assert float(p.grad[0].abs().sum()) == 0 and float(p.grad[1].min()) > 0
@@ -90,6 +90,16 @@ def test_weight_of_a_ramped_term_rises_over_the_ramp():
     loss = DualTaskLoss(LossWeights(dice=0, bce=0, absence=0, consistency=1), ramp=0.5)
     totals = [float(loss(output, mask, None, torch.ones(1, 3), Generator(), p)[0]) for p in (0.0, 0.25, 0.5, 1.0)]
     assert totals[0] == pytest.approx(math.exp(-5) * totals[3]) and totals[0] < totals[1] < totals[2] == totals[3]
+
+
+@pytest.mark.parametrize("term", ["dice", "transform", "sdf", "absence"])
+def test_what_is_compared_with_the_reference_has_its_full_weight_from_the_first_step(term):
+    mask = ball((16, 16, 16), (8, 8, 8), 4)[None] * float(term != "absence")
+    output = DualTaskOutput(torch.zeros(mask.shape), torch.zeros(mask.shape), None, None)
+    phi, spacing = signed_distance(mask, (1, 1, 1)), torch.ones(1, 3)
+    loss = DualTaskLoss(only(term), ramp=0.5)
+    first, last = (float(loss(output, mask, phi, spacing, Generator(), progress)[0]) for progress in (0.0, 1.0))
+    assert first == last > 0
 
 
 @pytest.mark.parametrize(
