@@ -88,8 +88,8 @@ def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
 def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
     """Compute log(1 + V / 5 ml), where V is the predicted volume, averaged over the samples whose mask is empty.
 
-    It takes the place of the Dice loss where there is no target. A smoothed Dice loss, V / (V + c), has hardly any slope
-    at the volume of a tumour, so that it would not remove a false one. Without an empty mask it is 0.
+    It takes the place of the Dice loss where there is no target. A smoothed Dice loss, V / (V + c), is almost flat at
+    the volume of a tumour, so that it would not remove a false one. Without an empty mask it is 0.
 
     Args:
         probability: p in [0, 1], shape (B, 1, D, H, W).
