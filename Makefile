@@ -11,7 +11,7 @@ SMALL := --store $(DEMO)/prepared --path $(RUNS)/checkpoints --data $(HELD_OUT)
 # The voxels of the synthetic scans measure about 3 mm; pancreas coarse sees larger ones. A narrow network, a high learning
 # rate and few epochs take minutes instead of days. In so few steps, pancreas coarse would keep an empty prediction if
 # the consistency of the views had its full weight, and the tumour stages learn more from a single view.
-TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --warm-up 0.05 --validate-every 10
+TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --lr 3e-3 --validate-every 20
 
 .PHONY: help install demo demo-coarse demo-fine test test-slow lint format clean
 .DEFAULT_GOAL := help
@@ -32,7 +32,7 @@ install: .venv/installed ## create .venv and install the packages that the scrip
 	@touch $@
 
 demo: .venv/installed ## train and evaluate the cascade on synthetic centres (10 minutes on 2 cores); continues if interrupted
-	$(PY) -m data.phantom $(DEMO)/raw --centres north south --cases 16
+	$(PY) -m data.phantom $(DEMO)/raw --centres north south --cases 20
 	$(PY) -m data.phantom $(DEMO)/raw --centres $(HELD_OUT) --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
@@ -55,12 +55,12 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (10
 demo-coarse demo-fine: export OMP_NUM_THREADS := 1
 
 demo-coarse:
-	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --lr 4e-3 --epochs 56
-	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --target-mm 6,6,6 --lr 5e-3 --epochs 14 --weight consistency_cosine=0.1
+	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --ramp 0.25 --epochs 60
+	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --target-mm 6,6,6 --epochs 20 --weight consistency_cosine=0.1
 
 demo-fine:
-	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --lr 4e-3 --epochs 60
-	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --lr 4e-3 --epochs 38
+	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0.25 --epochs 80
+	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --epochs 40
 
 test: lint ## install everything, then run the linter, the type checker and the tests
 	$(PY) -m pytest

@@ -34,19 +34,21 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a network is optimised. The defaults are the published values, where there are any."""
+    """How a network is optimised. The published values that differ are in the help."""
 
     epochs: int = field(default=0, metadata={"help": "passes over the training cases"})
-    batch_size: int = field(default=1, metadata={"help": "boxes per optimisation step"})
+    batch_size: int = field(default=2, metadata={"help": "boxes per optimisation step (published: 1)"})
     seed: int = field(default=2022, metadata={"help": "seed of every random draw"})
     negatives: float = field(
         default=0.25,
         metadata={"help": "share of the steps that see a scan without a tumour, if there are any; 0 for none"},
     )
     lr: float = field(
-        default=1e-4, metadata={"help": "largest learning rate; it falls to 0 with power 0.9 (published: 1e-4)"}
+        default=1e-3, metadata={"help": "largest learning rate; it falls to 0 with power 0.9 (published: 1e-4)"}
     )
-    warm_up: float = field(default=0.0, metadata={"help": "share of the steps over which the learning rate rises"})
+    warm_up: float = field(
+        default=0.05, metadata={"help": "share of the steps over which the learning rate rises (published: 0)"}
+    )
     optimiser: str = field(
         default="adam",
         metadata={

@@ -69,7 +69,9 @@ class Stage:
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)
-_DUAL = replace(_SEGMENT, absence=0.2, sdf=1, transform=1, consistency=1)
+# The box of tumour coarse is background nearly everywhere, so that a larger weight of absence empties it for good. What
+# it finds by mistake is left to tumour fine.
+_DUAL = replace(_SEGMENT, absence=0.05, sdf=1, transform=1, consistency=1)
 
 
 def _published(weights: LossWeights, views: str = "raw-randconv", min_anchor_cells: int = 5) -> Method:
@@ -134,7 +136,7 @@ STAGES: dict[str, Stage] = {
                 patch_mm=(96.0, 153.6, 153.6),
                 rounds=4,
             ),
-            method=Method(replace(_DUAL, sdf_consistency=1, slice=1)),
+            method=Method(replace(_DUAL, absence=0.2, sdf_consistency=1, slice=1)),
             published=_published(replace(_DUAL, sdf_consistency=1, slice=1)),
             epochs=500,
             predecessor="tumor_coarse",

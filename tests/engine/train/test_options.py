@@ -21,7 +21,7 @@ STAGE = STAGES["tumor_fine"]
 def test_without_options_the_recipe_is_that_of_the_table():
     options = parse(STAGE, [])
     assert options.stage == STAGE and options.training.epochs == STAGE.epochs and options.split is None
-    assert (options.training.lr, options.training.weight_decay, options.network.width) == (1e-4, 5e-4, 32)
+    assert (options.training.lr, options.training.weight_decay, options.network.width) == (1e-3, 5e-4, 32)
 
 
 def test_every_part_of_the_recipe_can_be_typed():
