@@ -49,9 +49,7 @@ class Method:
     )
     ramp: float = field(
         default=0.5,
-        metadata={
-            "help": "share of the training over which absence, agreement and the consistency terms gain their weight"
-        },
+        metadata={"help": "share of the training over which agreement and the consistency terms gain their weight"},
     )
     min_anchor_cells: int = field(
         default=5, metadata={"help": "cells of the 1/8 grid that a slice needs to provide an anchor of the contrast"}

@@ -69,9 +69,7 @@ class Stage:
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)
-# The box of tumour coarse is background nearly everywhere, so that a larger weight of absence empties it for good. What
-# it finds by mistake is left to tumour fine.
-_DUAL = replace(_SEGMENT, absence=0.05, sdf=1, transform=1, consistency=1)
+_DUAL = replace(_SEGMENT, sdf=1, transform=1, consistency=1)
 
 
 def _published(weights: LossWeights, views: str = "raw-randconv", min_anchor_cells: int = 5) -> Method:
@@ -81,7 +79,7 @@ def _published(weights: LossWeights, views: str = "raw-randconv", min_anchor_cel
     features.
     """
     return Method(
-        replace(weights, absence=0),
+        weights,
         views,
         distance="per_case",
         steepness=math.inf,
@@ -136,6 +134,8 @@ STAGES: dict[str, Stage] = {
                 patch_mm=(96.0, 153.6, 153.6),
                 rounds=4,
             ),
+            # In the box of tumour coarse, which is background nearly everywhere, absence would empty every prediction.
+            # What that stage finds by mistake is left to this one.
             method=Method(replace(_DUAL, absence=0.2, sdf_consistency=1, slice=1)),
             published=_published(replace(_DUAL, sdf_consistency=1, slice=1)),
             epochs=500,

@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 ABSENCE_ML = 5.0  # the predicted volume from which on the absence loss bends from a line to a logarithm
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
-# Terms whose weight rises during training because an empty prediction satisfies them before any target has been found:
-# predictions agree most easily if they are empty, and scans without a tumour ask for nothing else. The transform is not
-# among them: without it, the distance becomes 1 everywhere within a few epochs, as most voxels lie far outside of the
-# target. T has no slope there, so that a transform that sets in later changes nothing.
-RAMPED = ("absence", "consistency", "consistency_cosine", "sdf_consistency", "agreement")
+# Terms that compare two predictions. Their weight rises during training, because predictions agree most easily if both
+# are empty. Terms that compare with the reference act from the first step: what a network has learned without them, it
+# hardly unlearns. Without the transform, the distance becomes 1 everywhere within a few epochs, as most voxels lie far
+# outside of the target, and T has no slope there; without absence, it learns that every box holds a tumour.
+RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)

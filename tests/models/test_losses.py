@@ -92,9 +92,9 @@ def test_weight_of_a_ramped_term_rises_over_the_ramp():
     assert totals[0] == pytest.approx(math.exp(-5) * totals[3]) and totals[0] < totals[1] < totals[2] == totals[3]
 
 
-@pytest.mark.parametrize("term", ["dice", "transform", "sdf"])
+@pytest.mark.parametrize("term", ["dice", "transform", "sdf", "absence"])
 def test_what_is_compared_with_the_reference_has_its_full_weight_from_the_first_step(term):
-    mask = ball((16, 16, 16), (8, 8, 8), 4)[None]
+    mask = ball((16, 16, 16), (8, 8, 8), 4)[None] * float(term != "absence")
     output = DualTaskOutput(torch.zeros(mask.shape), torch.zeros(mask.shape), None, None)
     phi, spacing = signed_distance(mask, (1, 1, 1)), torch.ones(1, 3)
     loss = DualTaskLoss(only(term), ramp=0.5)
