@@ -11,7 +11,7 @@ from data.common.errors import InputError
 from data.common.settings import change_settings
 from models.contrast import RING_MM
 from models.dual_task_net import HEAD_INPUTS
-from models.losses import RAMPED, LossWeights
+from models.losses import DELAYED, RAMPED, LossWeights
 from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
 
@@ -49,7 +49,10 @@ class Method:
     )
     ramp: float = field(
         default=0.5,
-        metadata={"help": "share of the training over which agreement and the consistency terms gain their weight"},
+        metadata={
+            "help": "share of the training over which agreement and the consistency terms gain their weight; the terms "
+            "of the distance head set in after half of it"
+        },
     )
     min_anchor_cells: int = field(
         default=5, metadata={"help": "cells of the 1/8 grid that a slice needs to provide an anchor of the contrast"}
@@ -99,7 +102,7 @@ class Method:
     def effective(self) -> "Method":
         """The same method with unused settings at their defaults, so that methods that compute the same are equal."""
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
-        unread += [] if {*RAMPED} & {*self.weights.active} else ["ramp"]
+        unread += [] if {*RAMPED, *DELAYED} & {*self.weights.active} else ["ramp"]
         unread += [] if self.weights.contrast else ["min_anchor_cells", "ring_mm"]
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Method) if f.name in unread}
         return replace(self, **defaults)

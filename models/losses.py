@@ -17,10 +17,11 @@ T = TypeVar("T")
 ABSENCE_ML = 5.0  # the predicted volume from which on the absence loss bends from a line to a logarithm
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms that compare two predictions. Their weight rises during training, because predictions agree most easily if both
-# are empty. Terms that compare with the reference act from the first step: what a network has learned without them, it
-# hardly unlearns. Without the transform, the distance becomes 1 everywhere within a few epochs, as most voxels lie far
-# outside of the target, and T has no slope there; without absence, it learns that every box holds a tumour.
+# are empty.
 RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")
+# Terms of the distance head. It waits until the features tell the target from its surroundings. Before that, it could
+# only learn that most voxels lie far outside: it would become 1 everywhere, where T has no slope and tanh hardly any.
+DELAYED = ("sdf", "transform", "sdf_consistency", "agreement")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class DualTaskLoss:
         min_cells: Cells of the bottom grid that a slice needs to give an anchor of the contrast.
         ring_mm: Largest width in mm of the ring around the target that gives the negative anchors.
         tau: Truncation distance in mm, the unit of the signed distance.
-        ramp: Share of the training over which the weights of the terms in RAMPED rise; 0 for no ramp.
+        ramp: Share of the training over which the weights of the terms in RAMPED rise, and after half of which those in
+            DELAYED set in; 0 for neither.
         steepness: k of the transform T at voxels of 0.9 mm.
     """
 
@@ -206,7 +208,9 @@ class DualTaskLoss:
         total = torch.zeros((), device=mask.device)
         for name in self.weights.active:
             rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
-            total = total + getattr(self.weights, name) * rise * _required(terms.get(name), name, "the head 'sdf'")
+            term = _required(terms.get(name), name, "the head 'sdf'")
+            if name not in DELAYED or progress >= self.ramp / 2:
+                total = total + getattr(self.weights, name) * rise * term
         return total, {name: term.detach() for name, term in terms.items()}
 
     def _segmentation_terms(self, logits: Tensor, mask: Tensor, spacing: Tensor, views: int) -> dict[str, Tensor]:

@@ -92,14 +92,15 @@ def test_weight_of_a_ramped_term_rises_over_the_ramp():
     assert totals[0] == pytest.approx(math.exp(-5) * totals[3]) and totals[0] < totals[1] < totals[2] == totals[3]
 
 
-@pytest.mark.parametrize("term", ["dice", "transform", "sdf", "absence"])
-def test_what_is_compared_with_the_reference_has_its_full_weight_from_the_first_step(term):
+@pytest.mark.parametrize(("term", "starts"), [("dice", 0.0), ("absence", 0.0), ("sdf", 0.25), ("transform", 0.25)])
+def test_the_distance_head_waits_for_half_of_the_ramp_and_other_terms_do_not(term, starts):
     mask = ball((16, 16, 16), (8, 8, 8), 4)[None] * float(term != "absence")
     output = DualTaskOutput(torch.zeros(mask.shape), torch.zeros(mask.shape), None, None)
     phi, spacing = signed_distance(mask, (1, 1, 1)), torch.ones(1, 3)
     loss = DualTaskLoss(only(term), ramp=0.5)
-    first, last = (float(loss(output, mask, phi, spacing, Generator(), progress)[0]) for progress in (0.0, 1.0))
-    assert first == last > 0
+    totals = {p: float(loss(output, mask, phi, spacing, Generator(), p)[0]) for p in (0.0, 0.249, 0.25, 1.0)}
+    assert totals[1.0] > 0
+    assert totals == {p: totals[1.0] if p >= starts else 0 for p in totals}
 
 
 @pytest.mark.parametrize(
