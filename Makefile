@@ -55,7 +55,7 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (10
 demo-coarse demo-fine: export OMP_NUM_THREADS := 1
 
 demo-coarse:
-	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --epochs 60
+	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --epochs 40
 	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --target-mm 6,6,6 --epochs 20 --weight consistency_cosine=0.1
 
 demo-fine:
