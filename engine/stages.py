@@ -136,7 +136,7 @@ STAGES: dict[str, Stage] = {
             ),
             # In the box of tumour coarse, which is background nearly everywhere, absence would empty every prediction.
             # What that stage finds by mistake is left to this one.
-            method=Method(replace(_DUAL, absence=0.5, sdf_consistency=1, slice=1)),
+            method=Method(replace(_DUAL, absence=0.2, sdf_consistency=1, slice=1)),
             published=_published(replace(_DUAL, sdf_consistency=1, slice=1)),
             epochs=500,
             predecessor="tumor_coarse",
