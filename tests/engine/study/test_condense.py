@@ -53,7 +53,7 @@ def test_a_row_per_run_holds_its_settings_and_its_mean_figures(finished, tmp_pat
     expected = {
         "stage": "tumor_coarse",
         "run": "full/seed_2/tumor_coarse/west/2026_01_01_00_00_00/evaluation_reference",
-        "steps": "8",
+        "steps": "4",
         "device": "cpu",
         "network.width": "8",
         "method.weights.sdf": "1",

@@ -95,7 +95,7 @@ def test_a_finished_run_is_not_made_again_and_more_may_be_added(study_store, tmp
     assert len((tmp_path / "order").read_text().splitlines()) == 3
     (made,) = read_studies(tmp_path).values()
     assert (list(made.variants), made.seeds, list(made.steps)) == (["baseline", "sdf"], (2022, 3), ["west", "east"])
-    assert sum(made.is_finished(run) for run in made.runs) == 3 and made.steps["west"] == 2 * 4
+    assert sum(made.is_finished(run) for run in made.runs) == 3 and made.steps["west"] == 2 * 4 / 2
 
 
 def test_the_record_holds_everything_that_the_runs_share(study_store, tmp_path, fake_scripts):
@@ -117,8 +117,8 @@ def test_the_record_holds_everything_that_the_runs_share(study_store, tmp_path, 
     [
         (["--epochs", "3"], "started with training.epochs 2, now training.epochs 3"),
         (
-            ["--lr", "1e-3", "--width", "16"],
-            "started with network.width 8, training.lr 0.0001, now network.width 16, training.lr 0.001",
+            ["--lr", "2e-3", "--width", "16"],
+            "started with network.width 8, training.lr 0.001, now network.width 16, training.lr 0.002",
         ),
         (
             ["--augment", "rotation_degrees=5"],

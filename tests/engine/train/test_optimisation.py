@@ -10,7 +10,7 @@ from tests.engine.train.test_train import read_losses, training_of
 
 
 def test_the_rate_rises_and_falls_and_the_average_follows_the_weights(tmp_path):
-    settings = TrainSettings(epochs=4, workers=0, validate_every=1, lr=1e-3, warm_up=0.5, ema_decay=0.5)
+    settings = TrainSettings(epochs=4, workers=0, validate_every=1, batch_size=1, lr=1e-3, warm_up=0.5, ema_decay=0.5)
     training = training_of(tmp_path, "pancreas_fine", settings)  # 4 epochs of 2 steps
     course = [training.net.state_dict()["seg.weight"].clone()]
     step = training.optimiser.step

@@ -35,7 +35,7 @@ from engine.train.validate import choose_threshold
 from tests.conftest import edit_manifest
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(epochs=4, workers=0, lr=2e-3, validate_every=2)
+SETTINGS = TrainSettings(epochs=4, workers=0, batch_size=1, lr=2e-3, warm_up=0.0, validate_every=2)
 
 
 def make_cases(store: Path, count: int = 3, lesion: bool = True) -> list[Case]:
@@ -208,7 +208,7 @@ def test_resume_says_what_a_finished_run_was_trained_with_and_removes_what_a_kil
     assert {path.name for path in run.iterdir()} == {"last.pt", ".lock"}
     assert train_command.main(stage.name, [*options, "--variant", "baseline", "--lr", "1"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert "already finished" in said and "started with: method.weights.contrast 0.1, training.lr 0.0001; " in said
+    assert "already finished" in said and "started with: method.weights.contrast 0.1, training.lr 0.001; " in said
     assert said.endswith("leave out --resume to start a run with the settings given now")
 
 
