@@ -23,7 +23,7 @@ from data.samples import reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability, keep_components
-from engine.infer.cascade import segment_in_rounds
+from engine.infer.cascade import segment_in_rounds, select_organ
 from engine.stages import MIN_TUMOUR_ML, Stage
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # candidates for the binarisation
@@ -128,11 +128,11 @@ def _at_threshold(
         image = case.image()[box.slices]
         return box_probability(net, image, case.spacing, stage=stage, device=device, readout=readout)
 
-    pancreas = None if stage.segments_pancreas else case.label() > 0
+    organ = select_organ(stage, {"pancreas_fine": case.label() > 0})
 
     def segment(threshold: float, box: Box) -> np.ndarray:
         mask = zeros(case.shape, bool)
-        within = None if pancreas is None else pancreas[box.slices]
+        within = None if organ is None else organ[box.slices]
         keep_components(probability(box) > threshold, within, out=mask[box.slices])
         return mask
 
