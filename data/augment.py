@@ -1,22 +1,19 @@
-"""From boxes to a batch on the training device: HU window, one composed spatial field, one resampling, grey values.
-
-Scale, rotation, flips and elastic deformation are composed into a single field in mm about the true centre, and image
-and mask are sampled once, together. Resampling to the network's grid is part of the same field.
-"""
+"""From boxes to a batch on the training device: HU window, one composed spatial field, one resampling, grey values."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from data.samples import NetworkGrid, Sample
-from data.scans.boxes import Box, triple
+from data.scans.boxes import Box, Index3D, triple
+from data.warp import Elastic, Pose, low_pass, low_pass_radius, resample
 
-SMOOTHED_ABOVE = 1.3  # an image is smoothed before it is sampled at steps of more voxels than this
 MOST_DEVIATIONS = 3.0  # the elastic displacement is clipped at so many of its standard deviations
 # A cubic B-spline with independent coefficients of standard deviation 1 has this standard deviation, averaged over the
 # positions between its knots. Voxels fold where the displacement changes by more than 1 mm per mm, which at the
@@ -119,7 +116,7 @@ class Batch(NamedTuple):
     Attributes:
         image: (B, 1, D, H, W), grey values in [0, 1].
         mask: (B, 1, D, H, W), 0 or 1.
-        spacing: (B, 3), size (z, y, x) in mm of these voxels.
+        spacing: (B, 3), size (z, y, x) in mm of these voxels, on the CPU: what decides on shapes is never waited for.
         keys: The cases.
     """
 
@@ -127,41 +124,6 @@ class Batch(NamedTuple):
     mask: Tensor
     spacing: Tensor
     keys: tuple[str, ...]
-
-
-class Elastic(NamedTuple):
-    """A smooth random displacement: a uniform cubic B-spline that starts at the corner of the network's grid.
-
-    Attributes:
-        control: (3, d, h, w), displacement in mm at the control points, along z, y and x.
-        spacing_mm: Distance between control points.
-        limit_mm: Beyond this the displacement is clipped.
-    """
-
-    control: Tensor
-    spacing_mm: float
-    limit_mm: float
-
-    def on_grid(self, shape: Sequence[int], voxel_mm: Sequence[float], device: torch.device) -> Tensor:
-        """Return the displacement in mm at the centres of the voxels of a grid, (D, H, W, 3)."""
-        field = self.control.to(device)
-        for n, mm in zip(reversed(shape), reversed(voxel_mm), strict=True):
-            # The last axis is interpolated and becomes the second, so that after three turns all are in their places.
-            position = (torch.arange(n, device=device) + 0.5) * (mm / self.spacing_mm)
-            field = (field @ _spline_weights(position, field.shape[-1]).T).permute(0, 3, 1, 2)
-        return field.permute(1, 2, 3, 0).clamp(-self.limit_mm, self.limit_mm)
-
-
-class Pose(NamedTuple):
-    """One draw of the spatial augmentation.
-
-    Attributes:
-        matrix: (3, 3), maps (z, y, x) in mm about the centre of the box.
-        elastic: Is added to that, or None.
-    """
-
-    matrix: Tensor
-    elastic: Elastic | None
 
 
 def window(image: Tensor, hu_window: tuple[float, float]) -> Tensor:
@@ -176,7 +138,8 @@ def make_batch(
     *,
     hu_window: tuple[float, float],
     augmentation: Augmentation | None = None,
-    generator: Generator | None = None,
+    generators: Sequence[Generator] | None = None,
+    at_least: Sequence[int] = (0, 0, 0),
 ) -> Batch:
     """Move samples to the device and onto the network's grid, augmented if asked for.
 
@@ -186,29 +149,41 @@ def make_batch(
         device: Where the batch is computed.
         hu_window: Hounsfield units that become 0 and 1.
         augmentation: How to vary the samples; None leaves them as they are, as validation needs them.
-        generator: Draws the augmentation; on the CPU, so that a seed means the same on every device.
+        generators: Draw the augmentation of each sample; on the CPU, so that a seed means the same on every device, but
+            for the noise.
+        at_least: Sides (D, H, W) that the batch has at least.
 
     Raises:
-        ValueError: If only one of augmentation and generator is given.
+        ValueError: If only one of augmentation and generators is given.
     """
-    if (augmentation is None) != (generator is None):
-        raise ValueError("augmentation and generator are given together or not at all")
-    depth, height, width = (max(sample.grid.shape[axis] for sample in samples) for axis in range(3))
+    if (augmentation is None) != (generators is None):
+        raise ValueError("augmentation and generators are given together or not at all")
+    depth, height, width = batch_shape(samples, at_least)
     images, masks = [], []
-    for sample in samples:
+    for place, sample in enumerate(samples):
+        generator = generators[place] if generators else None
         grid = _widened(sample.grid, (depth, height, width))
         pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
         part, grid = _seen_part(sample, grid, pose)
-        image, mask = (
-            torch.from_numpy(array[part.slices]).to(device)[None, None] for array in (sample.image, sample.mask)
-        )
+        image, mask = (_move(array[part.slices], device)[None, None] for array in (sample.image, sample.mask))
         pair = torch.cat([low_pass(window(image, hu_window), grid.factor), mask.float()], dim=1)
         image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)
         images.append(augment_intensity(image, augmentation, generator) if augmentation and generator else image)
         masks.append((mask >= 0.5).float())
     spacing = [[s * f for s, f in zip(sample.spacing, sample.grid.factor, strict=True)] for sample in samples]
     keys = tuple(sample.key for sample in samples)
-    return Batch(torch.cat(images), torch.cat(masks), torch.tensor(spacing, device=device), keys)
+    return Batch(torch.cat(images), torch.cat(masks), torch.tensor(spacing), keys)
+
+
+def batch_shape(samples: Sequence[Sample], at_least: Sequence[int] = (0, 0, 0)) -> Index3D:
+    """Return the largest side of samples along each axis, (D, H, W), which is at least so large."""
+    return triple(max(least, *sides) for least, *sides in zip(at_least, *(s.grid.shape for s in samples), strict=True))
+
+
+def _move(array: np.ndarray, device: torch.device) -> Tensor:
+    """Move an array to a device; a GPU copies it from page-locked memory, so that nobody waits for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _widened(grid: NetworkGrid, shape: Sequence[int]) -> NetworkGrid:
@@ -238,69 +213,6 @@ def _seen_part(sample: Sample, grid: NetworkGrid, pose: Pose | None) -> tuple[Bo
     return part, grid._replace(start=triple(a - first for a, first in zip(grid.start, part.start, strict=True)))
 
 
-def low_pass(image: Tensor, factor: Sequence[float]) -> Tensor:
-    """Smooth an image (1, 1, D, H, W) along the axes on which it will be sampled at large steps.
-
-    Otherwise noise and fine texture would be folded into the coarser grid. The standard deviation of the Gaussian is
-    (factor - 1) / 2 voxels, as in scikit-image's ``resize``; beyond the image its border is repeated.
-    """
-    for axis, f in enumerate(factor):
-        radius = low_pass_radius(f)
-        if radius == 0:
-            continue
-        weights = [math.exp(-0.5 * (2 * offset / (f - 1)) ** 2) for offset in range(-radius, radius + 1)]
-        pad = [0] * 6
-        pad[4 - 2 * axis] = pad[5 - 2 * axis] = radius
-        padded, length = F.pad(image, pad, mode="replicate"), image.shape[axis + 2]
-        image = torch.zeros_like(image)
-        for offset, weight in enumerate(weights):  # several times as fast as a convolution of one channel
-            image.add_(padded.narrow(axis + 2, offset, length), alpha=weight / sum(weights))
-    return image
-
-
-def low_pass_radius(factor: float) -> int:
-    """Return how many voxels ``low_pass`` looks to either side of a voxel."""
-    return math.ceil(3 * (factor - 1) / 2) if factor > SMOOTHED_ABOVE else 0
-
-
-def resample(
-    volume: Tensor,
-    grid: NetworkGrid,
-    pose: Pose | None = None,
-    spacing: Sequence[float] = (1, 1, 1),
-    beyond: str = "zeros",
-) -> Tensor:
-    """Sample a volume trilinearly on a grid.
-
-    Args:
-        volume: (1, C, D, H, W).
-        grid: Shape and voxel size of the result, and where in the volume it starts.
-        pose: Deforms in mm about the centre of the grid.
-        spacing: Of the volume, (z, y, x) in mm; only a pose needs it.
-        beyond: What lies beyond the volume: "zeros", or its "border" repeated.
-
-    Returns:
-        (1, C, *grid.shape).
-    """
-    device = volume.device
-    axes = [torch.arange(n, device=device) for n in grid.shape]
-    start, factors, sizes, mm = (
-        torch.tensor(v, dtype=torch.float32, device=device)
-        for v in (grid.start, grid.factor, volume.shape[2:], spacing)
-    )
-    index = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + 0.5  # (D, H, W, 3), cell centres
-    position = start + index * factors  # in voxels of the volume, from its corner
-    if pose is not None:
-        centre = (start + torch.tensor(grid.size, dtype=torch.float32, device=device) / 2) * mm
-        moved = (position * mm - centre) @ pose.matrix.T.to(device)
-        if pose.elastic is not None:
-            voxel_mm = [f * s for f, s in zip(grid.factor, spacing, strict=True)]
-            moved += pose.elastic.on_grid(grid.shape, voxel_mm, device)
-        position = (moved + centre) / mm
-    normalised = (2 * position / sizes - 1).flip(-1)  # grid_sample wants (x, y, z)
-    return F.grid_sample(volume, normalised[None], mode="bilinear", padding_mode=beyond, align_corners=False)
-
-
 def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentation, generator: Generator) -> Pose:
     """Draw rotation about z, y and x, scale, flips and elastic control points, for image and mask alike."""
     matrix = torch.eye(3)
@@ -319,21 +231,6 @@ def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentatio
         control *= settings.elastic_mm / _SPLINE_DEVIATION
         elastic = Elastic(control, settings.elastic_spacing_mm, MOST_DEVIATIONS * settings.elastic_mm)
     return Pose(matrix, elastic)
-
-
-def _spline_weights(position: Tensor, points: int) -> Tensor:
-    """Return the weights of the control points of a uniform cubic B-spline at positions in units of their distance.
-
-    Args:
-        position: (N,), from 0 to ``points - 4``.
-        points: Number of control points; the first one lies at -1.
-
-    Returns:
-        (N, points); every row sums to 1.
-    """
-    distance = (position[:, None] + 1 - torch.arange(points, device=position.device)).abs()
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    return torch.where(distance < 1, near, (2 - distance).clamp(min=0) ** 3 / 6)
 
 
 def augment_intensity(image: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
@@ -362,8 +259,7 @@ def augment_intensity(image: Tensor, settings: Augmentation, generator: Generato
         image = 1 - (1 - image).clamp(0, 1) ** exponent if inverted else image.clamp(0, 1) ** exponent
     if _happens(settings.probability, generator):
         deviation = _uniform(0, settings.noise, generator)
-        # Drawn on the CPU: the same seed gives the same noise on every device.
-        noise = torch.randn(image.shape, generator=generator).to(image.device)
+        noise = torch.randn(image.shape, generator=_generator_on(image.device, generator), device=image.device)
         image = (image + deviation * noise).clamp(0, 1)
     return image
 
@@ -380,6 +276,16 @@ def _lose_resolution(image: Tensor, settings: Augmentation, generator: Generator
     coarse = F.interpolate(image, shape, mode="area")
     linear = _happens(0.5, generator)
     return F.interpolate(coarse, image.shape[2:], mode="trilinear" if linear else "nearest-exact")
+
+
+def _generator_on(device: torch.device, generator: Generator) -> Generator:
+    """Return a generator on a device that is seeded by the next draw of one on the CPU.
+
+    A number for every voxel would take long to draw on a CPU and to move. The same seed gives the same noise on devices
+    of one kind only.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return Generator(device).manual_seed(seed)
 
 
 def _happens(probability: float, generator: Generator) -> bool:

@@ -3,13 +3,16 @@
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from data.common.errors import InputError
 from models.blocks import StandardisedConv3d
+from models.dual_task_net import DualTaskOutput
 
+READ_EVERY = 50  # steps
 ONEDNN_ABOVE = (
     20480  # channels x slices x rows; for a single sample of no more, torch convolves without oneDNN on a CPU
 )
@@ -57,13 +60,91 @@ def naming_memory_errors(what: str, device: torch.device, remedy: str) -> Iterat
         raise InputError(what, f"needs more memory than {device} has", remedy) from error
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Return a context that computes in bfloat16 where the GPU supports it and in float32 elsewhere.
+@dataclass(frozen=True)
+class Execution:
+    """How a training is computed on a device. It decides on the speed, and on the results by rounding only.
 
-    bfloat16 has the range of float32, so the loss needs no scaling.
+    Attributes:
+        device: Where to compute.
+        precision: Type in which the network computes. For float16, which has a smaller range, the loss is scaled.
+        compiled: Whether the network is compiled.
+        memory_format: Of its weights and images.
+        read_every: After how many steps the losses are read and checked; a GPU has to be waited for then.
     """
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    device: torch.device
+    precision: torch.dtype = torch.float32
+    compiled: bool = False
+    memory_format: torch.memory_format = torch.channels_last_3d
+    read_every: int = 1
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled, so that small gradients do not vanish."""
+        return self.precision == torch.float16
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context in which the network computes."""
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+
+def choose_execution(device: torch.device, *, plain: bool = False) -> Execution:
+    """Return the fastest way to train on a device, or the plain one to compare it with.
+
+    The plain way computes in float32, layer by layer, in torch's default memory format, and by deterministic
+    algorithms where there are such.
+    """
+    if plain:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        return Execution(device, memory_format=torch.contiguous_format)
+    if device.type != "cuda":
+        return Execution(device)
+    return Execution(device, fast_precision(device), compiled=True, read_every=READ_EVERY)
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """Return the type in which a device computes convolutions fastest: float32 on a CPU, half precision on a GPU."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a network that is trained is applied fastest."""
+    return Execution(device, fast_precision(device)).autocast()
+
+
+class Compiled:
+    """A network that is compiled at its first use, or a note if this machine cannot do so.
+
+    Args:
+        net: The network; its parameters stay its own.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        # Boxes have different shapes; a dynamic one is compiled once. The dropout draws as without compilation.
+        self.compiled = torch.compile(net, dynamic=True, options={"fallback_random": True})
+        self.works: bool | None = None
+
+    def __call__(self, images: Tensor) -> DualTaskOutput:
+        """Run the network."""
+        if self.works is False:
+            return self.net(images)
+        try:
+            output = self.compiled(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            if self.works:
+                raise
+            self.works = False
+            reason = str(error).strip().splitlines()[0]
+            print(f"note: the network cannot be compiled here, so it runs without ({reason})")
+            return self.net(images)
+        self.works = True
+        return output
 
 
 def avoid_slow_convolutions(net: nn.Module) -> None:

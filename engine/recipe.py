@@ -86,8 +86,10 @@ class Recipe:
     training: TrainSettings
     preparation: Preparation
 
-    def build_network(self, device: torch.device) -> DualTaskNet:
-        """Build the network on a device, with random weights, laid out in memory as that device computes fastest."""
+    def build_network(
+        self, device: torch.device, memory_format: torch.memory_format = torch.channels_last_3d
+    ) -> DualTaskNet:
+        """Build the network on a device, with random weights, by default laid out in memory as it computes fastest."""
         net = DualTaskNet(
             width=self.network.width,
             heads=self.method.heads,
@@ -95,7 +97,7 @@ class Recipe:
             activation=Activation(self.network.groups, self.network.leak),
         )
         # The stubs of torch do not know that a module can be moved and given a memory format in one call.
-        net = net.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         avoid_slow_convolutions(net)
         return net
 

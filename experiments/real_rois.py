@@ -22,9 +22,9 @@ from scipy.stats import mannwhitneyu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.augment import resample
 from data.common.errors import InputError, command
 from data.samples import NetworkGrid
+from data.warp import resample
 from engine.device import choose_device
 from engine.infer.box import box_probability, keep_components
 from engine.infer.cascade import StageModel, load_model

@@ -55,10 +55,10 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
         model.device,
         hu_window=model.stage.sampling.hu_window,
         augmentation=Augmentation(),
-        generator=generator,
+        generators=[generator],
     )
     torch.manual_seed(index)  # the dropout's
-    output = model.net(random_views(batch.image, batch.spacing, method.views, generator))
+    output = model.net(random_views(batch.image, batch.spacing, method.views, [generator]))
     measured = term_gradients(model, output, batch, index)
 
     masks = {"seg": output.seg > 0} | ({} if output.sdf is None else {"sdf": output.sdf < 0})
@@ -67,9 +67,9 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
     if method.weights.contrast:
         views = len(output.seg) // len(batch.mask)
         of_views = batch.mask.repeat(views, 1, 1, 1, 1), batch.spacing.repeat(views, 1)
-        drawn = draw_anchors(output.embedding, *of_views, min_cells, generator, method.ring_mm)
+        drawn = draw_anchors(output.embedding, *of_views, min_cells, [generator] * views, method.ring_mm)
         cells = F.normalize(output.embedding[0].flatten(1).detach(), dim=0)
-        measured |= {"positive": len(drawn.positive), "negative": len(drawn.negative)}
+        measured["positive"], measured["negative"] = drawn.drawn.sum(dim=1).tolist()
         measured["cell cosine"] = float((cells.T @ cells).mean())
     return measured
 
@@ -88,7 +88,7 @@ def term_gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed
             ring_mm=method.ring_mm,
             steepness=method.steepness,
         )
-        loss, _ = criterion(output, batch.mask, phi, batch.spacing, torch.Generator().manual_seed(seed))
+        loss, _ = criterion(output, batch.mask, phi, batch.spacing, [torch.Generator().manual_seed(seed)])
         if not loss.requires_grad:  # an infinitely steep T is a constant
             return torch.zeros(sum(p.numel() for p in shared), device=model.device)
         parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True, materialize_grads=True)

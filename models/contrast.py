@@ -14,14 +14,28 @@ RING_MM = 8.0  # the published ring is 5 to 10 voxels of about 0.8 mm wide
 
 
 class Anchors(NamedTuple):
-    """Embeddings of the anchors inside the target, shape (P, C), and in its ring, (N, C); P or N may be 0."""
+    """Embeddings of the anchors; every slice of the bottom grid of every sample has a place for one of each group.
+
+    The number of places does not depend on what is drawn, so a GPU that draws them keeps nobody waiting.
+
+    Attributes:
+        positive: Those inside the target, shape (S, C) for S slices.
+        negative: Those in the ring around it, shape (S, C).
+        drawn: Which places hold an anchor, first of the positive and then of the negative ones, bool (2, S).
+    """
 
     positive: Tensor
     negative: Tensor
+    drawn: Tensor
 
 
 def draw_anchors(
-    embedding: Tensor, mask: Tensor, spacing: Tensor, min_cells: int, generator: Generator, ring_mm: float = RING_MM
+    embedding: Tensor,
+    mask: Tensor,
+    spacing: Tensor,
+    min_cells: int,
+    generators: Sequence[Generator],
+    ring_mm: float = RING_MM,
 ) -> Anchors:
     """Draw at most one positive and one negative anchor per slice of the bottom grid, over all samples.
 
@@ -33,28 +47,30 @@ def draw_anchors(
     Args:
         embedding: Bottom features, shape (B, C, D/8, H/8, W/8).
         mask: Binary mask, shape (B, 1, D, H, W).
-        spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
+        spacing: Voxel spacing (z, y, x) in mm, shape (B, 3), on the CPU.
         min_cells: Cells of the region that a slice needs.
-        generator: Source of the random draws, on the CPU.
+        generators: Source of the random draws of each sample, on the CPU.
         ring_mm: Largest width of the ring in mm.
     """
-    positive: list[Tensor] = []
-    negative: list[Tensor] = []
-    for features, target, mm in zip(embedding, mask, spacing.tolist(), strict=True):
+    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
+    drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for features, target, mm, generator in zip(embedding, mask, spacing.tolist(), generators, strict=True):
         width = ring_mm * (0.5 + 0.5 * float(torch.rand((), generator=generator)))
         ring = _dilate(target, [max(1, round(width / s)) for s in mm]) - target
-        for region, anchors in ((target, positive), (ring, negative)):
+        for group, region in enumerate((target, ring)):
             # A cell is occupied if at least half of it is; in a region smaller than that, the fullest cells are.
             share = F.avg_pool3d(region.float(), REDUCTION)[0]  # (D/8, H/8, W/8)
             cells = (share >= share.amax().clamp(max=0.5)) & (share > 0)
             per_slice = cells.sum(dim=(1, 2), keepdim=True)
             candidates = ridge(cells) & (per_slice >= per_slice.amax().clamp(1, min_cells))
             # The candidate with the highest random score of each slice is its anchor.
-            score = torch.rand(candidates.shape, generator=generator).to(candidates.device)
-            best, cell = score.masked_fill(~candidates, -1).flatten(1).max(dim=1)
-            slices = torch.nonzero(best >= 0).squeeze(1)
-            anchors.append(features.flatten(2)[:, slices, cell[slices]].T)
-    return Anchors(torch.cat(positive), torch.cat(negative))
+            score = torch.rand(candidates.shape, generator=generator).to(candidates.device, non_blocking=True)
+            best, cell = score.masked_fill(~candidates, -1).flatten(1).max(dim=1)  # (D/8,)
+            of_slice = features.flatten(2).gather(2, cell.expand(len(features), 1, -1).mT)  # (C, D/8, 1)
+            groups[group].append(of_slice.squeeze(2).T)
+            drawn[group].append(best >= 0)
+    positive, negative = map(torch.cat, groups)
+    return Anchors(positive, negative, torch.stack([*map(torch.cat, drawn)]))
 
 
 def ridge(region: Tensor) -> Tensor:
@@ -80,7 +96,9 @@ def ridge(region: Tensor) -> Tensor:
     return region & (depth >= deepest_around)[0]
 
 
-def nt_xent(positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def nt_xent(
+    positive: Tensor, negative: Tensor, drawn: Tensor | None = None, temperature: float = TEMPERATURE
+) -> Tensor:
     """Compute the NT-Xent loss of two groups: members of one group attract each other, the groups repel.
 
     The loss is the mean over all ordered pairs (i, j) within a group of ``-log(e_ij / (e_ij + sum over the other group
@@ -89,22 +107,27 @@ def nt_xent(positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE
     Args:
         positive: Embeddings of the first group, shape (P, C).
         negative: Embeddings of the second group, shape (N, C).
+        drawn: Which rows are members of their group, bool, P + N values in any shape; None for all of them.
         temperature: Divisor of the cosine similarities.
 
     Returns:
-        The loss, a scalar in float32; 0 if neither group has two members.
+        The loss, a scalar in float32; 0 if a group is empty, or if neither has two members.
 
     References:
         Chen et al., A simple framework for contrastive learning of visual representations, ICML 2020.
     """
     rows = F.normalize(torch.cat([positive, negative]).float(), dim=1)
+    member = torch.ones(len(rows), dtype=torch.bool, device=rows.device) if drawn is None else drawn.flatten()
     group = torch.arange(len(rows), device=rows.device) >= len(positive)
     similarity = rows @ rows.T / temperature
     same = group[:, None] == group[None, :]
-    other_group = torch.logsumexp(similarity.masked_fill(same, -torch.inf), dim=1, keepdim=True)
+    # A finite number instead of minus infinity, whose gradient is not defined for an empty group.
+    apart = similarity.masked_fill(same | ~member, torch.finfo(similarity.dtype).min)
+    other_group = torch.logsumexp(apart, dim=1, keepdim=True)
     pair_loss = F.softplus(other_group - similarity)  # -log(e_ij / (e_ij + sum)), numerically stable
-    pairs = same & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    return pair_loss[pairs].mean() if pairs.any() else rows.sum() * 0
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    pairs = same & ~itself & member & member[:, None]
+    return (pair_loss * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 def _dilate(mask: Tensor, voxels: Sequence[int]) -> Tensor:

@@ -1,6 +1,7 @@
 """The loss terms as pure functions, and DualTaskLoss, their weighted sum."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from torch import Generator, Tensor
 
 from models.contrast import RING_MM, draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
+from models.processes import mean_of_chosen, rows_of_all
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
 
 T = TypeVar("T")
@@ -83,8 +85,7 @@ def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     """
     p, y = probability.flatten(1), mask.flatten(1)
     loss = 1 - (2 * (p * y).sum(1) + 1e-6) / (p.sum(1) + y.sum(1) + 1e-6)
-    counts = (y.sum(1) > 0).float()
-    return (loss * counts).sum() / counts.sum().clamp(min=1)
+    return mean_of_chosen(loss, (y.sum(1) > 0).float())
 
 
 def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
@@ -96,11 +97,11 @@ def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
     Args:
         probability: p in [0, 1], shape (B, 1, D, H, W).
         mask: y, 0 or 1, same shape.
-        spacing: (B, 3), (z, y, x) in mm.
+        spacing: (B, 3), (z, y, x) in mm, on the CPU.
     """
-    volume = probability.flatten(1).sum(1) * spacing.prod(dim=1) / 1000
-    counts = (mask.flatten(1).sum(1) == 0).float()
-    return (torch.log1p(volume / ABSENCE_ML) * counts).sum() / counts.sum().clamp(min=1)
+    voxel_ml = (spacing.prod(dim=1) / 1000).to(probability.device, non_blocking=True)
+    volume = probability.flatten(1).sum(1) * voxel_ml
+    return mean_of_chosen(torch.log1p(volume / ABSENCE_ML), (mask.flatten(1).sum(1) == 0).float())
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ class DualTaskLoss:
         mask: Tensor,
         phi: Tensor | None,
         spacing: Tensor,
-        generator: Generator,
+        generators: Sequence[Generator],
         progress: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch.
@@ -172,8 +173,8 @@ class DualTaskLoss:
             output: Output of the network for V views of B samples, ordered view after view (V * B rows).
             mask: Binary mask, shape (B, 1, D, H, W).
             phi: Signed distance of the mask, same shape; None if neither ``sdf`` nor ``reciprocal`` is active.
-            spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
-            generator: Source of the random draws of the anchors, on the CPU.
+            spacing: Voxel spacing (z, y, x) in mm, shape (B, 3), on the CPU.
+            generators: Source of the random draws of the anchors of each sample, on the CPU.
             progress: Completed share of the training, in [0, 1].
 
         Returns:
@@ -192,10 +193,10 @@ class DualTaskLoss:
             terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, views)
         if self.weights.contrast:
             embedding = _required(output.embedding, "contrast", "the head 'embedding'")
-            anchors = draw_anchors(embedding, mask, spacing, self.min_cells, generator, self.ring_mm)
-            skipped = len(anchors.positive) == 0 or len(anchors.negative) == 0
-            terms["contrast"] = embedding.sum() * 0 if skipped else nt_xent(*anchors)
-            terms["contrast_skipped"] = torch.tensor(float(skipped))
+            anchors = draw_anchors(embedding, mask, spacing, self.min_cells, [*generators] * views, self.ring_mm)
+            positive, negative, drawn = map(rows_of_all, (anchors.positive, anchors.negative, anchors.drawn.T))
+            terms["contrast"] = nt_xent(positive, negative, drawn.T)
+            terms["contrast_skipped"] = 1 - drawn.any(dim=0).all().float()
         if self.weights.slice:
             logits = _required(output.slice, "slice", "the head 'slice'")
             terms["slice"] = F.binary_cross_entropy_with_logits(logits.float(), slice_labels(mask))

@@ -51,12 +51,10 @@ def signed_distance(mask: Tensor, spacing: Tensor | Sequence[float], tau: float 
     if not all(step > 0 for sample_steps in steps for step in sample_steps):
         raise ValueError(f"spacing {spacing} mm and tau {tau} mm must be positive")
     for sample, sample_phi, step in zip(foreground[:, 0], phi[:, 0], steps, strict=True):
-        if not sample.any():
+        # Finding what is near takes a CPU a moment; a GPU would have to be waited for.
+        near = _near_foreground(sample, step) if mask.device.type == "cpu" else (slice(None),) * 3
+        if near is None:
             continue
-        # Voxels further than tau from the bounding box of the foreground keep +1.
-        first, last = (corner.tolist() for corner in sample.nonzero().aminmax(dim=0))
-        reach = [_search_radius(size, s) for size, s in zip(sample.shape, step, strict=True)]
-        near = tuple(slice(max(0, a - r), b + r + 1) for a, b, r in zip(first, last, reach, strict=True))
         distance = _distance_to_other_class(sample[near], step, phi.dtype)
         sample_phi[near] = torch.where(sample[near], -distance, distance)
     return phi
@@ -84,7 +82,7 @@ def mask_to_distance(probability: Tensor, spacing: Tensor | Sequence[float], tau
     References:
         Felzenszwalb and Huttenlocher, Distance transforms of sampled functions, Theory of Computing 8, 2012.
     """
-    steps = torch.as_tensor(spacing, dtype=probability.dtype, device=probability.device) / tau
+    steps = torch.as_tensor(spacing, dtype=probability.dtype) / tau
     if not bool((steps > 0).all()):
         raise ValueError(f"spacing {spacing} mm and tau {tau} mm must be positive")
     to_foreground = _soft_distance(1 - probability, steps)
@@ -128,8 +126,9 @@ def distance_to_mask(distance: Tensor, k: float | Tensor = STEEPNESS) -> Tensor:
     distance = distance.to(torch.promote_types(distance.dtype, torch.float32))
     if not isinstance(k, Tensor) and math.isinf(k):
         return (distance < 0).to(distance.dtype)
-    with torch.autocast(distance.device.type, enabled=False):
-        return torch.sigmoid(-k * distance)
+    if isinstance(k, Tensor):
+        k = k.to(distance.device, non_blocking=True)
+    return torch.sigmoid(-k * distance)
 
 
 def per_case_distance(mask: Tensor) -> Tensor:
@@ -160,6 +159,15 @@ def per_case_distance(mask: Tensor) -> Tensor:
         target[sample & ~ndimage.binary_erosion(sample, cross, border_value=1)] = 0
         targets.append(target.astype(np.float32))
     return torch.from_numpy(np.stack(targets))[:, None].to(mask.device)
+
+
+def _near_foreground(sample: Tensor, steps: Sequence[float]) -> tuple[slice, ...] | None:
+    """Return the part of a boolean mask (D, H, W) that is near its foreground; None if it has no foreground."""
+    if not sample.any():
+        return None
+    first, last = (corner.tolist() for corner in sample.nonzero().aminmax(dim=0))
+    reach = [_search_radius(size, step) for size, step in zip(sample.shape, steps, strict=True)]
+    return tuple(slice(max(0, a - r), b + r + 1) for a, b, r in zip(first, last, reach, strict=True))
 
 
 def _distance_to_other_class(foreground: Tensor, steps: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -229,13 +237,14 @@ def _lower_by_parabolas(best: Tensor, step: float, radius: int, axis: int) -> No
 def _soft_distance(share: Tensor, steps: Tensor) -> Tensor:
     """Compute the distance to where ``share`` (B, 1, D, H, W) is 0; a share of 1 counts as the truncation distance.
 
-    ``steps`` is the spacing (z, y, x) of each sample or of all, shape (B, 3) or (3,); it and the result are in units of
-    tau.
+    ``steps`` is the spacing (z, y, x) of each sample or of all, shape (B, 3) or (3,), on the CPU; it and the result are
+    in units of tau.
     """
     squared = share
     for axis in range(3):
-        step = steps[..., axis].reshape(-1, 1, 1, 1, 1)
-        squared = _ParabolaPass.apply(squared, step, axis - 3)
+        radius = _search_radius(share.shape[axis - 3], float(steps[..., axis].min()))
+        step = steps[..., axis].reshape(-1, 1, 1, 1, 1).to(share.device, non_blocking=True)
+        squared = _ParabolaPass.apply(squared, step, radius, axis - 3)
     # The gradient of a square root is infinite at 0. At a voxel of the class itself the distance is 0 and can only
     # grow; holding the slope below _MIN_TRUE_SLOPE_TAU keeps its gradient finite and not zero.
     least = _MIN_TRUE_SLOPE_TAU**2
@@ -260,9 +269,8 @@ class _ParabolaPass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: _PassContext, cost: Tensor, step: Tensor, axis: int) -> Tensor:
+    def forward(ctx: _PassContext, cost: Tensor, step: Tensor, radius: int, axis: int) -> Tensor:
         size = cost.shape[axis]
-        radius = _search_radius(size, float(step.min()))
         best = cost.clone()
         winner = torch.zeros(cost.shape, dtype=torch.int16, device=cost.device) if ctx.needs_input_grad[0] else None
         for block in _blocks(cost, axis):
@@ -280,12 +288,12 @@ class _ParabolaPass(torch.autograd.Function):
         return best
 
     @staticmethod
-    def backward(ctx: _PassContext, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _PassContext, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         shape = [1] * gradient.ndim
         shape[ctx.axis] = -1
         here = torch.arange(gradient.shape[ctx.axis], device=gradient.device).reshape(shape)
         source = (here + ctx.winner).clamp_(0, gradient.shape[ctx.axis] - 1)
-        return torch.zeros_like(gradient).scatter_add_(ctx.axis, source, gradient), None, None
+        return torch.zeros_like(gradient).scatter_add_(ctx.axis, source, gradient), None, None, None
 
 
 def _search_radius(size: int, step: float) -> int:
@@ -297,6 +305,6 @@ def _blocks(volume: Tensor, axis: int) -> list[tuple[slice | EllipsisType, ...]]
     """Divide a volume into slabs across ``axis`` (-3 to -1) that fit the CPU's cache; a GPU takes it whole."""
     across = -2 if axis == -3 else -3
     count = volume.shape[across]
-    thick = count if volume.is_cuda else max(1, BLOCK_VOXELS * count // volume.numel())
+    thick = max(1, BLOCK_VOXELS * count // volume.numel()) if volume.device.type == "cpu" else count
     after = (slice(None),) * (-across - 1)
     return [(..., slice(first, first + thick), *after) for first in range(0, count, thick)]

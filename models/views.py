@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 KERNELS_MM = (2.7, 4.5, 6.3)  # 3, 5 and 7 voxels of 0.9 mm
 PUBLISHED_KERNELS = (3, 5, 7)  # voxels
 SOFT_TISSUE = (0.3, 0.8)  # of the HU window [-100, 240]: 2 to 172 HU, where pancreas, lesion and vessels lie
-LEAST_CORRELATION = 0.8  # of a view with its image in soft tissue
-MAX_DRAWS = 8
+LEAST_CORRELATION = 0.9  # of a view with its image in soft tissue
+HALVINGS = 4
 
 # Random intensity network.
 GIN_LAYERS = 4
@@ -32,14 +32,15 @@ def random_convolution(image: Tensor, spacing: Tensor, generator: Generator) -> 
     voxel only rescales intensities. The weights are drawn from N(0, 2 / fan_in), the bias from U(-1, 1) / sqrt(fan_in)
     and alpha from U(0, 1).
 
-    A view whose soft tissue correlates with the image's by less than LEAST_CORRELATION is drawn again with half the
-    range of alpha; after MAX_DRAWS draws the image is its own view. The correlation of the whole image would not
-    protect the lesion, because fat and air dominate it: without this rule 12 % of the views inverted the contrast
-    between lesion and pancreas, and clamping erased it in others.
+    While the soft tissue of the view correlates with the image's by less than LEAST_CORRELATION, alpha is halved; if
+    HALVINGS do not suffice, the image is its own view. The correlation of the whole image would not protect the lesion,
+    because fat and air dominate it: without this rule 12 % of the views inverted the contrast between lesion and
+    pancreas, and clamping erased it in others. All halvings are tried at once and the decision stays on the device, as
+    the training would otherwise wait for a GPU in every step.
 
     Args:
         image: One image with values in [0, 1], shape (1, 1, D, H, W).
-        spacing: Voxel spacing (z, y, x) in mm, shape (3,).
+        spacing: Voxel spacing (z, y, x) in mm, shape (3,), on the CPU.
         generator: Source of the random draws, on the CPU.
 
     Returns:
@@ -48,13 +49,14 @@ def random_convolution(image: Tensor, spacing: Tensor, generator: Generator) -> 
     References:
         Xu et al., Robust and generalizable visual representation learning via random convolutions, ICLR 2021.
     """
-    for draw in range(MAX_DRAWS):
-        mm = KERNELS_MM[int(torch.randint(len(KERNELS_MM), (), generator=generator))]
-        sizes = [max(3, 1 + 2 * round((mm / s - 1) / 2)) for s in spacing.tolist()]
-        view = _mix_with_convolution(image, sizes, generator, max_alpha=0.5**draw).clamp(0, 1)
-        if _keeps_soft_tissue(view, image):
-            return _stretch(view)
-    return image
+    mm = KERNELS_MM[int(torch.randint(len(KERNELS_MM), (), generator=generator))]
+    convolved = _convolve(image, [max(3, 1 + 2 * round((mm / s - 1) / 2)) for s in spacing.tolist()], generator)
+    largest = float(torch.rand((), generator=generator))
+    alpha = image.new_zeros(())
+    for halvings in reversed(range(HALVINGS + 1)):  # the largest alpha has the last word
+        view = torch.lerp(image, convolved, largest / 2**halvings).clamp_(0, 1)
+        alpha = torch.where(_keeps_soft_tissue(view, image), largest / 2**halvings, alpha)
+    return torch.where(alpha > 0, _stretch(torch.lerp(image, convolved, alpha).clamp_(0, 1)), image)
 
 
 def unchecked_random_convolution(image: Tensor, spacing: Tensor, generator: Generator) -> Tensor:
@@ -64,8 +66,9 @@ def unchecked_random_convolution(image: Tensor, spacing: Tensor, generator: Gene
     ``random_convolution``; the spacing is not used.
     """
     size = PUBLISHED_KERNELS[int(torch.randint(len(PUBLISHED_KERNELS), (), generator=generator))]
-    view = _mix_with_convolution(image, [size] * 3, generator, max_alpha=1.0).clamp(0, 1)
-    return _stretch(view) if bool(view.amax() > view.amin()) else image
+    convolved = _convolve(image, [size] * 3, generator)
+    view = torch.lerp(image, convolved, float(torch.rand((), generator=generator))).clamp_(0, 1)
+    return torch.where(view.amax() > view.amin(), _stretch(view), image)
 
 
 def random_intensity_network(image: Tensor, spacing: Tensor, generator: Generator) -> Tensor:
@@ -91,8 +94,8 @@ def random_intensity_network(image: Tensor, spacing: Tensor, generator: Generato
     for layer in range(GIN_LAYERS):
         size = GIN_KERNEL_SIZES[int(torch.randint(len(GIN_KERNEL_SIZES), (), generator=generator))]
         channels = 1 if layer == GIN_LAYERS - 1 else GIN_CHANNELS
-        weight = torch.randn(channels, y.shape[1], size, size, size, generator=generator).to(image)
-        bias = torch.randn(channels, generator=generator).to(image)
+        weight = torch.randn(channels, y.shape[1], size, size, size, generator=generator).to(image, non_blocking=True)
+        bias = torch.randn(channels, generator=generator).to(image, non_blocking=True)
         y = F.conv3d(y, weight, bias, padding=size // 2)
         if layer < GIN_LAYERS - 1:
             y = F.leaky_relu(y)
@@ -121,14 +124,14 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def random_views(image: Tensor, spacing: Tensor, family: str, generator: Generator) -> Tensor:
+def random_views(image: Tensor, spacing: Tensor, family: str, generators: Sequence[Generator]) -> Tensor:
     """Make two views of every image of a batch.
 
     Args:
         image: Images with values in [0, 1], shape (B, 1, D, H, W).
         spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
         family: A name in FAMILIES, or "none" for no views.
-        generator: Source of the random draws, on the CPU, so that a seed gives the same views on every device.
+        generators: Source of the random draws of each image, on the CPU: a seed gives the same views on every device.
 
     Returns:
         The first view of all images, then the second, shape (2 B, 1, D, H, W); for "none" the images, (B, 1, D, H, W).
@@ -141,35 +144,33 @@ def random_views(image: Tensor, spacing: Tensor, family: str, generator: Generat
     make, plain = FAMILIES[family]
 
     def views() -> list[Tensor]:
-        return [make(sample[None], mm, generator) for sample, mm in zip(image, spacing, strict=True)]
+        return [make(x[None], mm, generator) for x, mm, generator in zip(image, spacing, generators, strict=True)]
 
     return torch.cat([*([image] if plain else views()), *views()])
 
 
-def _mix_with_convolution(image: Tensor, sizes: Sequence[int], generator: Generator, *, max_alpha: float) -> Tensor:
+def _convolve(image: Tensor, sizes: Sequence[int], generator: Generator) -> Tensor:
+    """Convolve an image (1, 1, D, H, W) with random weights and a random bias; ``sizes`` of the kernel in voxels."""
     fan_in = math.prod(sizes)
     weight = torch.randn(1, 1, *sizes, generator=generator) * (2 / fan_in) ** 0.5
     bias = (2 * torch.rand(1, generator=generator) - 1) * fan_in**-0.5
-    alpha = float(torch.rand((), generator=generator)) * max_alpha
-    convolved = F.conv3d(image, weight.to(image), bias.to(image), padding=[size // 2 for size in sizes])
-    return torch.lerp(image, convolved, alpha)
+    weight, bias = (parameter.to(image, non_blocking=True) for parameter in (weight, bias))
+    return F.conv3d(image, weight, bias, padding=[size // 2 for size in sizes])
 
 
-def _keeps_soft_tissue(view: Tensor, image: Tensor) -> bool:
-    """Return True if view and image correlate by LEAST_CORRELATION in soft tissue.
+def _keeps_soft_tissue(view: Tensor, image: Tensor) -> Tensor:
+    """Return whether view and image correlate by LEAST_CORRELATION in soft tissue: a boolean scalar.
 
     Means of 3x3x3 voxels are compared, because the noise of single voxels would hide the order of the tissues.
     """
-    before, after = (F.avg_pool3d(x, 3, 1, 1, count_include_pad=False) for x in (image, view))
-    tissue = (before > SOFT_TISSUE[0]) & (before < SOFT_TISSUE[1])
-    a, b = before[tissue], after[tissue]
-    if a.numel() == 0:
-        return False
-    a, b = a - a.mean(), b - b.mean()
-    return bool((a * b).sum() > LEAST_CORRELATION * (a.norm() * b.norm()).clamp_min(1e-6))
+    before, after = (F.avg_pool3d(x, 3) for x in (image, view))
+    tissue = ((before > SOFT_TISSUE[0]) & (before < SOFT_TISSUE[1])).float()
+    count = tissue.sum().clamp(min=1)
+    a, b = ((x - (x * tissue).sum() / count) * tissue for x in (before, after))
+    return (a * b).sum() > LEAST_CORRELATION * (a.norm() * b.norm()).clamp_min(1e-6)
 
 
 def _stretch(view: Tensor) -> Tensor:
-    """Rescale a view that is not constant to span [0, 1]."""
-    low, high = view.amin(), view.amax()
+    """Rescale a view to span [0, 1]; one that is constant becomes NaN."""
+    low, high = view.aminmax()
     return (view - low) / (high - low)

@@ -16,6 +16,7 @@ ROOMS = {
         ("data.export",),
         ("data.phantom",),
         ("data.augment",),
+        ("data.warp",),
         ("data.samples",),
         ("data.verify",),
         ("data.contact_sheet",),
@@ -37,7 +38,8 @@ ROOMS = {
         ("engine.metrics", "engine.statistics", "engine.checkpoint"),
         ("engine.recipe",),
         ("engine.stages",),
-        ("engine.method", "engine.device"),
+        ("engine.method", "engine.processes"),
+        ("engine.device",),
     ),
 }
 MOST_LINES = 400

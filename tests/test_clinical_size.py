@@ -11,9 +11,11 @@ from data.phantom.scanner import SCANNERS, render_case
 from data.samples import patch_shape, scan_box
 from data.scans.grid import Grid
 from data.splits.split import Split
+from engine.device import Execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
-from engine.train.loop import prepare_training, train
+from engine.train.loop import train
+from engine.train.training import prepare_training
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +40,7 @@ def test_a_clinical_scan_trains_every_stage(case, name, tmp_path: Path):
         ),
         train_cases=[case],
         validation_cases=[],
-        device=torch.device("cpu"),
+        execution=Execution(torch.device("cpu")),
         folder=tmp_path,
     )
     train(training)

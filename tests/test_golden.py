@@ -15,10 +15,12 @@ from data.augment import Augmentation
 from data.cases.store import read_store
 from data.phantom import command as phantom
 from data.splits.split import Split
+from engine.device import Execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
 from engine.train.loader import derive_seed
-from engine.train.loop import prepare_training, train_step
+from engine.train.step import prepare_step, train_step
+from engine.train.training import prepare_training
 
 RECORD = Path(__file__).with_name("golden.json")
 STEPS = 3
@@ -47,21 +49,20 @@ def first_steps(stage_name: str, store: Path, folder: Path) -> list[dict[str, fl
             method=stage.method,
             sampling=stage.sampling,
             augmentation=Augmentation(),
-            training=TrainSettings(epochs=4, workers=0),
+            training=TrainSettings(epochs=4, batch_size=1, workers=0),
             preparation=cases[0].preparation,
         ),
         train_cases=cases,
         validation_cases=[],
-        device=torch.device("cpu"),
+        execution=Execution(torch.device("cpu")),
         folder=folder,
     )
     training.net.train()
     torch.manual_seed(1)
     steps = []
     for step in range(STEPS):
-        samples = [training.boxes[1, step % 2]]
         generator = torch.Generator().manual_seed(derive_seed(1, step))
-        terms = train_step(training, samples, generator, progress=step / 8)
+        terms = train_step(training, prepare_step(training, [training.boxes[1, step % 2]], [generator]), step)
         steps.append({name: float(value) for name, value in terms.items()})
     return steps
 

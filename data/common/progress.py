@@ -30,9 +30,13 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _TurnOff(argparse.Action):
+def be_quiet() -> None:
     """Turn progress off. It is a matter of the process, so no function between the command and a loop carries it."""
+    global _is_quiet
+    _is_quiet = True
 
+
+class _TurnOff(argparse.Action):
     def __call__(
         self,
         parser: argparse.ArgumentParser,
@@ -40,8 +44,7 @@ class _TurnOff(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        global _is_quiet
-        _is_quiet = True
+        be_quiet()
 
 
 def progress(

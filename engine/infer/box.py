@@ -11,10 +11,11 @@ from scipy import sparse
 from skimage import measure
 from torch import Tensor, nn
 
-from data.augment import low_pass, low_pass_radius, resample, window
+from data.augment import window
 from data.common.memory import free_memory, zeros
 from data.samples import MULTIPLE, NetworkGrid, network_grid, patch_shape
 from data.scans.boxes import Index3D, bounding_box, triple
+from data.warp import low_pass, low_pass_radius, resample
 from engine.device import autocast
 from engine.stages import Stage
 from models.dual_task_net import DualTaskOutput, averaged_probability, segmentation_probability

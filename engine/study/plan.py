@@ -20,7 +20,8 @@ from engine.device import choose_device
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage, with_variant
 from engine.study.runs import SHARED_PARTS, Run, Study
-from engine.train.command import check_settings, count_steps, describe, plan_split
+from engine.train.command import count_steps, describe, plan_split
+from engine.train.options import check_settings
 
 PROGRAM = ("python", "-m", "engine.study")
 # Settings of the training that differ from run to run (the seed), or change only how fast it is (the workers).

@@ -1,86 +1,34 @@
 """The command behind the four training scripts: plan, describe, train every split, go on after an interruption."""
 
-import argparse
-import math
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import torch
-
-from data.augment import Augmentation
 from data.cases.case import Case
-from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
-from data.common.progress import add_quiet
 from data.common.settings import differences
-from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, select_cases
 from engine.checkpoint import create_run, list_runs, load_checkpoint
-from engine.device import choose_device
-from engine.method import Method
-from engine.options import (
-    add_allow_duplicates,
-    add_changes,
-    add_gpu,
-    add_path,
-    add_recipe_options,
-    read_recipe_options,
-    value_of,
-)
-from engine.recipe import NetworkSettings, Recipe, TrainSettings
-from engine.stages import STAGES, VARIANTS, Stage, with_variant
+from engine.device import Execution, choose_execution
+from engine.processes import of_first, together, wait_for_all
+from engine.recipe import Recipe, TrainSettings
+from engine.stages import STAGES, Stage
 from engine.train.loader import count_negatives
-from engine.train.loop import BEST_SO_FAR, prepare_training, train
+from engine.train.loop import BEST_SO_FAR, train
+from engine.train.options import TrainOptions, parse
 from engine.train.run_log import write_settings
+from engine.train.training import prepare_training
+from models.processes import process_count, process_number
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
-POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What the command line of a training script asks for.
-
-    Attributes:
-        stage: With the method and the sampling as they were typed.
-        network, augmentation, training: The rest of the recipe.
-        split: The split to train; None for every one that leaves a centre out.
-        resume: Whether to go on with unfinished runs.
-        dry_run: Whether to stop after saying what would be done.
-        allow_duplicates: Whether to train although one scan is in two parts of a split.
-        gpu, store, path: As in engine.options.
-    """
-
-    stage: Stage
-    network: NetworkSettings
-    augmentation: Augmentation
-    training: TrainSettings
-    split: str | None
-    resume: bool
-    dry_run: bool
-    allow_duplicates: bool
-    gpu: str
-    store: Path
-    path: Path
-
-    def recipe(self, cases: Sequence[Case]) -> Recipe:
-        """Return the recipe of a run on these cases, which were all prepared in one way."""
-        return Recipe(
-            network=self.network,
-            method=self.stage.method,
-            sampling=self.stage.sampling,
-            augmentation=self.augmentation,
-            training=self.training,
-            preparation=cases[0].preparation,
-        )
 
 
 @dataclass(frozen=True)
@@ -105,88 +53,6 @@ class Plan:
         return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
 
 
-def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
-    """Read the command line of the training script of ``stage``.
-
-    Raises:
-        InputError: If a setting is out of its range, or two settings contradict each other.
-    """
-    parser = argparse.ArgumentParser(
-        description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres.",
-        formatter_class=HelpFormatter,
-        epilog="How the cases were prepared is a property of the store and is recorded with every run.",
-    )
-    parser.add_argument(
-        "--data", metavar="CENTRE", help="hold out only this centre (or train another split); none trains on all"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with unfinished runs, and start those that were not begun"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
-    add_allow_duplicates(parser)
-    add_gpu(parser)
-    add_store(parser)
-    add_path(parser)
-    parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
-    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; the variant full has")
-    for name, option in _method_options().items():
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            default=argparse.SUPPRESS,
-            help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
-            **value_of(option),
-        )
-    add_recipe_options(parser, stage)
-    add_quiet(parser)
-    args = parser.parse_args(argv)
-    typed = read_recipe_options(args, stage)
-    chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
-    options = TrainOptions(
-        stage=replace(typed.stage, method=with_variant(stage, args.variant).method.changed(args.weight, chosen)),
-        network=typed.network,
-        augmentation=typed.augmentation,
-        training=typed.training,
-        split=args.data,
-        resume=args.resume,
-        dry_run=args.dry_run,
-        allow_duplicates=args.allow_duplicates,
-        gpu=args.gpu,
-        store=args.store,
-        path=args.path,
-    )
-    check_settings(options.training, options.network)
-    return options
-
-
-def _method_options() -> dict[str, Field]:
-    """The settings of the method that have an option of their own."""
-    return {option.name: option for option in fields(Method) if option.metadata}
-
-
-def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
-    """Check the ranges of the settings that have options.
-
-    Raises:
-        InputError: If nothing could be trained with a setting.
-    """
-    settings = {**vars(training), **vars(network)}
-    for name, value in settings.items():
-        if isinstance(value, str):  # one of the choices of its option
-            continue
-        if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
-            flag = f"--{name.replace('_', '-')} {value}"
-            raise InputError(flag, "out of range", f"give a {'positive number' if name in POSITIVE else 'number >= 0'}")
-    if training.negatives >= 1:
-        problem = "leaves no step for the cases with a tumour"
-        raise InputError(f"--negatives {training.negatives}", problem, "give a share below 1, or 0 for none")
-    if network.width % (network.groups or 1):
-        problem = f"not a multiple of the {network.groups} groups"
-        raise InputError(f"--width {network.width}", problem, "give another width, or other --groups")
-    for flag, share in (("--warm-up", training.warm_up), ("--ema-decay", training.ema_decay)):
-        if share >= 1:
-            raise InputError(f"{flag} {share}", "not a share", "give a number from 0 to below 1")
-
-
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     """Train a stage as the command line says.
@@ -195,15 +61,24 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
         The exit code: 2 if a split could not be trained, 130 after Ctrl-C, else 0.
     """
     options = parse(STAGES[stage_name], argv)
+    with together(options.gpu) as device:
+        return train_splits(options, choose_execution(device, plain=options.plain))
+
+
+def train_splits(options: TrainOptions, execution: Execution) -> int:
+    """Describe and train the splits that the options name; return the exit code.
+
+    A split that cannot be trained does not stop the others, unless several processes train together.
+    """
     stage = options.stage
-    device = choose_device(options.gpu)
     centres = read_store(options.store)
-    save = not options.dry_run  # a dry run leaves nothing behind
+    save = not options.dry_run and process_number() == 0  # a dry run leaves nothing behind
     if save:
         check_writable(options.path)
     known = centres_with(centres, stage.sampling.target)
     splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
-    print(f"{stage.title}: {len(splits)} run(s) on {device}, kept under {options.path / stage.name}")
+    place = f"{execution.device}" + (f", {process_count()} processes" if process_count() > 1 else "")
+    print(f"{stage.title}: {len(splits)} run(s) on {place}, kept under {options.path / stage.name}")
     pairs = find_inseparable_pairs(splits, chain(*centres.values()), save=save)
     plans, faults = [], []
     for split in splits:
@@ -221,8 +96,10 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
             faults.append(error)
     for plan in plans if not options.dry_run else ():
         try:
-            train_split(options, plan, device)
+            train_split(options, plan, execution)
         except InputError as error:
+            if process_count() > 1:  # the other processes may be waiting for this one, and end with it
+                raise
             faults.append(error)
         except KeyboardInterrupt:
             print(
@@ -301,20 +178,24 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
     return settings.epochs * -(-boxes // settings.batch_size)
 
 
-def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None:
+def train_split(options: TrainOptions, plan: Plan, execution: Execution) -> None:
     """Train one split in a new run folder, or resume its newest run.
 
     Raises:
         InputError: If the run cannot be resumed, fails, or is being trained by another process.
     """
     runs = list_runs(options.path, options.stage, plan.split.name) if options.resume else []
-    folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
     remedy = "wait until it ends, or leave out --resume to start a run of its own"
-    with exclusive_lock(folder, remedy, patience_s=LOCK_PATIENCE_S):
-        train_in(folder, options, plan, device)
+    with contextlib.ExitStack() as stack:
+        folder = Path()
+        if process_number() == 0:
+            folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
+            stack.enter_context(exclusive_lock(folder, remedy, patience_s=LOCK_PATIENCE_S))
+            remove_unfinished([folder])  # each is as large as a checkpoint
+        train_in(of_first(folder), options, plan, execution)
 
 
-def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.device) -> None:
+def train_in(folder: Path, options: TrainOptions, plan: Plan, execution: Execution) -> None:
     """Train in a run folder that nobody else is using.
 
     A resumed run keeps the recipe that it was started with; what was typed differently now is printed.
@@ -323,7 +204,6 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         InputError: If the run cannot be resumed, or fails.
     """
     stage, split, recipe = options.stage, plan.split, options.recipe(plan.train_cases)
-    remove_unfinished([folder])  # each is as large as a checkpoint
     checkpoint = None
     if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name, options.store)
@@ -333,23 +213,30 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         recipe = checkpoint.recipe
         stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
         if checkpoint.epoch >= recipe.training.epochs:
-            (folder / BEST_SO_FAR).unlink(missing_ok=True)  # if the run was killed just before it did so
+            if process_number() == 0:
+                (folder / BEST_SO_FAR).unlink(missing_ok=True)  # if the run was killed just before it did so
             others = "; leave out --resume to start a run with the settings given now" if kept else ""
             print(f"{folder}: already finished, {recipe.training.epochs} epochs{kept}{others}")
             return
         print(f"{folder}: goes on after epoch {checkpoint.epoch}{kept}")
-    else:
+    elif process_number() == 0:
         write_settings(
             folder,
             {
                 "stage": stage.name,
                 "split": split.name,
                 "split_hash": split.hash,
-                "device": str(device),
+                "device": str(execution.device),
+                "processes": process_count(),
+                "plain": options.plain,
                 "store": str(options.store),
                 **recipe.to_record(),
             },
         )
+    wait_for_all()
+    if recipe.training.batch_size % process_count():
+        problem = f"{process_count()} processes cannot share as many boxes equally"
+        raise InputError(f"--batch-size {recipe.training.batch_size}", problem, "give a multiple of the processes")
     training = prepare_training(
         stage=stage,
         split=split,
@@ -357,10 +244,10 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         train_cases=plan.train_cases,
         negatives=plan.negatives,
         validation_cases=plan.validation_cases,
-        device=device,
+        execution=execution,
         folder=folder,
         checkpoint=checkpoint,
     )
-    train(training)
+    train(training, profile=options.profile)
     result = "no case to validate on" if training.best_dice is None else f"validation Dice {training.best_dice:.3f}"
     print(f"{folder}: {result}")

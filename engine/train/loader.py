@@ -1,5 +1,6 @@
 """Which boxes a training reads in which order, and how a fault of one of them is reported."""
 
+import itertools
 from collections.abc import Iterator
 from typing import cast
 
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.common.errors import InputError
 from data.samples import NOTHING_FOUND, BoxDataset, Sample
 from engine.device import is_out_of_memory
+from engine.processes import own_share
 
 SILENCE_S = 600  # a process of the loader that sends nothing for so long is considered hung
 Draw = tuple[int, ...]  # (epoch, index of the case), and of a case without the target the number of its round
@@ -39,30 +41,37 @@ def share_around_pancreas(positives: int, negatives: int) -> float:
     return min(NOTHING_FOUND, NOTHING_FOUND * negatives / positives)
 
 
-class EpochSampler(Sampler[Draw]):
-    """The order of an epoch: every case with the target once, and some without, shuffled.
+class EpochSampler(Sampler[list[Draw]]):
+    """The boxes of each step of an epoch: every case with the target once, and some without, shuffled.
 
-    The cases without the target follow each other in random rounds, in which every one of them comes once; an epoch
-    goes on where the one before has ended. All depends on the seed and the epoch only.
+    The last step is filled with the first boxes of the epoch, so that all have as many. The cases without the target
+    follow each other in random rounds, in which every one of them comes once; an epoch goes on where the one before has
+    ended. All depends on the seed and the epoch only.
 
     Args:
         positives: Number of cases with the target; their indices come first.
         seed: Seed of the draws.
         available: Number of cases without the target; their indices follow.
         negatives: How many of these an epoch has.
+        batch_size: Boxes of a step, over all processes; each gets every n-th.
 
     Attributes:
         epoch: The epoch to draw, from 1.
     """
 
-    def __init__(self, positives: int, seed: int, available: int = 0, negatives: int = 0) -> None:
+    def __init__(self, positives: int, seed: int, available: int = 0, negatives: int = 0, batch_size: int = 1) -> None:
         self.positives, self.seed, self.available, self.negatives = positives, seed, available, negatives
-        self.epoch = 1
+        self.batch_size, self.epoch = batch_size, 1
 
     def __len__(self) -> int:
-        return self.positives + self.negatives
+        return -(-(self.positives + self.negatives) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[list[Draw]]:
+        draws = itertools.cycle(self._order())
+        for _ in range(len(self)):
+            yield list(own_share([*itertools.islice(draws, self.batch_size)]))
+
+    def _order(self) -> list[Draw]:
         draws: list[Draw] = [(self.epoch, index) for index in range(self.positives)]
         first = (self.epoch - 1) * self.negatives
         orders: dict[int, list[int]] = {}
@@ -71,7 +80,7 @@ class EpochSampler(Sampler[Draw]):
             if number not in orders:
                 orders[number] = self._shuffle(self.available, 0, number)  # no epoch has the number 0
             draws.append((self.epoch, self.positives + orders[number][place], number))
-        return iter([draws[i] for i in self._shuffle(len(draws), self.epoch)])
+        return [draws[i] for i in self._shuffle(len(draws), self.epoch)]
 
     def _shuffle(self, count: int, *parts: int) -> list[int]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, *parts))
@@ -105,14 +114,11 @@ class NamingDataset(Dataset[Sample | InputError]):
             raise RuntimeError(f"{key}: its box cannot be read") from error
 
 
-def make_loader(
-    boxes: BoxDataset, sampler: EpochSampler, batch_size: int, workers: int
-) -> DataLoader[Sample | InputError]:
+def make_loader(boxes: BoxDataset, sampler: EpochSampler, workers: int) -> DataLoader[Sample | InputError]:
     """Build the loader that yields the samples of a step as a list, or an error in place of a sample."""
     return DataLoader(
         NamingDataset(boxes),
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=list,
         persistent_workers=workers > 0,
@@ -138,9 +144,9 @@ def read_batches(loader: DataLoader[Sample | InputError]) -> Iterator[list[Sampl
             # torch has no type for a process of a loader that has died, or that has sent nothing for too long.
             if "DataLoader" not in str(error):
                 raise
-            first, size = step * (loader.batch_size or 1), loader.batch_size or 1
-            awaited = [index for _, index, *_ in loader.sampler][first : first + size]
-            keys = ", ".join(cast("NamingDataset", loader.dataset).boxes.cases[index].key for index in awaited)
+            awaited = next(itertools.islice(cast("EpochSampler", loader.batch_sampler), step, None))
+            cases = cast("NamingDataset", loader.dataset).boxes.cases
+            keys = ", ".join(cases[index].key for _, index, *_ in awaited)
             raise InputError(
                 keys,
                 f"no sample was received, as a process that reads boxes died or sent nothing for {SILENCE_S} s",

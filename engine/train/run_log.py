@@ -95,9 +95,11 @@ class RunLog:
             self.undrawn = picture.fault
 
     def close(self) -> None:
-        """Close the TensorBoard file."""
+        """Close the TensorBoard file, and say so if the last curves could not be drawn."""
         if self._board:
             self._board.close()
+        if self.undrawn:
+            print(f"note: {self.undrawn}; the losses are in {self.table}")
 
     def _read_table(self) -> list[dict[str, float | None]]:
         if not self.table.exists():

@@ -24,6 +24,7 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability, keep_components
 from engine.infer.cascade import segment_in_rounds, select_organ
+from engine.processes import of_all, own_share
 from engine.stages import MIN_TUMOUR_ML, Stage
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # candidates for the binarisation
@@ -103,19 +104,17 @@ def mean_dice(
         thresholds: In ascending order.
     """
     net.eval()
-    curves: dict[bool, list[list[float]]] = {True: [], False: []}  # of the cases with and without the target
-    for case in cases:
-        has_target = case.target_box(stage.sampling.target) is not None
-        if not has_target and negatives == 0:
-            continue
+    found: list[tuple[bool, list[float]]] = []  # whether a case has the target, and its Dice at each threshold
+    for case in own_share([case for case in cases if negatives or case.target_box(stage.sampling.target)]):
         reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
         segment = _at_threshold(net, stage, case, device, readout)
         masks = (
             segment_in_rounds(functools.partial(segment, t), box, case.spacing, stage.sampling) for t in thresholds
         )
-        curves[has_target].append([dice(mask, reference, case.spacing) for mask in masks])
-    found = np.mean(curves[True], axis=0)
-    return (1 - negatives) * found + negatives * np.mean(curves[False], axis=0) if curves[False] else found
+        found.append((bool(reference.any()), [dice(mask, reference, case.spacing) for mask in masks]))
+    with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
+    mean = np.mean(with_target, axis=0)
+    return (1 - negatives) * mean + negatives * np.mean(without, axis=0) if without else mean
 
 
 def _at_threshold(

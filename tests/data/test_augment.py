@@ -9,17 +9,14 @@ from torch import Generator
 from data.augment import (
     Augmentation,
     Batch,
-    Elastic,
-    Pose,
     augment_intensity,
     draw_pose,
-    low_pass,
     make_batch,
-    resample,
     window,
 )
 from data.cases.labels import HU_WINDOW
 from data.samples import NetworkGrid, Sample
+from data.warp import Elastic, Pose, low_pass, resample
 
 CPU = torch.device("cpu")
 
@@ -40,7 +37,7 @@ def augmented(sample: Sample, seed: int, settings: Augmentation | None = None) -
         CPU,
         hu_window=HU_WINDOW,
         augmentation=settings or Augmentation(),
-        generator=Generator().manual_seed(seed),
+        generators=[Generator().manual_seed(seed)],
     )
 
 
@@ -122,7 +119,7 @@ def test_a_rotated_ball_stays_a_ball_in_mm_whatever_the_spacing(seed):
     settings_ = Augmentation(probability=1.0, scale=(1.0, 1.0), elastic_mm=0.0, noise=0.0, gamma=(1.0, 1.0))
     sample = ball_sample(radius=17)  # large beside its voxels: what is left is the shape
     batch = make_batch(
-        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
+        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generators=[Generator().manual_seed(seed)]
     )
     mask = torch.from_numpy(sample.mask)
     overlap = (batch.mask[0, 0] * mask).sum() * 2 / (batch.mask.sum() + mask.sum())
@@ -135,7 +132,7 @@ def test_scaling_scales_the_volume(seed):
     settings_ = Augmentation(probability=1.0, rotation_degrees=0.0, scale=(1.2, 1.2), elastic_mm=0.0)
     sample = ball_sample()
     batch = make_batch(
-        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
+        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generators=[Generator().manual_seed(seed)]
     )
     assert float(batch.mask.sum() / sample.mask.sum()) == pytest.approx(1.2**3, rel=0.05)
 
@@ -146,7 +143,7 @@ def test_image_and_mask_move_together(seed):
     sample = ball_sample()
     settings_ = Augmentation(noise=0.0, gamma=(1.0, 1.0), low_resolution_probability=0.0, grey_probability=0.0)
     batch = make_batch(
-        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generator=Generator().manual_seed(seed)
+        [sample], CPU, hu_window=HU_WINDOW, augmentation=settings_, generators=[Generator().manual_seed(seed)]
     )
     background, ball = (float(window(torch.tensor(hu), HU_WINDOW)) for hu in (0, 150))
     # Interpolation mixes the two values at the edge, diagonally too, up to two voxels deep where the field compresses.
@@ -164,7 +161,7 @@ def test_the_same_seed_repeats_and_another_does_not():
             CPU,
             hu_window=HU_WINDOW,
             augmentation=Augmentation(),
-            generator=Generator().manual_seed(seed),
+            generators=[Generator().manual_seed(seed)],
         )
         for seed in (1, 1, 2)
     ]

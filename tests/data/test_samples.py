@@ -176,7 +176,7 @@ def test_the_augmentation_brings_in_tissue_and_nothing_from_beyond_what_was_read
         torch.device("cpu"),
         hu_window=sampling.hu_window,
         augmentation=augmentation,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed)],
     )
     assert float(batch.image.min()) > 0.999
     unread = BoxDataset([wide_case], sampling, seed)[0, 0]

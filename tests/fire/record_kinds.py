@@ -26,6 +26,7 @@ from data.splits.frozen import frozen_splits, write_splits
 from data.splits.lists import read_lists
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from engine.device import Execution
 from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
 from engine.evaluate.stage import read_settings
 from engine.infer.cascade import load_model
@@ -36,8 +37,8 @@ from engine.report.tables import read_case_table
 from engine.stages import STAGES
 from engine.study.condense import condense
 from engine.study.runs import Run, Study, read_studies, write_study
-from engine.train.loop import prepare_training
 from engine.train.run_log import RunLog
+from engine.train.training import prepare_training
 from tests.data.splits.populations import LISTS, three_centres
 from tests.engine.test_published import release_parameters
 from tests.fire import crafted
@@ -161,7 +162,7 @@ def _read_last(folder: Path) -> Any:
         recipe=recipe,
         train_cases=cases,
         validation_cases=[],
-        device=CPU,
+        execution=Execution(CPU),
         folder=folder,
         checkpoint=checkpoint,
     )

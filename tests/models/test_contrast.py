@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 from torch import Generator
 
-from models.contrast import draw_anchors, nt_xent, ridge
+from models.contrast import Anchors, draw_anchors, nt_xent, ridge
 from tests.models.shapes import ball
 
 EIGHT_NEIGHBOURS = np.ones((3, 3))
@@ -106,16 +106,44 @@ def test_nt_xent_of_three_embeddings_by_hand():
     assert float(nt_xent(positive[:1], negative)) == 0
 
 
+def members(anchors: Anchors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The anchors that were drawn, inside the target and around it."""
+    return anchors.positive[anchors.drawn[0]], anchors.negative[anchors.drawn[1]]
+
+
+def test_places_without_an_anchor_change_neither_the_loss_nor_its_gradient():
+    rows = torch.randn(8, 5, dtype=torch.float64, generator=Generator().manual_seed(0))
+    drawn = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    padded, members_only = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    loss = nt_xent(padded[:4], padded[4:], drawn)
+    reference = nt_xent(members_only[:4][drawn[0]], members_only[4:][drawn[1]])
+    loss.backward()
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6) and loss.item() > 0
+    assert torch.allclose(padded.grad, members_only.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_without_one_of_the_groups_there_is_nothing_to_tell_apart(empty):
+    rows = torch.randn(8, 5, generator=Generator().manual_seed(0), requires_grad=True)
+    drawn = torch.ones(2, 4, dtype=torch.bool)
+    drawn[empty] = False
+    loss = nt_xent(rows[:4], rows[4:], drawn)
+    loss.backward()
+    assert loss.item() == 0 and not rows.grad.any()
+
+
 def test_anchors_lie_inside_the_target_and_in_its_ring():
     mask = ball((64, 64, 64), (32, 32, 32), 20)[None]
     cells = F.avg_pool3d(mask, 8)
     position = torch.stack(torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij"))[None]
     embedding = torch.cat([cells, position], dim=1)
     for seed in range(30):
-        anchors = draw_anchors(embedding, mask, MM, 5, Generator().manual_seed(seed))
-        assert (anchors.positive[:, 0] >= 0.5).all() and len(anchors.positive) >= 3
-        assert (anchors.negative[:, 0] <= 0.5).all() and len(anchors.negative) >= 3
-        distance = (anchors.negative[:, 1:] - 3.5).norm(dim=1) * 8
+        anchors = draw_anchors(embedding, mask, MM, 5, [Generator().manual_seed(seed)])
+        inside, around = members(anchors)
+        assert (inside[:, 0] >= 0.5).all() and len(inside) >= 3
+        assert (around[:, 0] <= 0.5).all() and len(around) >= 3
+        distance = (around[:, 1:] - 3.5).norm(dim=1) * 8
         assert (distance < 20 + 10 * 3**0.5 + 8).all()  # never the corner of the box
 
 
@@ -123,14 +151,14 @@ def test_anchor_positions_vary_and_reach_the_last_row():
     mask = torch.zeros(1, 1, 16, 64, 64)
     mask[..., 48:, 48:] = 1
     rows = torch.arange(8.0).reshape(1, 1, 1, 8, 1).expand(1, 1, 2, 8, 8)
-    drawn = {float(r) for s in range(60) for r in draw_anchors(rows, mask, MM, 1, Generator().manual_seed(s)).positive}
-    assert drawn == {6.0, 7.0}
+    draws = [draw_anchors(rows, mask, MM, 1, [Generator().manual_seed(seed)]) for seed in range(60)]
+    assert {float(row) for anchors in draws for row in members(anchors)[0]} == {6.0, 7.0}
 
 
 def test_a_target_smaller_than_a_cell_still_gives_anchors():
     mask = ball((32, 32, 32), (13, 13, 13), 2)[None]
-    anchors = draw_anchors(torch.rand(1, 4, 4, 4, 4), mask, MM, 5, Generator().manual_seed(0))
-    assert len(anchors.positive) >= 1 and len(anchors.negative) >= 1
+    anchors = draw_anchors(torch.rand(1, 4, 4, 4, 4), mask, MM, 5, [Generator().manual_seed(0)])
+    assert anchors.drawn.any(dim=1).all()
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 2.0, 2.0)])
@@ -141,9 +169,8 @@ def test_the_ring_has_its_width_in_mm(spacing):
     cells = torch.stack(torch.meshgrid(*[torch.arange(n) * 8.0 + 3.5 for n in (8, 12, 12)], indexing="ij"))[None]
     furthest = torch.zeros(3)
     for seed in range(40):
-        drawn = draw_anchors(cells, mask, torch.tensor([spacing]), 1, Generator().manual_seed(seed), ring_mm=16.0)
-        beyond = torch.maximum(
-            torch.tensor([24.0, 40, 40]) - drawn.negative, drawn.negative - torch.tensor([39.0, 55, 55])
-        )
+        anchors = draw_anchors(cells, mask, torch.tensor([spacing]), 1, [Generator().manual_seed(seed)], ring_mm=16.0)
+        _, around = members(anchors)
+        beyond = torch.maximum(torch.tensor([24.0, 40, 40]) - around, around - torch.tensor([39.0, 55, 55]))
         furthest = torch.maximum(furthest, beyond.amax(dim=0))
     assert (furthest <= 16.0 / torch.tensor(spacing) + 4).all() and (furthest > 0).any()

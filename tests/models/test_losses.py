@@ -25,7 +25,7 @@ def one_step(weights: LossWeights, mask: torch.Tensor, views: int = 2):
     output = net(torch.rand(views * len(mask), 1, *mask.shape[2:], generator=Generator().manual_seed(0)))
     spacing = torch.tensor([[2.0, 1.0, 1.0]]).repeat(len(mask), 1)
     phi = signed_distance(mask, spacing)
-    total, terms = DualTaskLoss(weights)(output, mask, phi, spacing, Generator().manual_seed(0))
+    total, terms = DualTaskLoss(weights)(output, mask, phi, spacing, [Generator().manual_seed(0)] * len(mask))
     return net, total, terms
 
 
@@ -79,7 +79,7 @@ def test_consistency_compares_the_views_of_the_same_sample():
     logits = torch.randn(2, 1, 8, 8, 8, generator=Generator().manual_seed(3))
     output = DualTaskOutput(torch.cat([logits, logits]), None, None, None)
     loss = DualTaskLoss(LossWeights(dice=0, bce=0, absence=0, consistency=1))
-    total, _ = loss(output, torch.zeros_like(logits), None, torch.ones(2, 3), Generator())
+    total, _ = loss(output, torch.zeros_like(logits), None, torch.ones(2, 3), [Generator()] * 2)
     assert float(total) == 0
 
 
@@ -88,7 +88,7 @@ def test_weight_of_a_ramped_term_rises_over_the_ramp():
     logits = torch.randn(2, 1, 8, 8, 8, generator=Generator().manual_seed(3))
     output = DualTaskOutput(logits, None, None, None)
     loss = DualTaskLoss(LossWeights(dice=0, bce=0, absence=0, consistency=1), ramp=0.5)
-    totals = [float(loss(output, mask, None, torch.ones(1, 3), Generator(), p)[0]) for p in (0.0, 0.25, 0.5, 1.0)]
+    totals = [float(loss(output, mask, None, torch.ones(1, 3), [Generator()], p)[0]) for p in (0.0, 0.25, 0.5, 1.0)]
     assert totals[0] == pytest.approx(math.exp(-5) * totals[3]) and totals[0] < totals[1] < totals[2] == totals[3]
 
 
@@ -98,7 +98,7 @@ def test_the_distance_head_waits_for_half_of_the_ramp_and_other_terms_do_not(ter
     output = DualTaskOutput(torch.zeros(mask.shape), torch.zeros(mask.shape), None, None)
     phi, spacing = signed_distance(mask, (1, 1, 1)), torch.ones(1, 3)
     loss = DualTaskLoss(only(term), ramp=0.5)
-    totals = {p: float(loss(output, mask, phi, spacing, Generator(), p)[0]) for p in (0.0, 0.249, 0.25, 1.0)}
+    totals = {p: float(loss(output, mask, phi, spacing, [Generator()], p)[0]) for p in (0.0, 0.249, 0.25, 1.0)}
     assert totals[1.0] > 0
     assert totals == {p: totals[1.0] if p >= starts else 0 for p in totals}
 
@@ -125,4 +125,4 @@ def test_an_active_term_without_what_it_needs_is_refused(term, missing):
     spacing = torch.ones(1, 3)
     phi = None if missing == "phi" else signed_distance(mask, spacing)
     with pytest.raises(ValueError, match=missing):
-        DualTaskLoss(only(term))(output, mask, phi, spacing, Generator())
+        DualTaskLoss(only(term))(output, mask, phi, spacing, [Generator()] * len(mask))

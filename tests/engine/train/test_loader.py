@@ -17,8 +17,9 @@ from tests.data.splits.populations import centre, three_centres
 
 
 def epoch_of(sampler: EpochSampler, epoch: int) -> list[tuple[int, ...]]:
+    """The boxes of an epoch in their order, of steps of one box."""
     sampler.epoch = epoch
-    return list(sampler)
+    return [draw for step in sampler for draw in step]
 
 
 @given(st.integers(1, 60), st.integers(1, 40), st.floats(0.01, 0.9), st.integers(0, 10**6))
@@ -49,6 +50,18 @@ def test_an_epoch_depends_on_the_seed_and_its_number_only():
     indices = [[index for _, index, *_ in epoch] for epoch in epochs]
     assert len({tuple(order) for order in indices}) == 8
     assert [index for _, index, *_ in epoch_of(EpochSampler(20, 2, 7, 5), 1)] != indices[0]
+
+
+@given(st.integers(1, 12), st.integers(0, 4), st.integers(1, 6))
+def test_every_step_has_as_many_boxes_and_the_last_is_filled_with_the_first(positives, negatives, batch_size):
+    whole = epoch_of(EpochSampler(positives, 3, negatives, negatives), 2)
+    sampler = EpochSampler(positives, 3, negatives, negatives, batch_size)
+    sampler.epoch = 2
+    steps = list(sampler)
+    assert len(steps) == len(sampler) == -(-len(whole) // batch_size)
+    assert all(len(step) == batch_size for step in steps)
+    drawn = [draw for step in steps for draw in step]
+    assert drawn == [whole[place % len(whole)] for place in range(len(drawn))]
 
 
 def test_without_others_an_epoch_is_a_permutation_of_its_cases():

@@ -13,7 +13,7 @@ from engine.checkpoint import FORMAT, load_checkpoint
 from engine.recipe import Recipe
 from engine.stages import STAGES
 from engine.train import command as train_command
-from engine.train.command import parse
+from engine.train.options import parse
 
 STAGE = STAGES["tumor_fine"]
 

@@ -25,12 +25,15 @@ from data.scans.grid import Grid
 from data.splits.frozen import frozen_splits, write_splits
 from data.splits.split import Split
 from engine.checkpoint import FORMAT, Checkpoint, create_run, find_run, load_checkpoint, save_checkpoint
+from engine.device import Execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
 from engine.train.loader import read_batches
-from engine.train.loop import prepare_training, train, train_step
+from engine.train.loop import train
 from engine.train.run_log import write_settings
+from engine.train.step import prepare_step, train_step
+from engine.train.training import prepare_training
 from engine.train.validate import choose_threshold
 from tests.conftest import edit_manifest
 
@@ -72,6 +75,8 @@ def training_of(
     weights=(),
     variant="full",
     healthy: int = 0,
+    device: torch.device = CPU,
+    execution: Execution | None = None,
 ):
     cases = make_cases(tmp_path / "store")
     split = Split("none", tuple(c.key for c in cases[:2]), (cases[2].key,), ())
@@ -86,10 +91,14 @@ def training_of(
         train_cases=cases[:2],
         negatives=make_cases(tmp_path / "store", healthy, lesion=False),
         validation_cases=cases[2:],
-        device=CPU,
+        execution=execution or Execution(device),
         folder=tmp_path / folder,
         checkpoint=checkpoint,
     )
+
+
+def generators(samples) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(place) for place in range(len(samples))]
 
 
 def recipe_of(stage: Stage, settings: TrainSettings, width: int = 8) -> Recipe:
@@ -167,11 +176,11 @@ def test_cases_without_a_tumour_take_part(tmp_path, stage, batch_size):
     assert len(training.loader) == (4 if batch_size == 1 else 2) and len(training.boxes) == 5
     filled = []
     for samples in read_batches(training.loader):
-        terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
+        terms = train_step(training, prepare_step(training, samples, generators(samples)), 2)
         filled += [bool(sample.mask.any()) for sample in samples]
         assert set(training.stage.method.weights.active) <= set(terms)
         assert all(torch.isfinite(term) for term in terms.values())
-    assert sorted(filled) == [False, False, True, True]
+    assert {False, True} == {*filled} and len(filled) == batch_size * len(training.loader)
 
 
 def test_without_their_share_cases_without_a_tumour_are_not_read(tmp_path):
@@ -323,10 +332,7 @@ def test_learning_rate_decays_to_zero_with_power_0_9(tmp_path):
 def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
     training = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, epochs=1, validate_every=1))
     train(training)
-    assert tuple(load_checkpoint(training.folder / "best.pt", "tumor_coarse").thresholds) == (
-        "segmentation",
-        "average",
-    )
+    assert [*load_checkpoint(training.folder / "best.pt", "tumor_coarse").thresholds] == ["segmentation", "average"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -334,7 +340,7 @@ def test_a_model_of_two_tasks_gets_a_threshold_for_each_readout(tmp_path):
 def test_every_variant_trains(tmp_path, stage, variant):
     training = training_of(tmp_path, stage, replace(SETTINGS, epochs=1), variant=variant)
     samples = next(read_batches(training.loader))
-    terms = train_step(training, samples, torch.Generator().manual_seed(0), 0.5)
+    terms = train_step(training, prepare_step(training, samples, generators(samples)), 2)
     assert {"dice", "bce"} <= set(terms) and all(torch.isfinite(term) for term in terms.values())
     assert set(training.stage.method.weights.active) <= set(terms)
 

@@ -1,0 +1,166 @@
+"""What the command line of a training script asks for."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, fields, replace
+from pathlib import Path
+
+from data.augment import Augmentation
+from data.cases.case import Case
+from data.cases.options import add_store
+from data.common.errors import InputError
+from data.common.progress import add_quiet
+from data.common.text import HelpFormatter
+from engine.method import Method
+from engine.options import (
+    add_allow_duplicates,
+    add_changes,
+    add_gpu,
+    add_path,
+    add_recipe_options,
+    read_recipe_options,
+    value_of,
+)
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.stages import VARIANTS, Stage, with_variant
+
+POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line of a training script asks for.
+
+    Attributes:
+        stage: With the method and the sampling as they were typed.
+        network, augmentation, training: The rest of the recipe.
+        split: The split to train; None for every one that leaves a centre out.
+        resume: Whether to go on with unfinished runs.
+        dry_run: Whether to stop after saying what would be done.
+        allow_duplicates: Whether to train although one scan is in two parts of a split.
+        plain: Whether to compute in the plain way, as a reference for the fast one.
+        profile: Number of steps to record with torch's profiler.
+        gpu, store, path: As in engine.options.
+    """
+
+    stage: Stage
+    network: NetworkSettings
+    augmentation: Augmentation
+    training: TrainSettings
+    split: str | None
+    resume: bool
+    dry_run: bool
+    allow_duplicates: bool
+    plain: bool
+    profile: int
+    gpu: str
+    store: Path
+    path: Path
+
+    def recipe(self, cases: Sequence[Case]) -> Recipe:
+        """Return the recipe of a run on these cases, which were all prepared in one way."""
+        return Recipe(
+            network=self.network,
+            method=self.stage.method,
+            sampling=self.stage.sampling,
+            augmentation=self.augmentation,
+            training=self.training,
+            preparation=cases[0].preparation,
+        )
+
+
+def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
+    """Read the command line of the training script of ``stage``.
+
+    Raises:
+        InputError: If a setting is out of its range, or two settings contradict each other.
+    """
+    parser = argparse.ArgumentParser(
+        description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres.",
+        formatter_class=HelpFormatter,
+        epilog="How the cases were prepared is a property of the store and is recorded with every run.",
+    )
+    parser.add_argument(
+        "--data", metavar="CENTRE", help="hold out only this centre (or train another split); none trains on all"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with unfinished runs, and start those that were not begun"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
+    add_allow_duplicates(parser)
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="compute in float32, layer by layer, by deterministic algorithms: slower, to compare with",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="record N steps with torch's profiler, in profile.txt and profile.json of the run",
+    )
+    add_gpu(parser)
+    add_store(parser)
+    add_path(parser)
+    parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
+    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; the variant full has")
+    for name, option in _method_options().items():
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            default=argparse.SUPPRESS,
+            help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
+            **value_of(option),
+        )
+    add_recipe_options(parser, stage)
+    add_quiet(parser)
+    args = parser.parse_args(argv)
+    typed = read_recipe_options(args, stage)
+    chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
+    options = TrainOptions(
+        stage=replace(typed.stage, method=with_variant(stage, args.variant).method.changed(args.weight, chosen)),
+        network=typed.network,
+        augmentation=typed.augmentation,
+        training=typed.training,
+        split=args.data,
+        resume=args.resume,
+        dry_run=args.dry_run,
+        allow_duplicates=args.allow_duplicates,
+        plain=args.plain,
+        profile=args.profile,
+        gpu=args.gpu,
+        store=args.store,
+        path=args.path,
+    )
+    check_settings(options.training, options.network)
+    return options
+
+
+def _method_options() -> dict[str, Field]:
+    """The settings of the method that have an option of their own."""
+    return {option.name: option for option in fields(Method) if option.metadata}
+
+
+def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
+    """Check the ranges of the settings that have options.
+
+    Raises:
+        InputError: If nothing could be trained with a setting.
+    """
+    settings = {**vars(training), **vars(network)}
+    for name, value in settings.items():
+        if isinstance(value, str):  # one of the choices of its option
+            continue
+        if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
+            flag = f"--{name.replace('_', '-')} {value}"
+            raise InputError(flag, "out of range", f"give a {'positive number' if name in POSITIVE else 'number >= 0'}")
+    if training.negatives >= 1:
+        problem = "leaves no step for the cases with a tumour"
+        raise InputError(f"--negatives {training.negatives}", problem, "give a share below 1, or 0 for none")
+    if network.width % (network.groups or 1):
+        problem = f"not a multiple of the {network.groups} groups"
+        raise InputError(f"--width {network.width}", problem, "give another width, or other --groups")
+    for flag, share in (("--warm-up", training.warm_up), ("--ema-decay", training.ema_decay)):
+        if share >= 1:
+            raise InputError(f"{flag} {share}", "not a share", "give a number from 0 to below 1")

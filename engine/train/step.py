@@ -1,0 +1,184 @@
+"""One step of a training: augmentation, views, network forward and backward, update.
+
+Nothing here reads a number from the device that computes, because a GPU would have to be waited for, and would then
+wait for the next step itself. What decides on shapes is drawn on the CPU.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from data.augment import batch_shape, make_batch
+from data.common.errors import InputError
+from data.samples import Sample
+from engine.device import naming_memory_errors
+from engine.processes import average_gradients, largest_shape, own_share
+from engine.train.loader import derive_seed, read_batches
+from engine.train.training import Training
+from models.views import random_views
+
+LESS_MEMORY = "start a new run with a smaller --batch-size or --width"
+
+
+class StepInput(NamedTuple):
+    """What a step computes with.
+
+    Attributes:
+        images: All views of the batch, view after view, (V B, 1, D, H, W).
+        mask: (B, 1, D, H, W), 0 or 1.
+        phi: Target of the distance head, (B, 1, D, H, W); None for a method without that head.
+        spacing: (B, 3), (z, y, x) in mm, on the CPU.
+        keys: The cases.
+        generators: Of each sample, for what the loss draws.
+    """
+
+    images: Tensor
+    mask: Tensor
+    phi: Tensor | None
+    spacing: Tensor
+    keys: tuple[str, ...]
+    generators: Sequence[Generator]
+
+
+def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
+    """Yield what the steps of an epoch compute with.
+
+    On a GPU, the next step is prepared on a stream of its own while the network is busy with this one.
+
+    Raises:
+        InputError: If a case cannot be read, or does not fit into the memory.
+    """
+    inputs = _prepared_steps(training, epoch)
+    if training.device.type != "cuda":
+        yield from inputs
+        return
+    beside, main = torch.cuda.Stream(training.device), torch.cuda.current_stream(training.device)
+    while True:
+        with torch.cuda.stream(beside):
+            upcoming = next(inputs, None)
+        if upcoming is None:
+            return
+        main.wait_stream(beside)
+        for tensor in (upcoming.images, upcoming.mask, upcoming.phi):
+            if tensor is not None:
+                tensor.record_stream(main)
+        yield upcoming
+
+
+def _prepared_steps(training: Training, epoch: int) -> Iterator[StepInput]:
+    batch_size, seed = training.recipe.training.batch_size, training.recipe.training.seed
+    for step, samples in enumerate(read_batches(training.loader)):
+        seeds = own_share([derive_seed(seed, epoch, step + 1, place) for place in range(batch_size)])
+        names = ", ".join(sample.key for sample in samples)
+        with naming_memory_errors(names, training.device, LESS_MEMORY):
+            step_input = prepare_step(training, samples, [Generator().manual_seed(s) for s in seeds])
+        yield step_input
+
+
+def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequence[Generator]) -> StepInput:
+    """Augment samples, compute the signed distance of their masks, and make their views.
+
+    Args:
+        training: The run.
+        samples: Of one step.
+        generators: One for each sample, on the CPU; what is drawn for a sample does not depend on the others.
+    """
+    method = training.stage.method
+    batch = make_batch(
+        samples,
+        training.device,
+        hu_window=training.stage.sampling.hu_window,
+        augmentation=training.recipe.augmentation,
+        generators=generators,
+        at_least=largest_shape(batch_shape(samples)),
+    )
+    phi = method.distance_target(batch.mask, batch.spacing)
+    images = random_views(batch.image, batch.spacing, method.views, generators)
+    images = images.contiguous(memory_format=training.execution.memory_format)
+    return StepInput(images, batch.mask, phi, batch.spacing, batch.keys, generators)
+
+
+def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tensor]:
+    """Run the network forward and backward, and update it.
+
+    Args:
+        training: The run.
+        step: What to compute with.
+        done: Number of steps that the run has made before.
+
+    Returns:
+        The loss, each unweighted term and the norm of the gradient before clipping: scalars on the device.
+    """
+    settings, progress = training.recipe.training, done / training.steps
+    rising = max(1.0, settings.warm_up * training.steps)
+    for group in training.optimiser.param_groups:  # linear warm-up, polynomial decay with power 0.9
+        group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
+    with training.execution.autocast():
+        output = training.forward(step.images)
+    loss, terms = training.criterion(output, step.mask, step.phi, step.spacing, step.generators, progress)
+    training.optimiser.zero_grad(set_to_none=True)
+    training.scaler.scale(loss).backward()
+    average_gradients(training.net)
+    training.scaler.unscale_(training.optimiser)
+    norm = nn.utils.clip_grad_norm_(training.net.parameters(), settings.clip_norm)
+    training.scaler.step(training.optimiser)
+    training.scaler.update()
+    if training.average is not None:
+        # In the first steps the average forgets faster, so that it does not keep the random weights of the start.
+        share = 1 - min(settings.ema_decay, (1 + done) / (10 + done))
+        with torch.no_grad():
+            for average, weight in zip(training.average.parameters(), training.net.parameters(), strict=True):
+                average.lerp_(weight, share)
+    if training.execution.scales_loss:  # a step whose scaled gradient overflows is left out, and the scale is lowered
+        norm = norm.nan_to_num(posinf=0.0)
+    return {"loss": loss.detach(), **terms, "gradient_norm": norm}
+
+
+class LossSums:
+    """The sums of what the steps of an epoch return; they are read, and checked to be finite, several steps at a time.
+
+    Args:
+        read_every: Steps that are read at a time.
+    """
+
+    def __init__(self, read_every: int) -> None:
+        self.read_every, self.count = read_every, 0
+        self.sums: dict[str, float] = {}
+        self._unread: list[tuple[tuple[str, ...], dict[str, Tensor]]] = []
+
+    def add(self, keys: tuple[str, ...], terms: dict[str, Tensor]) -> None:
+        """Add the terms of a step on these cases.
+
+        Raises:
+            InputError: If a term of one of the steps read now is not finite; it names the cases.
+        """
+        self._unread.append((keys, terms))
+        if len(self._unread) >= self.read_every:
+            self.read()
+
+    def read(self) -> None:
+        """Read the steps that have not been read yet.
+
+        Raises:
+            InputError: As for ``add``.
+        """
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        rows = torch.stack([torch.stack([term.float() for term in terms.values()]) for _, terms in unread]).tolist()
+        for (keys, terms), row in zip(unread, rows, strict=True):
+            values = dict(zip(terms, row, strict=True))
+            if not all(map(math.isfinite, row)):
+                shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+                problem = f"the loss is not finite ({shown})"
+                raise InputError(", ".join(keys), problem, "look at the case, or use a lower --lr")
+            for name, value in values.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            self.count += 1
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term over the steps that have been read."""
+        return {name: total / self.count for name, total in self.sums.items()}

@@ -1,0 +1,186 @@
+"""One run of a training: what it computes with, from its cases to its optimiser."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.cases.case import Case
+from data.cases.store import digest
+from data.common.errors import InputError
+from data.samples import BoxDataset, Sample, spacing_range
+from data.splits.split import Split
+from engine.checkpoint import Checkpoint
+from engine.device import Compiled, Execution
+from engine.recipe import OPTIMISERS, Recipe
+from engine.stages import Stage
+from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
+from models.dual_task_net import DualTaskOutput
+from models.losses import DualTaskLoss
+
+
+@dataclass
+class Training:
+    """One run while it trains.
+
+    Attributes:
+        stage: With the method and the sampling of the recipe.
+        split: Names the training and validation cases.
+        recipe: All settings.
+        execution: How it is computed, and where.
+        folder: The run folder.
+        loader: Yields the samples of a step as a list, or an error in place of a sample.
+        sampler: Orders them; knows the epoch.
+        validation: The validation cases; may be empty.
+        net: The network.
+        forward: Runs it, compiled if the execution says so.
+        optimiser: As the recipe names it.
+        scaler: Scales the loss if the execution asks for it; it starts anew in a run that goes on.
+        average: Exponential moving average of the weights; None if the recipe has none.
+        criterion: The loss.
+        data_hash: Hash of the training and validation cases as they were prepared when the run began.
+        spacing_range: Finest and coarsest voxel size (z, y, x) in mm of the training cases.
+        epochs_done: Completed epochs.
+        best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
+    """
+
+    stage: Stage
+    split: Split
+    recipe: Recipe
+    execution: Execution
+    folder: Path
+    loader: DataLoader[Sample | InputError]
+    sampler: EpochSampler
+    validation: Sequence[Case]
+    net: nn.Module
+    forward: Callable[[Tensor], DualTaskOutput]
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: nn.Module | None
+    criterion: DualTaskLoss
+    data_hash: str
+    spacing_range: list[list[float]]
+    epochs_done: int = 0
+    best_dice: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of optimisation steps of the whole run."""
+        return self.recipe.training.epochs * len(self.loader)
+
+    @property
+    def boxes(self) -> BoxDataset:
+        """The boxes that the loader reads."""
+        return cast("NamingDataset", self.loader.dataset).boxes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.execution.device
+
+    @property
+    def title(self) -> str:
+        """The run in a few words, for progress bars and pictures."""
+        return f"{self.stage.title}, {self.split.name} held out"
+
+
+def prepare_training(
+    *,
+    stage: Stage,
+    split: Split,
+    recipe: Recipe,
+    train_cases: Sequence[Case],
+    negatives: Sequence[Case] = (),
+    validation_cases: Sequence[Case],
+    execution: Execution,
+    folder: Path,
+    checkpoint: Checkpoint | None = None,
+) -> Training:
+    """Build the network, the optimiser and the loader of a run.
+
+    Args:
+        stage: With the method and the sampling of the recipe.
+        split: Names the cases.
+        recipe: All settings.
+        train_cases: Cases with the target, at least one.
+        negatives: Training cases without it, which take part as far as the recipe says.
+        validation_cases: May be empty.
+        execution: How to compute it, and where.
+        folder: The run folder, which exists.
+        checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
+
+    Raises:
+        InputError: If the cases have been prepared again since the checkpoint was written, or it is of another network.
+    """
+    settings = recipe.training
+    torch.manual_seed(settings.seed)  # of the initial weights, which are the same in all processes
+    device = execution.device
+    net = recipe.build_network(device, execution.memory_format)
+    drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
+    cases = [*train_cases, *(negatives if drawn else ())]
+    dataset = BoxDataset(
+        cases,
+        stage.sampling,
+        settings.seed,
+        recipe.augmentation.reach,
+        share_around_pancreas(len(train_cases), drawn),
+    )
+    sampler = EpochSampler(len(train_cases), settings.seed, len(negatives), drawn, settings.batch_size)
+    training = Training(
+        stage=stage,
+        split=split,
+        recipe=recipe,
+        execution=execution,
+        folder=folder,
+        loader=make_loader(dataset, sampler, settings.workers),
+        sampler=sampler,
+        validation=validation_cases,
+        net=net,
+        forward=Compiled(net) if execution.compiled else net,
+        optimiser=OPTIMISERS[settings.optimiser](
+            net.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=True if device.type == "cuda" else None,
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=execution.scales_loss),
+        average=copy.deepcopy(net) if settings.ema_decay else None,
+        criterion=DualTaskLoss(
+            stage.method.weights,
+            min_cells=stage.method.min_anchor_cells,
+            ring_mm=stage.method.ring_mm,
+            ramp=stage.method.ramp,
+            steepness=stage.method.steepness,
+        ),
+        data_hash=digest([*cases, *validation_cases]),
+        spacing_range=spacing_range(cases),
+    )
+    if checkpoint is not None:
+        restore(training, checkpoint)
+    return training
+
+
+def restore(training: Training, checkpoint: Checkpoint) -> None:
+    """Bring a training to the state of a checkpoint.
+
+    Raises:
+        InputError: As for ``prepare_training``.
+    """
+    remedy = "start a new run without --resume"
+    if checkpoint.data_hash != training.data_hash:
+        raise InputError(training.folder, "its cases have been prepared again since", remedy)
+    try:
+        training.net.load_state_dict(checkpoint.net)
+        if checkpoint.optimiser is not None:
+            training.optimiser.load_state_dict(checkpoint.optimiser)
+        if training.average is not None:
+            training.average.load_state_dict(checkpoint.average or {})  # which is refused if it is missing
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"its parameters are not those of the network of {training.stage.title}"
+        raise InputError(training.folder / "last.pt", problem, remedy) from error
+    training.epochs_done, training.best_dice = checkpoint.epoch, checkpoint.best_dice

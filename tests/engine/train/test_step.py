@@ -1,0 +1,105 @@
+"""A step on its device: what it waits for, what it computes when compiled, and what it reports."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data.common.errors import InputError
+from engine.device import Compiled, choose_execution
+from engine.recipe import TrainSettings
+from engine.stages import STAGES, VARIANTS
+from engine.train.loader import read_batches
+from engine.train.loop import train
+from engine.train.step import LossSums, prepare_step, step_inputs, train_step
+from tests.engine.train.test_train import generators, read_losses, training_of
+
+SETTINGS = TrainSettings(epochs=2, workers=0, lr=1e-3, ema_decay=0.9)
+META = torch.device("meta")  # a device without numbers: whoever reads one gets an error
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "published"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_reads_no_number_from_its_device(tmp_path, monkeypatch, stage, variant):
+    """The published variant is left out: its distance is computed by SciPy, which needs the mask."""
+    monkeypatch.setattr(
+        "data.augment._generator_on", lambda *_: None
+    )  # no generator draws for a device without numbers
+    terms = ("reciprocal", "agreement", "deep")
+    training = training_of(tmp_path, stage, SETTINGS, variant=variant, weights=[f"{t}=1" for t in terms], device=META)
+    training.net.train()
+    for samples in read_batches(training.loader):
+        found = train_step(training, prepare_step(training, samples, generators(samples)), 1)
+        assert all(term.device == META and term.ndim == 0 for term in found.values())
+        with pytest.raises(RuntimeError):
+            float(found["loss"])
+
+
+def losses_of(training, steps: int = 20) -> list[float]:
+    training.net.train()
+    torch.manual_seed(0)
+    samples = next(read_batches(training.loader))
+    return [
+        float(train_step(training, prepare_step(training, samples, generators(samples)), 1)["loss"])
+        for _ in range(steps)
+    ]
+
+
+def test_the_plain_way_gives_the_same_losses(tmp_path):
+    settings = replace(SETTINGS, lr=1e-4)  # Adam makes the more of rounding the higher the rate
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        execution = choose_execution(torch.device("cpu"), plain=True)
+        reference = losses_of(training_of(tmp_path, "tumor_fine", settings, execution=execution))
+    assert losses_of(training_of(tmp_path, "tumor_fine", settings)) == pytest.approx(reference, rel=1e-3)
+
+
+def test_a_network_that_cannot_be_compiled_runs_without_and_says_so(tmp_path, monkeypatch, capsys):
+    training = training_of(tmp_path, "pancreas_fine", SETTINGS)
+    reference = training_of(tmp_path, "pancreas_fine", SETTINGS)
+
+    def fail(_):
+        raise torch._dynamo.exc.TorchDynamoException("no compiler found\nand more")
+
+    training.forward = Compiled(training.net)
+    monkeypatch.setattr(training.forward, "compiled", fail)
+    assert losses_of(training, 2) == losses_of(reference, 2)
+    assert (
+        capsys.readouterr().out.count("the network cannot be compiled here, so it runs without (no compiler found)")
+        == 1
+    )
+
+
+def test_losses_are_read_several_steps_at_a_time_and_a_fault_names_its_case():
+    sums = LossSums(read_every=3)
+    for value in (1.0, 2.0):
+        sums.add(("c/a",), {"loss": torch.tensor(value)})
+    assert sums.means() == {}
+    sums.add(("c/b",), {"loss": torch.tensor(6.0)})
+    sums.add(("c/b",), {"loss": torch.tensor(3.0)})
+    sums.read()
+    assert sums.means() == {"loss": 3.0}
+    sums.add(("c/d", "c/e"), {"loss": torch.tensor(torch.nan), "dice": torch.tensor(0.5)})
+    sums.add(("c/f",), {"loss": torch.tensor(1.0), "dice": torch.tensor(0.5)})
+    with pytest.raises(InputError, match=r"c/d, c/e: the loss is not finite \(loss nan, dice 0.5\)"):
+        sums.read()
+
+
+def test_what_is_drawn_for_a_sample_does_not_depend_on_the_others(tmp_path):
+    training = training_of(tmp_path, "tumor_coarse", SETTINGS)
+    both = next(step_inputs(training, 1))
+    samples = next(read_batches(training.loader))
+    second = prepare_step(training, samples, generators(samples))
+    alone = prepare_step(training, samples[1:], generators(samples)[1:])
+    assert both.keys == second.keys
+    assert torch.equal(second.images[1::2], alone.images) and torch.equal(second.mask[1:], alone.mask)
+
+
+def test_steps_are_recorded_with_the_profiler(tmp_path):
+    training = training_of(
+        tmp_path, "pancreas_fine", TrainSettings(epochs=14, batch_size=2, workers=0, validate_every=14)
+    )
+    train(training, profile=2)
+    assert "convolution" in (training.folder / "profile.txt").read_text()
+    assert (training.folder / "profile.json").stat().st_size > 1000 and len(read_losses(training.folder)) == 14
