@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.group_norm import GroupNorm
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -19,13 +21,13 @@ class Activation:
     groups: int = 8
     leak: float = 0.0
 
-    def norm(self, channels: int) -> nn.GroupNorm:
+    def norm(self, channels: int) -> GroupNorm:
         """Build the normalisation of (B, channels, ...)."""
-        return nn.GroupNorm(self.groups or channels, channels)
+        return GroupNorm(self.groups or channels, channels)
 
     def relu(self) -> nn.Module:
-        """Build the function that follows the normalisation."""
-        return nn.LeakyReLU(self.leak) if self.leak else nn.ReLU()
+        """Build the function that follows the normalisation, whose result it overwrites: no gradient needs that."""
+        return nn.LeakyReLU(self.leak, inplace=True) if self.leak else nn.ReLU(inplace=True)
 
 
 class StandardisedConv3d(nn.Conv3d):
@@ -67,8 +69,28 @@ class StandardisedConv3d(nn.Conv3d):
         return self._kept[1]
 
     def _standardise(self) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
-        return (self.weight - mean) * torch.rsqrt(variance + 1e-12)
+        count = self.weight[0].numel()
+        biased = (
+            1 - 1 / count
+        )  # layer normalisation divides by the biased variance, which is the unbiased one times this
+        filters = self.weight.as_strided((len(self.weight), count), (count, 1))  # in the order of the memory
+        standardised = F.layer_norm(filters, (count,), eps=1e-12 * biased) * biased**0.5
+        return standardised.as_strided(self.weight.shape, self.weight.stride())
+
+
+class PointwiseConv3d(nn.Conv3d):
+    """A 1x1x1 convolution that is computed as a product of matrices.
+
+    For a single output channel in channels last, torch has no fast convolution on a CPU and copies the features into
+    another layout and back.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, D, H, W) to (B, out_channels, D, H, W)."""
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
 def norm_relu_conv(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import Activation, ResidualBlock, StandardisedConv3d, norm_relu_conv
+from models.blocks import Activation, PointwiseConv3d, ResidualBlock, StandardisedConv3d, norm_relu_conv
 from models.signed_distance import distance_to_mask, scale_steepness
 
 REDUCTION = 8  # voxels of the input per cell of the bottom grid, along each axis
@@ -116,17 +116,17 @@ class DualTaskNet(nn.Module):
         self.decoder1 = block(w1, w1)
 
         def head(channels: int) -> nn.Sequential:
-            return nn.Sequential(activation.norm(channels), activation.relu(), nn.Conv3d(channels, 1, 1))
+            return nn.Sequential(activation.norm(channels), activation.relu(), PointwiseConv3d(channels, 1))
 
         normalised = head_input == "normalised"
         self.head_input = nn.Sequential(activation.norm(w1), activation.relu()) if normalised else nn.Identity()
-        self.seg = nn.Conv3d(w1, 1, 1)
-        self.sdf = nn.Conv3d(w1, 1, 1) if "sdf" in heads else None
+        self.seg = PointwiseConv3d(w1, 1)
+        self.sdf = PointwiseConv3d(w1, 1) if "sdf" in heads else None
         if normalised:
             _initialise(self.seg, SEGMENTATION_DEVIATION, SEGMENTATION_BIAS)
         if normalised and self.sdf is not None:
             _initialise(self.sdf, DISTANCE_DEVIATION, 0.0)
-        self.embedding = nn.Sequential(nn.Conv3d(w8, 32, 1), nn.ReLU()) if "embedding" in heads else None
+        self.embedding = nn.Sequential(PointwiseConv3d(w8, 32), nn.ReLU()) if "embedding" in heads else None
         self.slice = SliceHead(w8, w4, activation) if "slice" in heads else None
         self.deep = nn.ModuleList([head(w1), head(w2)]) if "deep" in heads else None
 

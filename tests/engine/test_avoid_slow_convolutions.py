@@ -21,12 +21,10 @@ class DoublingConv3d(StandardisedConv3d):
     """What the hooks amount to, written into the convolution itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
-        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-12)
         count = len(x)
         if count == 1 and math.prod(x.shape[1:4]) <= ONEDNN_ABOVE:
             x = x.expand(2, -1, -1, -1, -1)
-        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)[:count]
+        return F.conv3d(x, self._filters(), None, self.stride, self.padding, self.dilation)[:count]
 
 
 def network(*, hooked: bool = False, doubling: bool = False) -> DualTaskNet:

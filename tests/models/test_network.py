@@ -74,7 +74,7 @@ def test_the_distance_starts_where_its_transform_has_a_slope_if_the_heads_read_n
 def test_zero_groups_are_instance_norm_and_a_leak_passes_negative_values():
     x = torch.randn(2, 6, 4, 4, 4)
     assert torch.allclose(Activation(groups=0).norm(6)(x), nn.InstanceNorm3d(6)(x), atol=1e-5)
-    assert torch.equal(Activation(leak=0.01).relu()(x), torch.where(x > 0, x, 0.01 * x))
+    assert torch.equal(Activation(leak=0.01).relu()(x.clone()), torch.where(x > 0, x, 0.01 * x))
     net = DualTaskNet(width=12, heads=("seg",), activation=Activation(groups=4, leak=0.01))
     assert {m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)} == {4}
     assert {m.negative_slope for m in net.modules() if isinstance(m, nn.LeakyReLU)} == {0.01}

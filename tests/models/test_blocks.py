@@ -1,0 +1,99 @@
+"""Building blocks that are faster than torch's own give the same values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import group_norm
+from models.blocks import PointwiseConv3d, StandardisedConv3d
+from models.group_norm import GroupNorm
+
+ROWS = (16, 16, 16)  # sides of enough voxels for our own backward pass
+
+
+def random_like(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+
+
+def channels_last(*shape: int) -> Tensor:
+    x = 3 * torch.randn(*shape, dtype=torch.double) + 1
+    return x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+
+
+def is_ours(y: Tensor) -> bool:
+    return y.grad_fn is not None and y.grad_fn.name() == "_GroupNormBackward"
+
+
+def gradients(module: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(module(x), (x, *module.parameters()), upstream))
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(8, 8), (2, 8), (1, 3), (3, 3)])
+@pytest.mark.parametrize("sides", [ROWS, (17, 13, 19)], ids=str)
+def test_group_norm_has_the_values_and_gradients_of_torch(groups, channels, sides):
+    torch.manual_seed(0)
+    ours, torchs = (kind(groups, channels).double() for kind in (GroupNorm, nn.GroupNorm))
+    random_like(ours)
+    torchs.load_state_dict(ours.state_dict())
+    x = channels_last(2, channels, *sides)
+    assert is_ours(ours(x))
+    assert torch.equal(ours(x), torchs(x))
+    for upstream in (torch.randn_like(x), torch.randn(x.shape, dtype=x.dtype)):  # in both layouts
+        for a, b in zip(gradients(ours, x, upstream), gradients(torchs, x, upstream), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_gradient_of_group_norm_is_that_of_finite_differences(monkeypatch):
+    torch.manual_seed(0)
+    norm = GroupNorm(2, 4).double()
+    random_like(norm)
+    monkeypatch.setattr(group_norm, "LEAST_VOXELS", 1)
+    arguments = (channels_last(2, 4, 2, 3, 4), *norm.parameters())
+    names = [name for name, _ in norm.named_parameters()]
+
+    def normalise(x: Tensor, *parameters: Tensor) -> Tensor:
+        return torch.func.functional_call(norm, dict(zip(names, parameters, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(normalise, arguments)
+
+
+def test_group_norm_sums_the_gradient_of_its_bias_to_rounding():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 32, 32, 32).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    upstream, norm = torch.rand_like(x), GroupNorm(8, 8)
+    exact = upstream.double().sum((0, 2, 3, 4)).float()
+    torch.testing.assert_close(gradients(norm, x, upstream)[-1], exact, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("channels", "sides", "layout"),
+    [(8, ROWS, torch.contiguous_format), (8, (8, 8, 8), torch.channels_last_3d), (64, ROWS, torch.channels_last_3d)],
+)
+def test_group_norm_is_torchs_where_that_is_faster(channels, sides, layout):
+    x = torch.randn(1, channels, *sides).contiguous(memory_format=layout)
+    assert not is_ours(GroupNorm(8, channels)(x))
+    assert is_ours(GroupNorm(8, 8)(torch.randn(1, 8, *ROWS).contiguous(memory_format=torch.channels_last_3d)))
+
+
+@pytest.mark.parametrize("out_channels", [1, 5])
+def test_pointwise_convolution_equals_a_convolution(out_channels):
+    torch.manual_seed(0)
+    ours, torchs = PointwiseConv3d(8, out_channels).double(), nn.Conv3d(8, out_channels, 1).double()
+    torchs.load_state_dict(ours.state_dict())
+    x = channels_last(2, 8, 3, 4, 5)
+    torch.testing.assert_close(ours(x), torchs(x))
+    upstream = torch.randn(2, out_channels, 3, 4, 5, dtype=torch.double)
+    for a, b in zip(gradients(ours, x, upstream), gradients(torchs, x, upstream), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_filters_are_centred_and_divided_by_their_unbiased_deviation():
+    torch.manual_seed(0)
+    conv, x = StandardisedConv3d(3, 4).double(), channels_last(1, 3, 5, 5, 5)
+    weight = conv.weight.detach()
+    mean, deviation = weight.mean((1, 2, 3, 4), keepdim=True), weight.std((1, 2, 3, 4), keepdim=True)
+    torch.testing.assert_close(conv(x), F.conv3d(x, (weight - mean) / deviation, padding=1))
+    nn.init.constant_(conv.weight, 0.3)  # a constant filter becomes zero
+    assert conv(x).abs().max() < 1e-6
