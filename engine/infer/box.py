@@ -43,6 +43,7 @@ NO_FLIPS: tuple[Flip, ...] = ((),)  # the image as it is, in an eighth of the ti
 # no longer fit into the caches.
 CPU_BATCH_VOXELS = 200_000
 TILE_OVERLAP = 32  # voxels that neighbouring tiles share at least
+TILE_SIGMA = 1 / 8  # standard deviation of the weight of a tile's voxels, as a share of its side; as in nnU-Net
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
 
 
@@ -158,20 +159,25 @@ def _batches_of_flips(flips: Sequence[Flip], tile: Index3D, device: torch.device
 def _apply_in_tiles(forward: Callable[[Tensor], Tensor], image: Tensor, tile: Index3D) -> Tensor:
     """Apply ``forward`` to overlapping tiles of images (B, 1, D, H, W), or to the whole of them if it is one tile.
 
-    A triangular weight along each axis makes the middle of a tile count more than its border, where the network sees
-    only part of the surroundings.
+    A Gaussian weight makes the middle of a tile count more than its border, where the network sees only part of the
+    surroundings.
     """
     if tile == tuple(image.shape[2:]):
         return forward(image)
-    ramps = [torch.arange(1, n + 1, device=image.device, dtype=image.dtype) for n in tile]
-    along_z, along_y, along_x = (torch.minimum(ramp, ramp.flip(0)) / len(ramp) for ramp in ramps)
-    ramp = along_z[:, None, None] * along_y[:, None] * along_x
-    total, weight = torch.zeros_like(image), torch.zeros_like(image)
+    along_z, along_y, along_x = (_gaussian(n, image.device) for n in tile)
+    tile_weight = along_z[:, None, None] * along_y[:, None] * along_x
+    total, weight = torch.zeros_like(image), torch.zeros_like(image[:1])
     for z, y, x in itertools.product(*map(_tile_starts, image.shape[2:], tile)):
         part = (..., slice(z, z + tile[0]), slice(y, y + tile[1]), slice(x, x + tile[2]))
-        total[part] += forward(image[part]) * ramp
-        weight[part] += ramp
+        total[part] += forward(image[part]) * tile_weight
+        weight[part] += tile_weight
     return total / weight
+
+
+def _gaussian(length: int, device: torch.device) -> Tensor:
+    """Return the weights of the voxels of a tile along an axis."""
+    from_middle = (torch.arange(length, device=device, dtype=torch.float32) - (length - 1) / 2) / length
+    return torch.exp(-0.5 * (from_middle / TILE_SIGMA).square())
 
 
 def _tile_starts(length: int, tile: int) -> list[int]:
