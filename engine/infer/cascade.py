@@ -155,7 +155,7 @@ def load_model(
     except RuntimeError as error:
         problem = f"its parameters are not those of the network of {stage.title}"
         raise InputError(run / "best.pt", problem, "train this stage again", command=stage.script("train")) from error
-    for head in set(net.heads) - READOUTS[readout].heads:
+    for head in set(recipe.method.heads) - READOUTS[readout].heads:
         setattr(net, head, None)  # nobody reads it
     return StageModel(
         stage=stage,
