@@ -36,10 +36,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from medpy.metric.binary import assd, hd95
 from scipy import ndimage
-from skimage import measure
 
 from data.samples import MARGIN_MM, margin_box
 from data.scans.boxes import Box, bounding_box, union
+from data.scans.components import label_components
 from data.scans.grid import volume_ml
 
 AGREEMENT = (
@@ -158,7 +158,7 @@ def _count_components(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
     box = bounding_box(mask)
     if box is None:
         return 0, 0
-    components, count = measure.label(mask[box.slices], connectivity=3, return_num=True)
+    components, count = label_components(mask[box.slices])
     touched = np.unique(components[other[box.slices]])
     return count, int(np.count_nonzero(touched))
 

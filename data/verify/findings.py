@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
 from data.contact_sheet.sheet import draw_tile
 from data.duplicates.thumbnail import make_thumbnail
 from data.scans.boxes import bounding_box
+from data.scans.components import label_components
 from data.scans.grid import volume_ml
 from data.scans.hounsfield import find_hu_problem
 from data.scans.volume import Volume
@@ -185,7 +185,7 @@ def _label_doubts(label: np.ndarray, spacing: Sequence[float]) -> Iterator[Doubt
     if ends:
         where = " and ".join(ends)
         yield Doubt(f"pancreas at the {where} end of the scan", "a part of the gland may be missing: look at it")
-    parts, count = ndimage.label(crop > 0, structure=np.ones((3, 3, 3)))
+    parts, count = label_components(crop > 0)
     if count > 1:
         sizes = np.bincount(parts.ravel())[1:]
         rest_ml = (sizes.sum() - sizes.max()) * float(np.prod(spacing)) / 1000

@@ -12,7 +12,6 @@ An evaluation leaves in its folder, which is in the run folder of the model:
 ``python -m engine.evaluate`` scores any folder of masks that exist already (``engine.evaluate.folder``).
 """
 
-import argparse
 import contextlib
 import shutil
 import sys
@@ -26,16 +25,14 @@ import numpy as np
 import yaml
 
 from data.cases.case import Case
-from data.cases.options import add_store
 from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
-from data.common.progress import add_quiet, progress
+from data.common.progress import progress
 from data.common.records import read_yaml
-from data.common.text import HelpFormatter
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
-from data.splits.split import NONE_HELD_OUT, Split, centres_with, choose_splits, held_out_cases
+from data.splits.split import Split, centres_with, choose_splits, held_out_cases
 from engine.checkpoint import find_run, stage_command
 from engine.device import choose_device, naming_memory_errors
 from engine.evaluate.masks import (
@@ -46,106 +43,11 @@ from engine.evaluate.masks import (
     score_prepared_mask,
     write_prepared_mask,
 )
+from engine.evaluate.options import EvaluateOptions, parse
 from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_organ, select_roi
-from engine.options import add_average, add_gpu, add_path
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
-from engine.stages import STAGES, Stage
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What the command line of an evaluation script asks for.
-
-    Attributes:
-        stage: The stage to evaluate.
-        split: The split to evaluate; None for every one that leaves a centre out.
-        time: The run to evaluate; None for the newest.
-        threshold: Binarisation threshold; None for that of the model.
-        readout: Name in ``engine.infer.box.READOUTS``.
-        roi: Whether the stage looks around the "predicted" or the "reference" pancreas; None for the first stage.
-        gpu: As in engine.options.
-        store: As in engine.options.
-        path: As in engine.options.
-    """
-
-    stage: Stage
-    split: str | None
-    time: str | None
-    threshold: float | None
-    readout: str
-    roi: str | None
-    gpu: str
-    store: Path
-    path: Path
-
-    def command(self) -> str:
-        """Return the command that runs this evaluation, ready to paste into a shell."""
-        words = ["--time", self.time] if self.time else []
-        words += ["--thresh", f"{self.threshold:g}"] if self.threshold is not None else []
-        words += ["--roi", self.roi] if self.roi == "reference" else []
-        words += ["--average"] if self.readout == "average" else []
-        return stage_command(
-            self.stage, "evaluate", split=self.split, checkpoints=self.path, store=self.store, more=words
-        )
-
-
-def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
-    """Read the command line of the evaluation script of ``stage``.
-
-    Raises:
-        InputError: If the value of an option makes no sense.
-    """
-    parser = argparse.ArgumentParser(
-        description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "--data",
-        metavar="CENTRE",
-        help="evaluate only the split that holds out this centre, or another split by its name (default: every split "
-        "that holds a centre out)",
-    )
-    parser.add_argument(
-        "--time", metavar="YYYY_MM_DD_HH_MM_SS", help="evaluate the run of this time (default: the newest run)"
-    )
-    parser.add_argument(
-        "--thresh",
-        type=float,
-        metavar="FLOAT",
-        help="probability above which a voxel is foreground (default: as chosen on the validation cases)",
-    )
-    add_gpu(parser)
-    add_store(parser)
-    add_path(parser)
-    if stage.predecessor:
-        parser.add_argument(
-            "--roi",
-            choices=("predicted", "reference"),
-            default="predicted",
-            help="look around the pancreas as the earlier stages predicted it, or around that of the reference, so "
-            "that their errors do not count",
-        )
-    if not stage.segments_pancreas:
-        add_average(parser)
-    add_quiet(parser)
-    args = parser.parse_args(argv)
-    if args.thresh is not None and not 0 < args.thresh < 1:
-        raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
-    if args.data == NONE_HELD_OUT:
-        problem = "this split holds no centre out, so there is nothing to evaluate on"
-        raise InputError(f"--data {NONE_HELD_OUT}", problem, "name a centre, or leave out --data for all of them")
-    return EvaluateOptions(
-        stage=stage,
-        split=args.data,
-        time=args.time,
-        threshold=args.thresh,
-        readout="average" if getattr(args, "average", False) else "segmentation",
-        roi=getattr(args, "roi", None),
-        gpu=args.gpu,
-        store=args.store,
-        path=args.path,
-    )
+from engine.stages import STAGES
 
 
 @command
@@ -173,6 +75,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
                 at=options.time,
                 threshold=options.threshold,
                 readout=options.readout,
+                fast=options.fast,
                 store=options.store,
             )
             faults += run_evaluation(open_evaluation(replace(options, split=split.name), model, split, cases))
@@ -254,7 +157,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
         model=model,
         split=split,
         cases=cases,
-        folder=evaluation_folder(model.run, options.roi, model.readout, options.threshold),
+        folder=evaluation_folder(model.run, options.roi, model.readout, options.threshold, fast=model.fast),
         earlier=find_earlier_evaluations(options, split.name),
     )
     settings = {
@@ -265,7 +168,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
         "roi": options.roi,
         "cases": digest(cases),
         "before": {name: read_settings(earlier.folder) for name, earlier in evaluation.earlier.items()},
-    }
+    } | ({"fast": True} if model.fast else {})
     if read_settings(evaluation.folder) != settings:
         shutil.rmtree(evaluation.folder, ignore_errors=True)
         with replacing(evaluation.folder / "settings.yaml") as unfinished:
@@ -345,7 +248,9 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     }
 
 
-def evaluation_folder(run: Path, roi: str | None, readout: str, threshold: float | None = None) -> Path:
+def evaluation_folder(
+    run: Path, roi: str | None, readout: str, threshold: float | None = None, *, fast: bool = False
+) -> Path:
     """Return the folder for the results of a run; each kind of evaluation has its own.
 
     Args:
@@ -353,9 +258,13 @@ def evaluation_folder(run: Path, roi: str | None, readout: str, threshold: float
         roi: The pancreas around which the stage looks, "predicted" or "reference"; None for the first stage.
         readout: Name in ``engine.infer.box.READOUTS``.
         threshold: The threshold if it was typed. Later stages never read such a folder.
+        fast: As in ``StageModel``.
     """
-    averaged = "average" if readout == "average" else None
-    parts = ["evaluation", roi, averaged, f"thresh_{threshold:g}" if threshold is not None else None]
+    averaged, typed = (
+        "average" if readout == "average" else None,
+        None if threshold is None else f"thresh_{threshold:g}",
+    )
+    parts = ["evaluation", roi, averaged, typed, "fast" if fast else None]
     return run / "_".join(filter(None, parts))
 
 
@@ -377,7 +286,7 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
                 continue
             earlier = replace(earlier, roi="predicted" if stage.predecessor else None, readout="segmentation")
         folder = evaluation_folder(
-            find_run(options.path, stage, split, store=options.store), earlier.roi, earlier.readout
+            find_run(options.path, stage, split, store=options.store), earlier.roi, earlier.readout, fast=earlier.fast
         )
         if not (folder / "summary.json").exists():
             problem = f"the stage {stage.title} has not been evaluated yet"

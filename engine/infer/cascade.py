@@ -25,7 +25,7 @@ from data.samples import Sampling, fits_patch, mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
-from engine.infer.box import segment_box
+from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
@@ -56,6 +56,7 @@ class StageModel:
         split_hash: Hash of the cases in the parts of its split.
         preparation: How its training cases were prepared.
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
+        fast: Whether it computes every box once instead of averaging over the eight flips.
     """
 
     stage: Stage
@@ -68,6 +69,7 @@ class StageModel:
     split_hash: str
     preparation: Preparation
     spacing_range: Sequence[Sequence[float]] | None = None
+    fast: bool = False
 
 
 class StageResult(NamedTuple):
@@ -118,6 +120,7 @@ def load_model(
     until: str | None = None,
     threshold: float | None = None,
     readout: str = "segmentation",
+    fast: bool = False,
     store: Path | None = None,
 ) -> StageModel:
     """Load the newest finished model of a stage and split.
@@ -131,6 +134,7 @@ def load_model(
         until: Only runs that were started at this time or before.
         threshold: Binarisation threshold; None for the one that was chosen on the validation cases.
         readout: Name in ``engine.infer.box.READOUTS``.
+        fast: As in ``StageModel``.
         store: Folder of the prepared cases, for the command that an error names; None for the default folder.
 
     Raises:
@@ -151,6 +155,8 @@ def load_model(
     except RuntimeError as error:
         problem = f"its parameters are not those of the network of {stage.title}"
         raise InputError(run / "best.pt", problem, "train this stage again", command=stage.script("train")) from error
+    for head in set(recipe.method.heads) - READOUTS[readout].heads:
+        setattr(net, head, None)  # nobody reads it
     return StageModel(
         stage=stage,
         net=net.eval(),
@@ -162,6 +168,7 @@ def load_model(
         split_hash=checkpoint.split_hash,
         preparation=recipe.preparation,
         spacing_range=checkpoint.spacing_range,
+        fast=fast,
     )
 
 
@@ -261,6 +268,7 @@ def segment_stage(
             stage=model.stage,
             device=model.device,
             readout=model.readout,
+            flips=NO_FLIPS if model.fast else FLIPS,
             within=None if organ is None else organ[box.slices],
             out=mask[box.slices],
         )

@@ -5,6 +5,7 @@ Several calls, also at the same time, may write into one folder: each adds the r
 
 import csv
 import os
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ class PredictionFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.table = folder, folder / "volumes.csv"
+        self._threads = threading.Lock()  # so that threads of this process need not wait as for another process
 
     def mask_path(self, name: str) -> Path:
         """Return the path of the mask of a scan."""
@@ -89,7 +91,8 @@ class PredictionFolder:
         owners = {row["case"]: row["scan"] for row in rows}
         for place, name in names.items():
             self._check_owner(name, str(place), owners)
-            if name not in owners and self.mask_path(name).exists():
+            # A row that another process has written since is there before its mask is.
+            if name not in owners and self.mask_path(name).exists() and name not in self._names_in_table():
                 problem = f"this mask has no row in {self.table.name}, so it may be that of another scan"
                 raise InputError(self.mask_path(name), problem, "move it away, or choose another --output")
         return names
@@ -118,11 +121,14 @@ class PredictionFolder:
             InputError: If the row of another scan has the same name, the table is damaged, or another process does not
                 release its lock.
         """
-        with self._locked():
+        with self._threads, self._locked():
             rows = self.read_rows()
             self._check_owner(row["case"], row["scan"], {other["case"]: other["scan"] for other in rows})
             by_scan = {other["scan"]: other for other in rows} | {row["scan"]: _complete(row)}
             write_case_table(self.table, list(by_scan.values()))
+
+    def _names_in_table(self) -> set[str]:
+        return {row["case"] for row in self.read_rows()}
 
     def _locked(self) -> AbstractContextManager[int]:
         return exclusive_lock(self.folder, "try again, or choose another --output", patience_s=LOCK_PATIENCE_S)
@@ -137,28 +143,42 @@ class PredictionFolder:
 def _distinguish(places: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, str]:
     """Name scans by their file and, where names collide, by one folder above it after the other.
 
+    The names follow from ``places`` alone, however many of them are in the table already: processes that share the
+    scans, or a call that goes on after an interruption, name them alike.
+
     Args:
         places: Absolute paths.
-        known: Names that are fixed.
+        known: Names that are fixed, because the table has them.
 
     Raises:
         InputError: If names collide although they hold all folders.
     """
     depths = dict.fromkeys(places, 0)
+    _deepen(depths, {})
+    names, collided = _deepen(depths, known)
+    if collided:
+        problem = "several scans would have this name and write the same mask"
+        raise InputError(names[collided[0]], problem, "rename them, or segment them into different folders")
+    return names
+
+
+def _deepen(depths: dict[Path, int], fixed: Mapping[Path, str]) -> tuple[dict[Path, str], list[Path]]:
+    """Use more folders in names until none collide; ``depths`` counts the folders in each.
+
+    Returns:
+        The names, and the scans whose names still collide.
+    """
     while True:
         names = {}
         for place, depth in depths.items():
             folders = place.parent.parts[1:]
             own = case_name(place.name) or place.name
-            names[place] = known.get(place) or "_".join((*folders[len(folders) - depth :], own))
+            names[place] = fixed.get(place) or "_".join((*folders[len(folders) - depth :], own))
         counts = Counter(names.values())
         collided = [place for place, name in names.items() if counts[name] > 1]
-        if not collided:
-            return names
-        deeper = [place for place in collided if place not in known and depths[place] < len(place.parts) - 2]
+        deeper = [place for place in collided if place not in fixed and depths[place] < len(place.parts) - 2]
         if not deeper:
-            problem = "several scans would have this name and write the same mask"
-            raise InputError(names[collided[0]], problem, "rename them, or segment them into different folders")
+            return names, collided
         for place in deeper:
             depths[place] += 1
 

@@ -22,8 +22,9 @@ from data.common.memory import zeros
 from data.samples import reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.infer.box import READOUTS, box_probability, keep_components
+from engine.infer.box import READOUTS, box_probability
 from engine.infer.cascade import segment_in_rounds, select_organ
+from engine.infer.components import keep_components
 from engine.processes import of_all, own_share
 from engine.stages import MIN_TUMOUR_ML, Stage
 

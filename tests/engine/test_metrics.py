@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from medpy.metric import binary as medpy
 from monai.metrics import compute_surface_dice
 from scipy import ndimage
-from skimage import measure
 
 from engine.metrics import AGREEMENT, COLUMNS, case_metrics, count_lesions, outcome
 
@@ -155,14 +154,10 @@ def test_surface_distances_are_pooled_if_the_surfaces_differ_in_size(seed):
 
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 12)] * 3), st.floats(0.01, 0.6), st.floats(0.01, 0.6))
 @settings(max_examples=80, deadline=None)
-def test_components_of_scikit_image_equal_those_of_scipy(seed, shape, density, other_density):
+def test_lesions_are_the_components_of_scipy(seed, shape, density, other_density):
     rng = np.random.default_rng(seed)
     mask, other = rng.random(shape) < density, rng.random(shape) < other_density
-    components, count = measure.label(mask, connectivity=3, return_num=True)
     expected, expected_count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    assert count == expected_count and np.array_equal(components > 0, mask)
-    # The numbers may be assigned in another order, but each belongs to exactly one number of the other labelling.
-    assert len(np.unique(np.stack([components[mask], expected[mask]]), axis=1).T) == count
     found, found_count = ndimage.label(other, structure=np.ones((3, 3, 3)))
     assert count_lesions(other, mask) == {
         "reference_lesions": expected_count,

@@ -74,6 +74,19 @@ def test_an_evaluation_with_other_settings_or_a_damaged_record_starts_anew(study
         assert yaml.safe_load((result.parent / "settings.yaml").read_text())["epoch"] == 2
 
 
+def test_an_evaluation_without_flips_has_a_folder_of_its_own_and_says_so(study_store, tmp_path):
+    centres = read_store(study_store)
+    split = frozen_splits(study_store, centres)["west"]
+    model = model_of("pancreas_coarse", tmp_path / "run", split.hash)
+    options = evaluate.parse(STAGES["pancreas_coarse"], [])
+    folders = [
+        evaluate.open_evaluation(options, replace(model, fast=fast), split, centres["west"]).folder
+        for fast in (False, True)
+    ]
+    assert [folder.name for folder in folders] == ["evaluation", "evaluation_fast"]
+    assert ["fast" in yaml.safe_load((folder / "settings.yaml").read_text()) for folder in folders] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("stage", "arguments", "needed"),
     [
@@ -82,6 +95,7 @@ def test_an_evaluation_with_other_settings_or_a_damaged_record_starts_anew(study
         ("pancreas_fine", ["--roi", "reference"], {}),
         ("tumor_coarse", ["--average"], {"pancreas_fine": "evaluation_predicted"}),
         ("tumor_coarse", ["--roi", "reference"], {}),
+        ("tumor_coarse", ["--fast"], {"pancreas_fine": "evaluation_predicted_fast"}),
         ("tumor_fine", ["--roi", "reference", "--average"], {"tumor_coarse": "evaluation_reference_average"}),
         (
             "tumor_fine",
@@ -123,6 +137,7 @@ def test_the_command_repeats_the_options():
         "--roi reference --average"
     )
     assert evaluate.parse(STAGES["pancreas_coarse"], []).command().endswith("evaluate_sh_pancreas_coarse.py")
+    assert evaluate.parse(STAGES["pancreas_coarse"], ["--fast"]).command().endswith("_coarse.py --fast")
 
 
 @pytest.mark.parametrize(

@@ -3,27 +3,26 @@
 import itertools
 import math
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
-from skimage import measure
 from torch import nn
 
 import engine.infer.box
+from engine.infer import grid
 from engine.infer.box import (
     FLIPS,
+    NO_FLIPS,
     TILE_OVERLAP,
     _affordable_tile,
     _tile_starts,
     box_probability,
-    keep_components,
     segment_box,
 )
+from engine.infer.components import keep_components
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 
@@ -82,15 +81,14 @@ def test_probabilities_on_another_grid_come_back_to_the_same_place(target):
     assert np.abs(found - expected).max() < 0.03
 
 
-def test_the_probability_is_the_mean_over_eight_flips(monkeypatch):
+def test_the_probability_is_the_mean_over_eight_flips():
     torch.manual_seed(0)
     net = DualTaskNet(width=8, heads=("seg",)).eval().requires_grad_(False)
     image = hu(np.random.default_rng(1), (8, 16, 16))
     options = {"spacing": (1, 1, 1), "stage": STAGE, "device": CPU}
     averaged = box_probability(net, image, **options)
     flipped = box_probability(net, image[:, ::-1], **options)[:, ::-1]
-    monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
-    once = box_probability(net, image, **options)
+    once = box_probability(net, image, flips=NO_FLIPS, **options)
     assert np.allclose(averaged, flipped, atol=1e-5)
     assert not np.allclose(averaged, once, atol=1e-5)
 
@@ -112,20 +110,18 @@ def test_the_average_of_both_tasks_has_the_steepness_of_the_training_unless_the_
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_tiles_cover_every_voxel_with_a_total_weight_of_one(monkeypatch, axis):
     monkeypatch.setattr(engine.infer.box, "_affordable_voxels", lambda device: 72 * 16 * 16)
-    monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
     shape = [16, 16, 16]
     shape[axis] = 200
     image = hu(np.random.default_rng(2), shape)
-    probability = box_probability(Brightness(), image, (1, 1, 1), stage=STAGE, device=CPU)
+    probability = box_probability(Brightness(), image, (1, 1, 1), stage=STAGE, device=CPU, flips=NO_FLIPS)
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
 
 
-def test_a_box_that_is_larger_than_a_patch_of_the_training_is_tiled_on_all_axes(monkeypatch):
-    monkeypatch.setattr(engine.infer.box, "FLIPS", FLIPS[:1])
+def test_a_box_that_is_larger_than_a_patch_of_the_training_is_tiled_on_all_axes():
     image = hu(np.random.default_rng(2), (40, 50, 60))
     net = Seen()
     stage = seeing((1, 1, 1), patch_mm=(24, 32, math.inf))
-    probability = box_probability(net, image, (1, 1, 1), stage=stage, device=CPU)
+    probability = box_probability(net, image, (1, 1, 1), stage=stage, device=CPU, flips=NO_FLIPS)
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
     assert set(net.shapes) == {(24, 32, 64)} and len(net.shapes) == 3 * 3
 
@@ -144,49 +140,12 @@ def test_tiles_shrink_to_the_free_memory_along_their_longest_axis(monkeypatch):
     assert _affordable_tile(torch.zeros(1, 1, 64, 160, 200), (128, 128, 128)) == (64, 64, 96)
 
 
-def test_components_are_kept_if_they_are_larger_than_half_of_the_largest():
-    """Components of 100, 60 and 60 voxels are kept; the published release kept only one of the two of 60."""
-    mask = np.zeros((40, 10, 10), bool)
-    for start, count in ((0, 100), (10, 60), (20, 60), (30, 50)):
-        mask[start].flat[:count] = True
-    assert keep_components(mask).sum() == 220
-    assert not keep_components(np.zeros((2, 2, 2), bool)).any()
-
-
-def test_components_touch_across_corners():
-    mask = np.zeros((3, 3, 3), bool)
-    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True
-    assert keep_components(mask).sum() == 3
-
-
-def test_components_that_only_graze_the_organ_do_not_count():
-    """The largest component has a tenth of its voxels within the organ, less a voxel; the others follow in size."""
-    mask, organ = np.zeros((40, 10, 10), bool), np.zeros((40, 10, 10), bool)
-    for start, count, inside in ((0, 100, 9), (10, 60, 6), (20, 31, 31), (30, 29, 29)):
-        mask[start].flat[:count] = True
-        organ[start].flat[:inside] = True
-    assert keep_components(mask, organ).sum() == 60 + 31
-    assert not keep_components(mask, np.zeros_like(mask)).any()
-    keep_components(mask, organ, out=mask)
-    assert mask.sum() == 60 + 31
-
-
-@pytest.mark.parametrize("density", [0.02, 0.05, 0.1, 0.3])
-def test_components_are_those_that_scipy_finds(density):
-    mask = np.random.default_rng(0).random((12, 14, 16)) < density
-    components, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(components.ravel())[1:]
-    large = 1 + np.flatnonzero(sizes > 0.5 * sizes.max())
-    assert count > 1
-    assert np.array_equal(keep_components(mask), np.isin(components, large))
-
-
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.8, 0.8), (5, 1.3, 1.3)])
 def test_a_large_box_is_interpolated_in_slabs_with_the_same_result(monkeypatch, spacing):
     image = np.random.default_rng(0).integers(-100, 240, (40, 24, 32)).astype(np.int16)
     options = {"stage": seeing((2.0, 1.5, 1.0)), "device": CPU}
     whole = box_probability(Brightness(), image, spacing, **options)
-    monkeypatch.setattr(engine.infer.box, "SLAB_VOXELS", 3 * 24 * 32)
+    monkeypatch.setattr(grid, "SLAB_VOXELS", 3 * 24 * 32)
     slabs = box_probability(Brightness(), image, spacing, **options)
     np.testing.assert_allclose(slabs, whole, atol=1e-5)
     assert np.array_equal(segment_box(Brightness(), image, spacing, 0.5, **options), keep_components(slabs > 0.5))
@@ -210,19 +169,3 @@ def test_flips_are_computed_in_batches_with_the_same_result(monkeypatch, at_a_ti
     monkeypatch.setattr(engine.infer.box, "CPU_BATCH_VOXELS", at_a_time * image.size)
     np.testing.assert_allclose(box_probability(net, image, (1.0, 1.0, 1.0), **options), expected, atol=1e-5)
     assert sum(sizes) == len(FLIPS) and max(sizes) == at_a_time
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 10**6), st.floats(0.05, 0.5), st.integers(1, 6))
-def test_components_are_the_same_in_slabs(seed, density, planes):
-    mask = np.random.default_rng(seed).random((11, 9, 8)) < density
-    components, count = measure.label(mask, connectivity=3, return_num=True)
-    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
-    expected = np.isin(components, 1 + np.flatnonzero(sizes > 0.5 * sizes.max())) if count else mask
-    organ = np.indices(mask.shape)[0] < seed % 12
-    within = keep_components(mask, organ)
-    with mock.patch.object(engine.infer.box, "SLAB_VOXELS", planes * 9 * 8):
-        assert np.array_equal(keep_components(mask), expected)
-        assert np.array_equal(keep_components(mask, organ), within)
-        keep_components(mask, out=mask)
-        assert np.array_equal(mask, expected)

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,9 @@ import pytest
 import torch
 
 from data.cases.preparation import Preparation
+from data.common.files import REPOSITORY
 from engine.infer import predict
+from engine.infer import scan as scan_steps
 from engine.infer.cascade import CascadeResult
 from engine.infer.volumes import UNFINISHED
 from engine.report import drawing
@@ -35,7 +39,8 @@ def seen(monkeypatch, tmp_path) -> dict:
     model = SimpleNamespace(
         preparation=preparation,
         device=torch.device("cpu"),
-        stage=SimpleNamespace(title="x"),
+        stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
+        fast=False,
         run=tmp_path,
         readout="segmentation",
         threshold=0.5,
@@ -43,7 +48,7 @@ def seen(monkeypatch, tmp_path) -> dict:
     seen["model"] = model
     (tmp_path / "best.pt").write_text("the network")
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
-    monkeypatch.setattr(predict, "segment_scan", segment)
+    monkeypatch.setattr(scan_steps, "segment_scan", segment)
     return seen
 
 
@@ -79,7 +84,7 @@ def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(s
 
 
 def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
-    assert predict.find_doubts(tiny_scan(0)[0], 90.0) == []
+    assert scan_steps.find_doubts(tiny_scan(0)[0]) == scan_steps.find_doubts_of_size(90.0) == ()
 
 
 def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
@@ -144,34 +149,144 @@ def test_one_call_a_scan_collects_all_rows_and_refuses_another_scan_of_the_same_
 
 def test_an_interruption_keeps_the_rows_of_the_scans_that_are_done(seen, tmp_path, monkeypatch):
     scans = blocks(tmp_path, "a.nii.gz", "b.nii.gz", "c.nii.gz")
-    segment = predict.segment_scan
+    segment = scan_steps.segment_scan
+
+    started = []
 
     def interrupt_the_second(models, image, spacing):
-        if (tmp_path / "out" / "a.png").exists():
+        started.append(spacing)
+        if len(started) == 2:
             raise KeyboardInterrupt
         return segment(models, image, spacing)
 
-    monkeypatch.setattr(predict, "segment_scan", interrupt_the_second)
+    monkeypatch.setattr(scan_steps, "segment_scan", interrupt_the_second)
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 130
     first, second = rows_of(tmp_path / "out")
     assert float(first["pancreas_ml"]) > 0 and second["error"] == UNFINISHED
-    monkeypatch.setattr(predict, "segment_scan", segment)
+    monkeypatch.setattr(scan_steps, "segment_scan", segment)
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
     assert [row["error"] for row in rows_of(tmp_path / "out")] == ["", "", ""]
 
 
+def test_a_scan_that_fails_has_its_row_in_order_and_stops_no_other(seen, tmp_path, capsys):
+    scans = blocks(tmp_path, "a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz")
+    Path(scans[1]).write_bytes(b"x")
+    Path(scans[3]).unlink()
+    for again in (False, True):
+        assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 2
+        assert [(row["case"], bool(row["error"])) for row in rows_of(tmp_path / "out")] == [
+            ("a", False),
+            ("b", True),
+            ("c", False),
+            ("d", True),
+        ]
+        printed = capsys.readouterr()
+        assert [line.split(":")[1].strip() for line in printed.err.splitlines()] == [scans[1], scans[3]]
+        assert [line.split()[0] for line in printed.out.splitlines()[-4:]] == ["a", "b", "c", "d"]
+        assert printed.out.count("already segmented") == (2 if again else 0)
+
+
+def test_what_could_not_be_read_beside_another_scan_is_read_again_alone(seen, tmp_path, monkeypatch):
+    scans, reads = blocks(tmp_path, "a.nii.gz", "b.nii.gz"), []
+    read = scan_steps.read_image
+
+    def no_memory_for_two(path, series):
+        reads.append(path.name)
+        if reads == ["a.nii.gz", "b.nii.gz"]:
+            raise MemoryError
+        return read(path, series)
+
+    monkeypatch.setattr(scan_steps, "read_image", no_memory_for_two)
+    assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
+    assert reads == ["a.nii.gz", "b.nii.gz", "b.nii.gz"]
+
+
+def test_without_memory_for_other_scans_each_has_the_memory_for_itself(seen, tmp_path, monkeypatch):
+    scans, events = blocks(tmp_path, "a.nii.gz", "b.nii.gz"), []
+    read, segment, write = scan_steps.read_image, scan_steps.segment_scan, scan_steps.write_mask
+    monkeypatch.setattr(scan_steps, "read_image", lambda *given: (events.append("read"), read(*given))[1])
+    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given: (events.append("segment"), segment(*given))[1])
+    monkeypatch.setattr(scan_steps, "write_mask", lambda *given: (events.append("write"), write(*given))[1])
+    monkeypatch.setattr(scan_steps, "free_memory", lambda: 10**6)
+    assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
+    assert events == ["read", "segment", "write"] * 2
+
+
+def test_shards_divide_the_scans_and_name_them_alike(seen, tmp_path):
+    out = tmp_path / "out"
+    scans = blocks(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p3/ct.nii.gz", "x.nii.gz", "y.nii.gz")
+    for shard, expected in (("2/3", {"p2_ct", "y"}), ("1/3", {"p1_ct", "x"}), ("3/3", {"p3_ct"})):
+        before = {row["case"] for row in rows_of(out)} if out.exists() else set()
+        assert predict.main([*scans, "-o", str(out), "--shard", shard]) == 0
+        assert {row["case"] for row in rows_of(out)} - before == expected
+    assert {row["scan"] for row in rows_of(out)} == set(scans)
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "1/0", "-1/2", "1/2/3", "a/b", "\u0661/2"])
+def test_what_is_no_shard_is_refused(shard, capsys):
+    with pytest.raises(SystemExit) as caught:
+        predict.parse(["scan.nii.gz", "-o", "out", f"--shard={shard}"])
+    assert caught.value.code == 2 and "such as 1/4" in capsys.readouterr().err
+
+
+def test_processes_with_a_shard_each_fill_one_folder(tmp_path):
+    """Two processes at once; a threshold segments in the place of the models."""
+    scans = blocks(tmp_path, *(f"p{number}/ct.nii.gz" for number in range(6)))
+    code = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np, torch
+from data.cases.preparation import Preparation
+from engine.infer import predict, scan
+from engine.infer.cascade import CascadeResult
+from engine.stages import STAGES
+stage, root = STAGES["pancreas_coarse"], Path(sys.argv[1])
+model = SimpleNamespace(preparation=Preparation(), device=torch.device("cpu"), stage=stage, run=root,
+                        readout="segmentation", threshold=0.5, fast=False)
+predict.load_models = lambda options: {"pancreas_coarse": model}
+scan.segment_scan = lambda models, image, spacing: CascadeResult((image > -300).astype(np.uint8), ())
+sys.exit(predict.main(sys.argv[2:]))
+"""
+    (tmp_path / "best.pt").write_text("the network")
+    arguments = [str(tmp_path), *scans, "--path", str(tmp_path), "-o", str(tmp_path / "out"), "--quiet", "--shard"]
+    command = [sys.executable, "-c", code, *arguments]
+    processes = [subprocess.Popen([*command, f"{number}/2"], cwd=REPOSITORY) for number in (1, 2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    rows = rows_of(tmp_path / "out")
+    assert {row["case"]: row["scan"] for row in rows} == {f"p{n}_ct": scan for n, scan in enumerate(scans)}
+    assert not any(row["error"] for row in rows)
+    assert all(
+        (tmp_path / "out" / f"p{n}_ct{end}").exists() for n in range(6) for end in (".png", "_pancreas_tumour.nii.gz")
+    )
+
+
+def test_a_result_without_flips_is_never_taken_for_one_with_them(seen, tmp_path, capsys):
+    (scan,) = blocks(tmp_path, "a.nii.gz")
+    arguments, origins = [scan, "-o", str(tmp_path / "out")], []
+    for fast in (False, True, True, False):
+        seen["model"].fast = fast
+        assert predict.main(arguments) == 0
+        (row,) = rows_of(tmp_path / "out")
+        assert ("without flips (--fast)" in row["note"]) == fast
+        assert ("threshold 0.5, without flips" in capsys.readouterr().out) == fast
+        origins.append(row["made_from"])
+    assert origins[0] == origins[3] != origins[1] == origins[2]
+
+
 def test_doubts_of_the_cascade_are_flagged_in_the_table(seen, tmp_path, monkeypatch, capsys):
     (scan,) = blocks(tmp_path, "a.nii.gz")
-    segment = predict.segment_scan
-    monkeypatch.setattr(predict, "find_doubts", lambda scan, pancreas_ml: [])
+    segment = scan_steps.segment_scan
+    monkeypatch.setattr(scan_steps, "find_doubts", lambda scan: ())
+    monkeypatch.setattr(scan_steps, "find_doubts_of_size", lambda pancreas_ml: ())
     doubtful = {"doubts": ("the voxels are unlike those of the training",), "notes": ("tumour fine: nothing found",)}
-    monkeypatch.setattr(predict, "segment_scan", lambda *given: segment(*given)._replace(**doubtful))
+    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given: segment(*given)._replace(**doubtful))
     assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
     (row,) = rows_of(tmp_path / "out")
     assert row["unreliable"] == "yes"
     assert row["note"] == "the voxels are unlike those of the training; tumour fine: nothing found"
     assert "unreliable: the voxels are unlike" in capsys.readouterr().out
-    monkeypatch.setattr(predict, "segment_scan", lambda *given: segment(*given)._replace(notes=doubtful["notes"]))
+    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given: segment(*given)._replace(notes=doubtful["notes"]))
     assert predict.main([scan, "-o", str(tmp_path / "certain")]) == 0
     assert rows_of(tmp_path / "certain")[0]["unreliable"] == ""
 

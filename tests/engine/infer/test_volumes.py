@@ -98,6 +98,30 @@ def test_a_scan_keeps_the_name_that_it_has_in_the_table(folder):
         names_of(folder, "/in/p2/ct.nii")
 
 
+def test_names_do_not_depend_on_which_of_the_scans_are_in_the_table(folder):
+    scans = ["/in/p1/ct.nii", "/in/p2/ct.nii", "/in/p2/mr.nii"]
+    names = names_of(folder, *scans)
+    for name, scan in zip(names, scans, strict=True):
+        folder.put(row(name, scan))
+        assert names_of(folder, *scans) == names == ["p1_ct", "p2_ct", "mr"]
+
+
+def test_a_mask_that_another_process_writes_meanwhile_is_not_taken_for_a_foreign_one(folder, monkeypatch):
+    folder.put(row("b", "/in/b.nii"))
+    read_rows, calls = folder.read_rows, []
+
+    def rows():
+        calls.append(read_rows())
+        if len(calls) == 1:
+            folder.table.unlink()
+            folder.put(row("a", "/in/a.nii"))
+            folder.mask_path("a").touch()
+        return calls[-1]
+
+    monkeypatch.setattr(folder, "read_rows", rows)
+    assert names_of(folder, "/in/a.nii") == ["a"]
+
+
 def test_a_mask_without_a_row_may_be_that_of_another_scan(folder):
     folder.folder.mkdir()
     folder.mask_path("a").touch()

@@ -1,0 +1,115 @@
+"""What the command line of an evaluation script asks for."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.cases.options import add_store
+from data.common.errors import InputError
+from data.common.progress import add_quiet
+from data.common.text import HelpFormatter
+from data.splits.split import NONE_HELD_OUT
+from engine.checkpoint import stage_command
+from engine.options import add_average, add_fast, add_gpu, add_path
+from engine.stages import Stage
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the command line of an evaluation script asks for.
+
+    Attributes:
+        stage: The stage to evaluate.
+        split: The split to evaluate; None for every one that leaves a centre out.
+        time: The run to evaluate; None for the newest.
+        threshold: Binarisation threshold; None for that of the model.
+        readout: Name in ``engine.infer.box.READOUTS``.
+        fast: As in engine.options, also for the earlier stages.
+        roi: Whether the stage looks around the "predicted" or the "reference" pancreas; None for the first stage.
+        gpu: As in engine.options.
+        store: As in engine.options.
+        path: As in engine.options.
+    """
+
+    stage: Stage
+    split: str | None
+    time: str | None
+    threshold: float | None
+    readout: str
+    fast: bool
+    roi: str | None
+    gpu: str
+    store: Path
+    path: Path
+
+    def command(self) -> str:
+        """Return the command that runs this evaluation, ready to paste into a shell."""
+        words = ["--time", self.time] if self.time else []
+        words += ["--thresh", f"{self.threshold:g}"] if self.threshold is not None else []
+        words += ["--roi", self.roi] if self.roi == "reference" else []
+        words += ["--average"] if self.readout == "average" else []
+        words += ["--fast"] if self.fast else []
+        return stage_command(
+            self.stage, "evaluate", split=self.split, checkpoints=self.path, store=self.store, more=words
+        )
+
+
+def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
+    """Read the command line of the evaluation script of ``stage``.
+
+    Raises:
+        InputError: If the value of an option makes no sense.
+    """
+    parser = argparse.ArgumentParser(
+        description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--data",
+        metavar="CENTRE",
+        help="evaluate only the split that holds out this centre, or another split by its name (default: every split "
+        "that holds a centre out)",
+    )
+    parser.add_argument(
+        "--time", metavar="YYYY_MM_DD_HH_MM_SS", help="evaluate the run of this time (default: the newest run)"
+    )
+    parser.add_argument(
+        "--thresh",
+        type=float,
+        metavar="FLOAT",
+        help="probability above which a voxel is foreground (default: as chosen on the validation cases)",
+    )
+    add_gpu(parser)
+    add_store(parser)
+    add_path(parser)
+    if stage.predecessor:
+        parser.add_argument(
+            "--roi",
+            choices=("predicted", "reference"),
+            default="predicted",
+            help="look around the pancreas as the earlier stages predicted it, or around that of the reference, so "
+            "that their errors do not count",
+        )
+    if not stage.segments_pancreas:
+        add_average(parser)
+    add_fast(parser)
+    add_quiet(parser)
+    args = parser.parse_args(argv)
+    if args.thresh is not None and not 0 < args.thresh < 1:
+        raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
+    if args.data == NONE_HELD_OUT:
+        problem = "this split holds no centre out, so there is nothing to evaluate on"
+        raise InputError(f"--data {NONE_HELD_OUT}", problem, "name a centre, or leave out --data for all of them")
+    return EvaluateOptions(
+        stage=stage,
+        split=args.data,
+        time=args.time,
+        threshold=args.thresh,
+        readout="average" if getattr(args, "average", False) else "segmentation",
+        fast=args.fast,
+        roi=getattr(args, "roi", None),
+        gpu=args.gpu,
+        store=args.store,
+        path=args.path,
+    )
