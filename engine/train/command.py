@@ -37,6 +37,7 @@ from engine.options import (
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
+from engine.train.cost import Cost, Work, describe_machine, format_duration, measuring
 from engine.train.loader import count_negatives
 from engine.train.loop import BEST_SO_FAR, prepare_training, train
 from engine.train.run_log import write_settings
@@ -103,6 +104,14 @@ class Plan:
     def negatives_per_epoch(self, settings: TrainSettings) -> int:
         """Return how many boxes of the negatives an epoch has."""
         return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
+
+    def to_measure(self, stage: Stage, recipe: Recipe) -> Work:
+        """Return this plan as a training whose cost can be measured."""
+        return Work(stage, self.split, recipe, self.train_cases, self.negatives, self.validation_cases)
+
+    def seconds(self, cost: Cost, settings: TrainSettings) -> float:
+        """Return how long a training with these settings takes."""
+        return cost.seconds(count_steps(self, settings), len(self.validation_cases), settings)
 
 
 def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
@@ -219,6 +228,8 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
             plans.append(plan)
         except InputError as error:
             faults.append(error)
+    if options.dry_run and plans:
+        print(describe_cost(options, plans, device))
     for plan in plans if not options.dry_run else ():
         try:
             train_split(options, plan, device)
@@ -301,6 +312,21 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
     return settings.epochs * -(-boxes // settings.batch_size)
 
 
+def describe_cost(options: TrainOptions, plans: Sequence[Plan], device: torch.device) -> str:
+    """Measure some steps of the first plan, and return a line with the time that each plan and all together take.
+
+    Raises:
+        InputError: If a case cannot be read, or the memory does not suffice.
+    """
+    work = plans[0].to_measure(options.stage, options.recipe(plans[0].train_cases))
+    with measuring(device, torch.get_num_threads()) as meter:
+        cost = meter.measure(work)
+    seconds = [plan.seconds(cost, options.training) for plan in plans]
+    each = ", ".join(f"{p.split.name} {format_duration(s)}" for p, s in zip(plans, seconds, strict=True))
+    total = f"; in total {format_duration(sum(seconds))}" if len(plans) > 1 else ""
+    return f"  measured on {meter.machine}: {format_duration(cost.step_s)} a step, so about {each}{total}"
+
+
 def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None:
     """Train one split in a new run folder, or resume its newest run.
 
@@ -346,6 +372,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
                 "split": split.name,
                 "split_hash": split.hash,
                 "device": str(device),
+                "machine": describe_machine(device),
                 "store": str(options.store),
                 **recipe.to_record(),
             },

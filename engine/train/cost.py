@@ -1,0 +1,201 @@
+"""What a training costs, from steps that are measured on its device before it starts.
+
+The measurement trains a network of its own on boxes of the training cases, in a process of its own: nothing of it is
+left in the memory of the device, in the draws of the training or on the disk.
+"""
+
+import contextlib
+import multiprocessing
+import platform
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from data.cases.case import Case
+from data.common.errors import InputError
+from data.common.process import set_up_process
+from data.common.progress import Progress
+from data.splits.split import Split
+from engine.recipe import Recipe, TrainSettings
+from engine.stages import Stage
+from engine.train.loop import Training, prepare_training, train_one_epoch, validate
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST_STEPS = 64  # a power of 2
+LEAST_STEPS = {"cuda": 8}  # the first steps compile and choose kernels; elsewhere 2
+ENOUGH_S = 4.0  # that the measured steps take together
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training to measure; the fields are arguments of ``engine.train.loop.prepare_training``."""
+
+    stage: Stage
+    split: Split
+    recipe: Recipe
+    train_cases: Sequence[Case]
+    negatives: Sequence[Case]
+    validation_cases: Sequence[Case]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured seconds of one optimisation step, and of one validation case; 0 without any."""
+
+    step_s: float
+    case_s: float
+
+    def seconds(self, steps: int, validation_cases: int, settings: TrainSettings) -> float:
+        """Return how long a training takes, from its steps and the number of its validation cases."""
+        validations = -(-settings.epochs // settings.validate_every) + 1  # the last one chooses the thresholds
+        return steps * self.step_s + validations * validation_cases * self.case_s
+
+
+def describe_machine(device: torch.device) -> str:
+    """Return the model of a GPU, or that of the CPU with the number of threads that compute on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # not on every system
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration with two digits or more, in the unit that suits it."""
+    unit, size = ("s", 1) if seconds < 90 else ("min", 60) if seconds < 90 * 60 else ("h", 3600)
+    value = seconds / size
+    return f"{value:#.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+
+
+class Meter:
+    """Measures trainings one after the other; from ``measuring``.
+
+    Attributes:
+        machine: What they are measured on.
+    """
+
+    def __init__(self, process: ProcessPoolExecutor, device: torch.device) -> None:
+        self._process, self._device = process, device
+        self.machine = self._run(describe_machine, device)
+
+    def measure(self, work: Work) -> Cost:
+        """Measure some steps and a validation case of a training.
+
+        Raises:
+            InputError: If a case cannot be read, or the memory does not suffice, as it would be in the training.
+        """
+        return self._run(measure_cost, work, self._device)
+
+    def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return self._process.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            problem = "its process was ended by the system, as if it needed more memory than there is"
+            remedy = "close other programs, or use a smaller --batch-size, --width or fewer --workers"
+            raise InputError("measuring some steps", problem, remedy) from error
+
+
+@contextlib.contextmanager
+def measuring(device: torch.device, threads: int) -> Iterator[Meter]:
+    """Measure trainings inside the block, in a process that ends with it.
+
+    Args:
+        device: Where they will run.
+        threads: With which torch will compute on the CPU.
+    """
+    start_fresh = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+    with ProcessPoolExecutor(1, start_fresh, initializer=_set_up, initargs=(threads,)) as process:
+        yield Meter(process, device)
+
+
+def _set_up(threads: int) -> None:
+    set_up_process(computes=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is reported by the process that waits for this one
+    torch.set_num_threads(threads)
+
+
+def measure_cost(work: Work, device: torch.device) -> Cost:
+    """Measure some steps and a validation case of a training in this process.
+
+    Raises:
+        InputError: As for ``Meter.measure``.
+    """
+    settings = work.recipe.training
+    with tempfile.TemporaryDirectory() as folder:
+        training = prepare_training(
+            stage=work.stage,
+            split=work.split,
+            recipe=work.recipe,
+            train_cases=list(islice(cycle(work.train_cases), MOST_STEPS * settings.batch_size)),
+            negatives=work.negatives,
+            # Of a case without a tumour alone no Dice could be computed.
+            validation_cases=[c for c in work.validation_cases if c.target_box(work.stage.sampling.target)][:1],
+            device=device,
+            folder=Path(folder),
+        )
+        clock = StepClock(device)
+        with contextlib.suppress(MeasuredEnough):
+            train_one_epoch(training, 1, clock)
+        return Cost(clock.step_s, _time_validation(training))
+
+
+def _time_validation(training: Training) -> float:
+    """Return the seconds of a validation; on a GPU, of the second one."""
+    if not training.validation:
+        return 0.0
+    seconds = 0.0
+    for _ in range(2 if training.device.type == "cuda" else 1):
+        start = time.monotonic()
+        validate(training)  # ends with masks on the CPU, so there is nothing left to wait for
+        seconds = time.monotonic() - start
+    return seconds
+
+
+class MeasuredEnough(Exception):
+    """Ends an epoch of which enough steps were measured."""
+
+
+class StepClock(Progress):
+    """Stands in for the progress bar of an epoch, and measures its steps.
+
+    The time is taken after 1, 2, 4, 8, ... steps, where the device is waited for; between these it works as ever.
+
+    Attributes:
+        step_s: Seconds of a step, as a mean over those since the last but one of these times.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(disable=True)
+        self.device, self.step_s = device, 0.0
+        self.done, self._looked_at, self._time = 0, 0, time.monotonic()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count steps.
+
+        Raises:
+            MeasuredEnough: If enough of them were measured.
+        """
+        self.done += int(n or 0)
+        if self.done < 2 * self._looked_at:
+            return None
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now, first = time.monotonic(), self._looked_at == 0
+        seconds, steps = now - self._time, self.done - self._looked_at
+        self.step_s, self._time, self._looked_at = seconds / steps, now, self.done
+        if not first and seconds >= ENOUGH_S and self.done >= LEAST_STEPS.get(self.device.type, 2):
+            raise MeasuredEnough
+        return None
