@@ -10,13 +10,13 @@ import platform
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
@@ -28,9 +28,6 @@ from data.splits.split import Split
 from engine.recipe import Recipe, TrainSettings
 from engine.stages import Stage
 from engine.train.loop import Training, prepare_training, train_one_epoch, validate
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 MOST_STEPS = 64  # a power of 2
 LEAST_STEPS = {"cuda": 8}  # the first steps compile and choose kernels; elsewhere 2
@@ -87,9 +84,9 @@ class Meter:
         machine: What they are measured on.
     """
 
-    def __init__(self, process: ProcessPoolExecutor, device: torch.device) -> None:
-        self._process, self._device = process, device
-        self.machine = self._run(describe_machine, device)
+    def __init__(self, process: BaseProcess, connection: Connection) -> None:
+        self._process, self._connection = process, connection
+        self.machine: str = self._receive()
 
     def measure(self, work: Work) -> Cost:
         """Measure some steps and a validation case of a training.
@@ -97,15 +94,22 @@ class Meter:
         Raises:
             InputError: If a case cannot be read, or the memory does not suffice, as it would be in the training.
         """
-        return self._run(measure_cost, work, self._device)
+        self._connection.send(work)
+        return self._receive()
 
-    def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _receive(self) -> Any:  # noqa: ANN401
         try:
-            return self._process.submit(function, *args, **kwargs).result()
-        except BrokenProcessPool as error:
-            problem = "its process was ended by the system, as if it needed more memory than there is"
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join()
+            if self._process.exitcode != -signal.SIGKILL:
+                raise RuntimeError("the process that measures has failed") from error  # it has printed why
+            problem = "its process was killed, as the system does when there is not enough memory"
             remedy = "close other programs, or use a smaller --batch-size, --width or fewer --workers"
             raise InputError("measuring some steps", problem, remedy) from error
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
 
 
 @contextlib.contextmanager
@@ -116,40 +120,69 @@ def measuring(device: torch.device, threads: int) -> Iterator[Meter]:
         device: Where they will run.
         threads: With which torch will compute on the CPU.
     """
-    start_fresh = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
-    with ProcessPoolExecutor(1, start_fresh, initializer=_set_up, initargs=(threads,)) as process:
-        yield Meter(process, device)
+    context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+    ours, theirs = context.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=_answer, args=(theirs, device, threads, Path(folder)))
+        # A process starts with the signals blocked that are blocked here, and keeps them so. Ctrl-C then reaches this
+        # process only, which ends the other one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+        try:
+            yield Meter(process, ours)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            ours.close()  # of which the process ends
+            process.join()
 
 
-def _set_up(threads: int) -> None:
+def _answer(connection: Connection, device: torch.device, threads: int, folder: Path) -> None:
+    """Send the name of the machine, and then the cost of each training that is received."""
     set_up_process(computes=True)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is reported by the process that waits for this one
     torch.set_num_threads(threads)
+    connection.send(describe_machine(device))
+    with contextlib.suppress(EOFError):  # the other end is closed
+        while True:
+            work = connection.recv()
+            try:
+                connection.send(measure_cost(work, device, folder))
+            except InputError as error:
+                connection.send(error)
 
 
-def measure_cost(work: Work, device: torch.device) -> Cost:
+def measure_cost(work: Work, device: torch.device, folder: Path) -> Cost:
     """Measure some steps and a validation case of a training in this process.
+
+    Args:
+        work: The training.
+        device: Where to compute.
+        folder: Stands in for the run folder; nothing is kept in it.
 
     Raises:
         InputError: As for ``Meter.measure``.
     """
     settings = work.recipe.training
-    with tempfile.TemporaryDirectory() as folder:
-        training = prepare_training(
-            stage=work.stage,
-            split=work.split,
-            recipe=work.recipe,
-            train_cases=list(islice(cycle(work.train_cases), MOST_STEPS * settings.batch_size)),
-            negatives=work.negatives,
-            # Of a case without a tumour alone no Dice could be computed.
-            validation_cases=[c for c in work.validation_cases if c.target_box(work.stage.sampling.target)][:1],
-            device=device,
-            folder=Path(folder),
-        )
-        clock = StepClock(device)
-        with contextlib.suppress(MeasuredEnough):
-            train_one_epoch(training, 1, clock)
-        return Cost(clock.step_s, _time_validation(training))
+    training = prepare_training(
+        stage=work.stage,
+        split=work.split,
+        recipe=work.recipe,
+        train_cases=list(islice(cycle(work.train_cases), MOST_STEPS * settings.batch_size)),
+        negatives=work.negatives,
+        # Of a case without a tumour alone no Dice could be computed.
+        validation_cases=[c for c in work.validation_cases if c.target_box(work.stage.sampling.target)][:1],
+        device=device,
+        folder=folder,
+    )
+    clock = StepClock(device)
+    with contextlib.suppress(MeasuredEnough):
+        train_one_epoch(training, 1, clock)
+    return Cost(clock.step_s, _time_validation(training))
 
 
 def _time_validation(training: Training) -> float:
