@@ -1,5 +1,6 @@
 """Helpers and fixtures of several test files: small scans and centres on disk, stores, and checks of errors."""
 
+import contextlib
 import json
 import locale
 import shutil
@@ -21,7 +22,10 @@ from data.common.records import CHECKSUM, checksum
 from data.scans.grid import Grid
 from data.scans.volume import read_image, write_lps
 from engine.report import drawing
+from engine.study import cost as study_cost
 from engine.study import jobs as study_jobs
+from engine.train import command as train_command
+from engine.train.cost import Cost, Work
 from tests.study_parts import CENTRES, case, fake_run
 
 # The same examples on every machine and in every run: a pull request never fails for an example that it did not
@@ -133,6 +137,23 @@ def process_locale() -> Iterator[None]:
 def faults_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a picture that cannot be drawn fail its test, where a user would get a warning."""
     monkeypatch.setattr(drawing, "FORGIVEN", ())
+
+
+@pytest.fixture(autouse=True)
+def measured_costs(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
+    """Let every training cost 2 s a step and 1 s a validation case, without measuring; return what was asked for."""
+    asked: list[Work] = []
+
+    class FixedMeter:
+        machine = "a machine"
+
+        def measure(self, work: Work) -> Cost:
+            asked.append(work)
+            return Cost(2.0, 1.0)
+
+    for module in (train_command, study_cost):
+        monkeypatch.setattr(module, "measuring", lambda *_: contextlib.nullcontext(FixedMeter()))
+    return asked
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Measure what each part of the method contributes: train and compare variants, held-out centres and seeds.
 
-    python -m engine.study run FOLDER [--stage tumor_coarse] [--variants ...] [--seeds ...] [--jobs N]
+    python -m engine.study run FOLDER [--stage tumor_coarse] [--variants ...] [--seeds ...] [--gpu all] [--slurm]
     python -m engine.study report FOLDER
     python -m engine.study compare RUN_A RUN_B
     python -m engine.study condense FOLDER OUT
 
-``run`` trains and evaluates with the ordinary scripts, goes on after an interruption, and ends with the report.
+``run`` trains and evaluates with the ordinary scripts, goes on after an interruption, and ends with the report. With
+``--slurm`` it writes a job script that does so on a cluster.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from data.common.text import HelpFormatter
 from engine.options import (
     add_allow_duplicates,
     add_average,
-    add_gpu,
     add_recipe_options,
     read_recipe_options,
 )
@@ -33,10 +33,14 @@ from engine.recipe import TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, distinct_variants
 from engine.study.compare import compare_runs
 from engine.study.condense import condense
+from engine.study.cost import describe_costs
 from engine.study.jobs import ScriptRunner, run_jobs, terminations_as_interrupts
 from engine.study.plan import PROGRAM, RunOptions, assign_gpus, describe_plan, list_unfinished, plan_study
 from engine.study.report import write_report
 from engine.study.runs import merge_with_record, read_studies, write_study
+from engine.study.slurm import split_options, write_array
+
+MOST_NAMED = 5  # runs that the end of a report names
 
 
 @dataclass(frozen=True)
@@ -131,10 +135,33 @@ def add_run_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, metavar="N", help=f"seeds of the trainings (default: {TrainSettings.seed})"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at the same time")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument(
+        "--gpu",
+        default="auto",
+        metavar="GPU",
+        help="devices to compute on: all GPUs, some of them such as 0,1, auto (as many GPUs as --jobs), or cpu",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="number of runs at the same time (default: one on each GPU that --gpu names, with auto and cpu one; with "
+        "--slurm as many as the cluster allows)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and how long it would take, and stop"
+    )
+    parser.add_argument(
+        "--slurm",
+        action="store_true",
+        help="write a job script for SLURM, an array with one job a run, instead of making the runs here",
+    )
+    parser.add_argument(
+        "--slurm-options",
+        metavar="OPTIONS",
+        help='options of sbatch for the script, as in --slurm-options="--partition=gpu --time=24:00:00"',
+    )
     add_allow_duplicates(parser)
-    add_gpu(parser)
     add_store(parser)
     add_average(parser)
     add_recipe_options(parser, stage, leave_out=("seed",))
@@ -152,8 +179,13 @@ def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str
     Raises:
         InputError: If a setting is unknown or out of its range.
     """
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}", "fewer than one run at a time", "give 1 or more")
+    if args.slurm_options is not None and not args.slurm:
+        raise InputError(f"--slurm-options {args.slurm_options!r}", "no job script is asked for", "add --slurm")
+    if args.slurm and args.gpu not in ("auto", "cpu"):
+        problem = "SLURM chooses the GPU of each job"
+        raise InputError(f"--gpu {args.gpu}", problem, "leave it out, or give cpu for jobs without a GPU")
     recipe = read_recipe_options(args, stage)
     changes = (("--augment", args.augment), ("--sampling", args.sampling))
     return RunOptions(
@@ -170,6 +202,8 @@ def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str
         jobs=args.jobs,
         dry_run=args.dry_run,
         allow_duplicates=args.allow_duplicates,
+        slurm=args.slurm,
+        slurm_options=split_options(args.slurm_options or ""),
         gpu=args.gpu,
         store=args.store,
         changes=tuple(text for flag, texts in changes for change in texts for text in (flag, change)),
@@ -211,6 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(options.folder, "has no study.yaml", "start a study", command=start)
         for study in studies.values():
             print(write_report(study, options.against))
+            if missing := [str(run) for run in study.runs if not study.is_condensed and not study.is_finished(run)]:
+                some = "; ".join(missing[:MOST_NAMED]) + ("; ..." if missing[MOST_NAMED:] else "")
+                print(f"not finished: {len(missing)} of {len(study.runs)} run(s) of {study.stage.title}: {some}")
     return 0
 
 
@@ -223,33 +260,45 @@ def run_study(options: RunOptions) -> int:
     Raises:
         InputError: If the study cannot be made as the options say, or another study is at work in its folder.
     """
-    study, lines = plan_study(options)
+    study, plans, lines = plan_study(options)
     merged = merge_with_record(study)
     if options.against and options.against not in merged.variants:
         names = ", ".join(merged.variants)
         raise InputError(f"--against {options.against}", "not a variant of this study", f"choose one of {names}")
     unfinished = list_unfinished(study)
-    jobs = max(1, min(options.jobs, len(unfinished)))
-    gpus = assign_gpus(options.gpu, jobs)
-    print(describe_plan(study, len(unfinished), gpus))
+    gpus = assign_gpus(options.gpu, options.jobs)[: max(1, len(unfinished))]
+    # Each script would use all cores, so those that run at the same time share them.
+    threads = max(1, torch.get_num_threads() // len(gpus))
+    print(describe_plan(study, len(unfinished), [] if options.slurm else gpus))
     print("\n".join(lines))
+
+    def forecast() -> str:
+        return describe_costs(merged, unfinished, options=options, plans=plans, gpus=gpus, threads=threads)
+
     if options.dry_run:
+        if options.slurm and options.gpu == "auto" and gpus[0] == "cpu":
+            print(
+                "  time: unknown, as this machine has no GPU; call this command on a node of the cluster that has one"
+            )
+        elif unfinished:
+            print(forecast())
         return 0
-    # Each script would use all cores, so those that compute on the CPU at the same time share them.
-    threads = max(1, torch.get_num_threads() // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads)} if gpus[0] == "cpu" else {}
     busy = "wait for the study that is at work there, or choose another folder"
     faults = []
     with exclusive_lock(study.folder, busy) as lock, terminations_as_interrupts():
         merged = merge_with_record(study)  # another study may have ended here since
         write_study(merged)
+        if options.slurm and unfinished:
+            print(write_array(study, unfinished, options))
+            return 0
         if unfinished:
+            print(forecast(), flush=True)
             faults = run_jobs(
                 study,
                 unfinished,
                 gpus=gpus,
                 training_options=options.training_options,
-                scripts=ScriptRunner(lock, environment),
+                scripts=ScriptRunner(lock, {"OMP_NUM_THREADS": str(threads)}),
             )
     try:
         if any(map(merged.find_evaluation, merged.runs)):

@@ -17,12 +17,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from data.common.errors import EXIT_INTERRUPTED, InputError
-from data.common.files import REPOSITORY, make_folder
+from data.common.files import REPOSITORY, exclusive_lock, make_folder
 from data.common.progress import progress_bar
 from engine.options import without_option
 from engine.report.tables import read_summary
 from engine.study.runs import Run, Study
 
+BUSY_RUN = "wait until this run is made, and start the study again"
 PATIENCE_S = 15  # time that interrupted scripts have to exit
 
 
@@ -36,7 +37,8 @@ def build_commands(study: Study, run: Run, gpu: str, training_options: Sequence[
         training_options: Further options of the training script.
     """
     train, evaluate = (str(REPOSITORY / study.stage.script_path(action)) for action in ("train", "evaluate"))
-    common = ["--store", str(study.store), "--path", str(study.checkpoints(run)), "--data", run.centre, "--gpu", gpu]
+    path = str(study.checkpoints(run))
+    common = ["--store", str(study.store), "--path", path, "--data", run.centre, "--gpu", gpu]
     settings = {**study.recipe["training"], **study.recipe["network"]}
     named = {f"--{n.replace('_', '-')}": value for n, value in settings.items() if n not in without_option(study.stage)}
     options = [text for name, value in named.items() for text in (name, str(value))]
@@ -63,8 +65,17 @@ class ScriptRunner:
         self._guard, self._stopped = threading.Lock(), False
         self._running: set[subprocess.Popen[bytes]] = set()
 
-    def run(self, command: Sequence[str], log_file: Path) -> int:
-        """Run a script to its end and append its output to ``log_file``. Returns its exit code."""
+    def run(self, command: Sequence[str], log_file: Path, lock: int) -> int:
+        """Run a script to its end.
+
+        Args:
+            command: The script with its options.
+            log_file: Its output is appended to this file.
+            lock: Descriptor of the lock on the run, which the script inherits like that on the study.
+
+        Returns:
+            Its exit code.
+        """
         make_folder(log_file.parent)
         with log_file.open("a") as file:
             with self._guard:
@@ -79,7 +90,7 @@ class ScriptRunner:
                     env=self._environment,
                     # In a session of its own a script does not see Ctrl-C of the terminal, which stop_all passes on.
                     start_new_session=True,
-                    pass_fds=(self._lock,),
+                    pass_fds=(self._lock, lock),
                 )
                 self._running.add(process)
             code = process.wait()
@@ -132,10 +143,13 @@ def run_jobs(
     def train_and_evaluate(run: Run) -> InputError | None:
         gpu = free_gpus.get()
         try:
-            for command in build_commands(study, run, gpu, training_options):
-                if code := scripts.run(command, study.log_file(run)):
-                    problem = f"{Path(command[1]).name} exited with code {code} ({run})"
-                    return InputError(study.log_file(run), problem, "read the end of this file")
+            with exclusive_lock(study.run_folder(run), BUSY_RUN) as lock:
+                for command in build_commands(study, run, gpu, training_options):
+                    if code := scripts.run(command, study.log_file(run), lock):
+                        problem = f"{Path(command[1]).name} exited with code {code} ({run})"
+                        return InputError(study.log_file(run), problem, "read the end of this file")
+        except InputError as error:  # of the lock; the other runs go on
+            return error
         finally:
             free_gpus.put(gpu)
         return None

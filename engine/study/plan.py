@@ -1,11 +1,11 @@
 """The plan of a study: its record, the runs that are still to do, and the device of each."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from engine.device import choose_device
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage, with_variant
 from engine.study.runs import SHARED_PARTS, Run, Study
-from engine.train.command import count_steps, describe, plan_split
+from engine.train.command import Plan, count_steps, describe, plan_split
 from engine.train.options import check_settings
 
 PROGRAM = ("python", "-m", "engine.study")
@@ -41,10 +41,13 @@ class RunOptions:
         network, augmentation, training: The rest of the recipe; the seed of the training is not used.
         average: Whether to read out variants with a distance head as the mean of both tasks.
         against: The variant that the report compares with; None for its default.
-        jobs: Runs at the same time.
+        jobs: Runs at the same time; None for one on each of the GPUs that ``gpu`` names.
         dry_run: Whether to stop after saying what would be done.
         allow_duplicates: Whether to train although one scan is in two parts of a split.
-        gpu, store: As in engine.options.
+        slurm: Whether to write a job script for SLURM instead of making the runs.
+        slurm_options: Options of ``sbatch`` for it, one or more words each.
+        gpu: As for ``assign_gpus``.
+        store: As in engine.options.
         changes: ``--augment`` and ``--sampling`` as they were typed, for the training scripts.
         command: The whole command as it was typed, for the record.
     """
@@ -59,9 +62,11 @@ class RunOptions:
     training: TrainSettings
     average: bool
     against: str | None
-    jobs: int
+    jobs: int | None
     dry_run: bool
     allow_duplicates: bool
+    slurm: bool
+    slurm_options: tuple[str, ...]
     gpu: str
     store: Path
     changes: tuple[str, ...]
@@ -73,26 +78,41 @@ class RunOptions:
         allow = ["--allow-duplicates"] if self.allow_duplicates else []
         return ["--workers", str(self.training.workers), *self.changes, *allow]
 
-    def shared_recipe(self, preparation: Preparation) -> dict[str, dict[str, Any]]:
-        """Return the parts of the recipe that all runs share as plain values."""
-        record = Recipe(
+    def recipe(self, preparation: Preparation) -> Recipe:
+        """Return the recipe of the runs of the variant full, on cases that were prepared so."""
+        return Recipe(
             network=self.network,
             method=self.stage.method,
             sampling=self.stage.sampling,
             augmentation=self.augmentation,
             training=self.training,
             preparation=preparation,
-        ).to_record()
+        )
+
+    def shared_recipe(self, preparation: Preparation) -> dict[str, dict[str, Any]]:
+        """Return the parts of the recipe that all runs share as plain values."""
+        record = self.recipe(preparation).to_record()
         for name in _NOT_SHARED:
             del record["training"][name]
         return {part: record[part] for part in SHARED_PARTS}
 
 
-def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
-    """Make the record of the study that the options ask for, and check that every run of it can be made.
+class Planned(NamedTuple):
+    """A study that can be made.
 
-    Returns:
-        The study, and lines for the user about each split.
+    Attributes:
+        study: Its record.
+        plans: Its cases, by the centre that is held out.
+        lines: For the user, about each split.
+    """
+
+    study: Study
+    plans: Mapping[str, Plan]
+    lines: list[str]
+
+
+def plan_study(options: RunOptions) -> Planned:
+    """Make the record of the study that the options ask for, and check that every run of it can be made.
 
     Raises:
         InputError: If a setting is out of its range, a centre cannot be held out, or a split has one scan or patient in
@@ -115,13 +135,12 @@ def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
     ]
     cases = list(chain(*centres.values()))
     pairs = find_inseparable_pairs(chosen, cases, save=save)
-    steps, lines = {}, []
+    plans, lines = {}, []
     for split in chosen:
         leaks = check_leaks(split, pairs, allow=options.allow_duplicates)
-        plan = plan_split(stage, split, centres)
+        plan = plans[split.name] = plan_split(stage, split, centres)
         held_out_cases(split, centres, target)  # raises now rather than after hours of training
         lines += [describe(plan, options.training), *(f"  warning: {leak}" for leak in leaks)]
-        steps[split.name] = count_steps(plan, options.training)
     methods = {name: with_variant(stage, name).method for name in options.variants}
     averaged = [name for name, method in methods.items() if options.average and "sdf" in method.heads]
     if options.average and not averaged:
@@ -138,10 +157,10 @@ def plan_study(options: RunOptions) -> tuple[Study, list[str]]:
         variants={name: method.to_record() for name, method in methods.items()},
         readouts={name: "average" if name in averaged else "segmentation" for name in methods},
         seeds=options.seeds,
-        steps=steps,
+        steps={name: count_steps(plan, options.training) for name, plan in plans.items()},
         commands=(options.command,),
     )
-    return study, lines
+    return Planned(study, plans, lines)
 
 
 def list_unfinished(study: Study) -> list[Run]:
@@ -164,28 +183,48 @@ def list_unfinished(study: Study) -> list[Run]:
     return unfinished
 
 
-def assign_gpus(gpu: str, jobs: int) -> list[str]:
-    """Return the value of ``--gpu`` for each of the runs at the same time; "auto" uses all GPUs in turn.
+def assign_gpus(gpu: str, jobs: int | None) -> list[str]:
+    """Return the value of ``--gpu`` for each of the runs at the same time.
+
+    Args:
+        gpu: "all" GPUs that this process sees, some of them such as "0,1", "auto" for as many as there are ``jobs``, or
+            "cpu". The numbers are those of CUDA_VISIBLE_DEVICES, if it is set, as they are for the scripts.
+        jobs: Number of runs at the same time; None for one on each GPU that is named, and one with "auto" and "cpu". If
+            they are more than the GPUs, each GPU has several.
 
     Raises:
         InputError: If this machine has no such GPU.
     """
-    device = choose_device(gpu)
-    if device.type == "cpu":
-        return ["cpu"] * jobs
-    if gpu != "auto":
-        return [gpu] * jobs
-    return [str(job % torch.cuda.device_count()) for job in range(jobs)]
+    count = torch.cuda.device_count()
+    if gpu == "all" and not count:
+        raise InputError("--gpu all", "this machine has no GPU that torch can use", "give cpu")
+    if gpu == "all" or (gpu == "auto" and torch.cuda.is_available()):
+        named = [str(number) for number in range(count)]
+    else:
+        devices = [choose_device(part) for part in gpu.split(",")]
+        named = list(dict.fromkeys("cpu" if device.type == "cpu" else str(device.index) for device in devices))
+    if "cpu" in named and len(named) > 1:
+        raise InputError(f"--gpu {gpu}", "the CPU would make a run much more slowly than a GPU", "name GPUs, or cpu")
+    jobs = jobs or (1 if gpu == "auto" else len(named))
+    return [named[job % len(named)] for job in range(jobs)]
 
 
 def describe_plan(study: Study, unfinished: int, gpus: Sequence[str]) -> str:
-    """Say in a few lines what will be done."""
+    """Say in a few lines what will be done.
+
+    Args:
+        study: What was asked for.
+        unfinished: Number of its runs that are still to do.
+        gpus: The value of ``--gpu`` for each of the runs at the same time; empty if they become jobs of SLURM.
+    """
     counts = f"{len(study.variants)} variant(s) x {len(study.seeds)} seed(s) x {len(study.steps)} centre(s)"
     total = len(study.runs)
-    devices = "cpu" if gpus[0] == "cpu" else f"GPU {', '.join(sorted(set(gpus)))}"
+    devices = "cpu" if "cpu" in gpus else f"GPU {', '.join(dict.fromkeys(gpus))}"
+    crowded = ", several on one GPU" if "cpu" not in gpus and len(set(gpus)) < len(gpus) else ""
+    where = f"{len(gpus)} at a time on {devices}{crowded}" if gpus else "each a job of SLURM"
     lines = [
         f"{study.stage.title}: {counts} = {total} run(s), {total - unfinished} finished, {unfinished} to do",
-        f"  {len(gpus)} at a time on {devices}, kept under {study.folder}",
+        f"  {where}, kept under {study.folder}",
         f"  variants: {', '.join(study.variants)}; seeds: {', '.join(map(str, study.seeds))}",
     ]
     single = [name for name, readout in study.readouts.items() if readout != "average"]

@@ -110,6 +110,10 @@ class Study:
         """Return the folder of the checkpoints of a run, which its scripts get as ``--path``."""
         return self.folder / run.variant / f"seed_{run.seed}"
 
+    def run_folder(self, run: Run) -> Path:
+        """Return the folder of the trainings of a run; who makes the run holds the lock on it."""
+        return self.checkpoints(run) / self.stage.name / run.centre
+
     def log_file(self, run: Run) -> Path:
         """Return the file that collects the output of a run's scripts."""
         return self.checkpoints(run) / f"{self.stage.name}_{run.centre}.log"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import torch
+
 from data.cases.case import Case
 from data.cases.store import read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
@@ -21,6 +23,7 @@ from engine.device import Execution, choose_execution
 from engine.processes import of_first, together, wait_for_all
 from engine.recipe import Recipe, TrainSettings
 from engine.stages import STAGES, Stage
+from engine.train.cost import Cost, Work, describe_machine, format_duration, measuring
 from engine.train.loader import count_negatives
 from engine.train.loop import BEST_SO_FAR, train
 from engine.train.options import TrainOptions, parse
@@ -51,6 +54,14 @@ class Plan:
     def negatives_per_epoch(self, settings: TrainSettings) -> int:
         """Return how many boxes of the negatives an epoch has."""
         return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
+
+    def to_measure(self, stage: Stage, recipe: Recipe) -> Work:
+        """Return this plan as a training whose cost can be measured."""
+        return Work(stage, self.split, recipe, self.train_cases, self.negatives, self.validation_cases)
+
+    def seconds(self, cost: Cost, settings: TrainSettings) -> float:
+        """Return how long a training with these settings takes."""
+        return cost.seconds(count_steps(self, settings), len(self.validation_cases), settings)
 
 
 @command
@@ -94,6 +105,8 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
             plans.append(plan)
         except InputError as error:
             faults.append(error)
+    if options.dry_run and plans and process_number() == 0:
+        print(describe_cost(options, plans, execution))
     for plan in plans if not options.dry_run else ():
         try:
             train_split(options, plan, execution)
@@ -178,6 +191,21 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
     return settings.epochs * -(-boxes // settings.batch_size)
 
 
+def describe_cost(options: TrainOptions, plans: Sequence[Plan], execution: Execution) -> str:
+    """Measure some steps of the first plan, and return a line with the time that each plan and all together take.
+
+    Raises:
+        InputError: If a case cannot be read, or the memory does not suffice.
+    """
+    work = plans[0].to_measure(options.stage, options.recipe(plans[0].train_cases))
+    with measuring(execution.device, torch.get_num_threads(), plain=options.plain) as meter:
+        cost = meter.measure(work)
+    seconds = [plan.seconds(cost, options.training) for plan in plans]
+    each = ", ".join(f"{p.split.name} {format_duration(s)}" for p, s in zip(plans, seconds, strict=True))
+    total = f"; in total {format_duration(sum(seconds))}" if len(plans) > 1 else ""
+    return f"  measured on {meter.machine}: {format_duration(cost.step_s)} a step, so about {each}{total}"
+
+
 def train_split(options: TrainOptions, plan: Plan, execution: Execution) -> None:
     """Train one split in a new run folder, or resume its newest run.
 
@@ -227,6 +255,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, execution: Executi
                 "split": split.name,
                 "split_hash": split.hash,
                 "device": str(execution.device),
+                "machine": describe_machine(execution.device),
                 "processes": process_count(),
                 "plain": options.plain,
                 "store": str(options.store),

@@ -87,7 +87,9 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     parser.add_argument(
         "--resume", action="store_true", help="go on with unfinished runs, and start those that were not begun"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be trained and how long it would take, and stop"
+    )
     add_allow_duplicates(parser)
     parser.add_argument(
         "--plain",

@@ -2,25 +2,22 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from data.augment import Augmentation
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, exclusive_lock
+from data.common.files import REPOSITORY
 from data.phantom import command as phantom
 from engine.report.tables import read_case_table
 from engine.stages import STAGES, VARIANTS, with_variant
 from engine.study import command as study
 from engine.study import jobs as study_jobs
-from engine.study.plan import assign_gpus, plan_study
+from engine.study.plan import plan_study
 from engine.study.runs import SHARED_PARTS, Run, merge_with_record, read_studies
 from engine.train import command as train_command
 from tests.conftest import edit_manifest
@@ -28,7 +25,7 @@ from tests.study_parts import CENTRES, fake_run, options, parse_tables
 
 
 def plan(arguments: list[str]):
-    return plan_study(study.parse(arguments))[0]
+    return plan_study(study.parse(arguments)).study
 
 
 def refusal(arguments: list[str]) -> InputError:
@@ -64,7 +61,7 @@ def test_the_scripts_understand_their_command_lines(study_store, tmp_path, stage
     more = ["--stage", stage, "--variants", "baseline", "full", "--centres", "west", "--lr", "3e-3", *averaged]
     more += ["--augment", "rotation_degrees=5", "--sampling", "hu_window=-50,150"]
     asked = study.parse(options(study_store, tmp_path, *more))
-    made, _ = plan_study(asked)
+    made = plan_study(asked).study
     for variant in ("baseline", "full"):
         run = Run(variant, 5, "west")
         train, evaluate = study_jobs.build_commands(made, run, "cpu", asked.training_options)
@@ -267,77 +264,6 @@ def test_scans_are_compared_once_for_all_splits(study_store, tmp_path, monkeypat
     script = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--dry-run"]
     assert train_command.main("tumor_coarse", script) == 0
     assert len(calls) == 1
-
-
-def test_a_failed_run_is_listed_with_its_log_and_the_others_go_on(study_store, tmp_path, fake_scripts, capsys):
-    fake_scripts(failing="full")
-    more = ["--variants", "full", "baseline", "--centres", "west", "--jobs", "2"]
-    assert study.main(options(study_store, tmp_path, *more)) == 2
-    printed = capsys.readouterr()
-    log = tmp_path / "full" / "seed_2022" / "tumor_coarse_west.log"
-    last = printed.err.splitlines()[-1]
-    assert last.startswith(f"error: {log}: ") and "(full, seed 2022, west held out)" in last
-    assert "error: no luck" in log.read_text()
-    assert "| baseline" in printed.out and "Dice 0.600 over 3 cases" in printed.out
-    assert study.main(options(study_store, tmp_path, *more, "--against", "full")) == 2
-    assert "full, seed 2022, west held out" in capsys.readouterr().err  # also where there is nothing to report against
-
-
-def test_scripts_share_the_cores_and_the_folder_is_locked(study_store, tmp_path, monkeypatch, capsys):
-    code = "import os; print('threads', os.environ['OMP_NUM_THREADS'])"
-    monkeypatch.setattr(study_jobs, "build_commands", lambda *_: [[sys.executable, "-c", code]])
-    assert study.main(options(study_store, tmp_path, "--variants", "full", "--centres", "west")) == 0
-    threads = (tmp_path / "full" / "seed_2022" / "tumor_coarse_west.log").read_text().splitlines()[-1]
-    assert threads == f"threads {torch.get_num_threads()}"
-    with exclusive_lock(tmp_path, "wait"):
-        assert study.main(options(study_store, tmp_path, "--variants", "full", "--centres", "west")) == 2
-    assert "cannot be locked" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("count", "gpu", "wanted"),
-    [
-        (2, "auto", "0 1 0"),
-        (1, "auto", "0 0 0"),
-        (2, "1", "1 1 1"),
-        (0, "auto", "cpu cpu cpu"),
-        (2, "cpu", "cpu cpu cpu"),
-    ],
-)
-def test_runs_at_the_same_time_use_the_gpus_in_turn(monkeypatch, count, gpu, wanted):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    assert assign_gpus(gpu, 3) == wanted.split()
-
-
-STUDY_OF_SLEEPERS = """
-import signal, sys; sys.path.insert(0, {root!r})
-from engine.study import command as study
-from engine.study import jobs as study_jobs
-signal.signal(signal.SIGINT, signal.SIG_IGN if {ignored} else signal.default_int_handler)
-code = "import time; print('asleep', flush=True); time.sleep(60)"
-study_jobs.build_commands = lambda *_: [[sys.executable, "-c", code]]
-sys.exit(study.main({arguments!r}))
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "ignored"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
-)
-def test_an_interruption_ends_the_scripts_and_says_how_to_go_on(study_store, tmp_path, number, ignored):
-    """Also where the study was started with SIGINT ignored, as a shell starts its background jobs."""
-    arguments = options(study_store, tmp_path, "--variants", "full", "--centres", "west", "east", "--jobs", "2")
-    code = STUDY_OF_SLEEPERS.format(root=str(REPOSITORY), arguments=arguments, ignored=ignored)
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 300  # it has to import torch, on a machine that may be busy
-    logs = [tmp_path / "full" / "seed_2022" / f"tumor_coarse_{centre}.log" for centre in ("west", "east")]
-    while not all(log.exists() and "\nasleep" in log.read_text() for log in logs) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, printed = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Run the same command again" in printed and "Traceback" not in printed
-    with exclusive_lock(tmp_path, "wait"):  # the scripts, which held the lock too, have exited
-        assert all(ignored or "KeyboardInterrupt" in log.read_text() for log in logs)
 
 
 @pytest.mark.slow
