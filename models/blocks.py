@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.group_norm import GroupNorm
+from models.channels_last import GroupNorm, convolve
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StandardisedConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, in_channels, D, H, W) with the standardised filters."""
-        return F.conv3d(x, self._filters(), None, self.stride, self.padding, self.dilation)
+        return convolve(x, self._filters(), self.stride[0], self.dilation[0])
 
     def _filters(self) -> Tensor:
         """Return the standardised weights; without gradients they are computed again only after a change."""

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import group_norm
+from models import channels_last as module
 from models.blocks import PointwiseConv3d, StandardisedConv3d
-from models.group_norm import GroupNorm
+from models.channels_last import GroupNorm, convolve
+from models.dual_task_net import DualTaskNet
 
 ROWS = (16, 16, 16)  # sides of enough voxels for our own backward pass
 
@@ -23,7 +24,7 @@ def channels_last(*shape: int) -> Tensor:
 
 
 def is_ours(y: Tensor) -> bool:
-    return y.grad_fn is not None and y.grad_fn.name() == "_GroupNormBackward"
+    return y.grad_fn is not None and y.grad_fn.name() in ("_GroupNormBackward", "_PairedConvolutionBackward")
 
 
 def gradients(module: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
@@ -49,7 +50,7 @@ def test_gradient_of_group_norm_is_that_of_finite_differences(monkeypatch):
     torch.manual_seed(0)
     norm = GroupNorm(2, 4).double()
     random_like(norm)
-    monkeypatch.setattr(group_norm, "LEAST_VOXELS", 1)
+    monkeypatch.setattr(module, "LEAST_VOXELS", 1)
     arguments = (channels_last(2, 4, 2, 3, 4), *norm.parameters())
     names = [name for name, _ in norm.named_parameters()]
 
@@ -75,6 +76,52 @@ def test_group_norm_is_torchs_where_that_is_faster(channels, sides, layout):
     x = torch.randn(1, channels, *sides).contiguous(memory_format=layout)
     assert not is_ours(GroupNorm(8, channels)(x))
     assert is_ours(GroupNorm(8, 8)(torch.randn(1, 8, *ROWS).contiguous(memory_format=torch.channels_last_3d)))
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("sides", [(4, 5, 6), (1, 1, 2)], ids=str)
+def test_paired_convolution_has_the_values_and_gradients_of_torch(channels, sides):
+    torch.manual_seed(0)
+    x, filters = channels_last(2, channels, *sides), channels_last(channels, channels, 3, 3, 3)
+    ours, torchs = convolve(x, filters, 1, 1), F.conv3d(x, filters, padding=1)
+    assert is_ours(ours) and not is_ours(torchs)
+    torch.testing.assert_close(ours, torchs)
+    for upstream in (torch.randn_like(x), torch.randn(x.shape, dtype=x.dtype)):  # in both layouts
+        expected = torch.autograd.grad(torchs, (x, filters), upstream, retain_graph=True)
+        for a, b in zip(torch.autograd.grad(ours, (x, filters), upstream, retain_graph=True), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_gradient_of_paired_convolution_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    x, filters = channels_last(1, 2, 2, 3, 4), channels_last(2, 2, 3, 3, 3)
+    assert torch.autograd.gradcheck(lambda x, filters: convolve(x, filters, 1, 1), (x, filters))
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "stride", "dilation"),
+    [((16, 16), 3, 1, 1), ((4, 8), 3, 1, 1), ((8, 8), 1, 1, 1), ((8, 8), 3, 2, 1), ((8, 8), 3, 1, 2)],
+)
+def test_other_convolutions_are_torchs(shape, side, stride, dilation):
+    torch.manual_seed(0)
+    out_channels, in_channels = shape
+    x, filters = channels_last(2, in_channels, 6, 6, 6), channels_last(out_channels, in_channels, side, side, side)
+    y = convolve(x, filters, stride, dilation)
+    assert not is_ours(y)
+    torch.testing.assert_close(y, F.conv3d(x, filters, None, stride, dilation * (side // 2), dilation))
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_the_layout_changes_nothing_but_the_last_digits(width):
+    """The plain layout takes torch's own functions throughout."""
+    torch.manual_seed(0)
+    net = DualTaskNet(width=width, heads=("seg", "sdf", "embedding")).eval()
+    x = torch.rand(2, 1, 16, 24, 16)
+    plain = net(x)
+    net = net.to(memory_format=torch.channels_last_3d)
+    for fast, expected in zip(net(x.contiguous(memory_format=torch.channels_last_3d)), plain, strict=True):
+        if expected is not None:
+            torch.testing.assert_close(fast, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("out_channels", [1, 5])

@@ -1,0 +1,124 @@
+"""What torch computes slowly on a CPU with channels last, computed faster: group norm and narrow convolutions.
+
+On other devices, in other layouts and when compiled, torch's own functions are used.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
+
+CHANNELS_LAST = torch.channels_last_3d
+# Where our backward pass of group norm is the faster one: torch's vectorises over many channels and makes fewer calls.
+MOST_CHANNELS, LEAST_VOXELS = 32, 4096
+HALF_A_VECTOR = 8  # channels of float32; a vector of AVX-512 holds twice as many
+
+
+def is_slow_in_torch(x: Tensor, weight: Tensor) -> bool:
+    """Return whether (B, C, D, H, W) has the layout and is on the device that this module is for."""
+    if x.device.type != "cpu" or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.ndim == 5 and x.is_contiguous(memory_format=CHANNELS_LAST) and not torch.compiler.is_compiling()
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation whose backward pass is fast on a CPU with channels last.
+
+    In that layout torch's own backward pass does not vectorise over a few channels: with 8 it takes longer than the
+    gradients of a 3x3x3 convolution. The forward pass is torch's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, D, H, W) over the voxels and the channels of each group."""
+        large = x.shape[1] <= MOST_CHANNELS and x.shape[2:].numel() >= LEAST_VOXELS
+        if large and is_slow_in_torch(x, self.weight):
+            return cast("Tensor", _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps))
+        return super().forward(x)
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        batch, channels = x.shape[:2]
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, weight and bias.
+
+        With the gradient g of the output, the normalised input n = rstd (x - mean) and means over a group,
+
+            dx = rstd (weight g - mean(weight g) - n mean(weight g n)),
+
+        which is linear in g and x. All passes over the voxels work on rows of W * C contiguous values, which vectorise
+        for any number of channels.
+        """
+        x, weight, mean, rstd = ctx.saved_tensors  # type: ignore[misc]  # declared as a single tensor
+        (batch, groups), width, size = mean.shape, x.shape[-1], x[0].numel() // mean.shape[1]  # values of a group
+        x_rows, g_rows = (t.movedim(1, -1).flatten(3) for t in (x, gradient))  # (B, D, H, W * C)
+        mean, rstd = (t.view(batch, 1, groups, 1) for t in (mean, rstd))
+        weight = weight.view(groups, -1)  # (groups, channels of a group)
+
+        def sum_voxels(rows: Tensor) -> Tensor:  # (B, 1, groups, channels of a group)
+            return rows.sum((1, 2)).view(batch, width, *weight.shape).sum(1, keepdim=True)
+
+        def along_rows(factor: Tensor) -> Tensor:  # (B, 1, 1, W * C)
+            return factor.expand(batch, width, *weight.shape).flatten(1)[:, None, None]
+
+        sum_g = sum_voxels(g_rows)
+        sum_gn = rstd * (sum_voxels(g_rows * x_rows) - mean * sum_g)
+        mean_g, mean_gn = ((weight * sums).sum(3, keepdim=True) / size for sums in (sum_g, sum_gn))
+        slope = -rstd.square() * mean_gn
+        dx = torch.addcmul(along_rows(-rstd * mean_g - slope * mean), g_rows, along_rows(rstd * weight))
+        dx.addcmul_(x_rows, along_rows(slope))
+        dx = dx.unflatten(3, (width, -1)).movedim(-1, 1)
+        return dx, sum_gn.sum(0).flatten(), sum_g.sum(0).flatten(), None, None
+
+
+def convolve(x: Tensor, filters: Tensor, stride: int, dilation: int) -> Tensor:
+    """Convolve (B, I, D, H, W) with filters (O, I, k, k, k), padded so that a stride of 1 keeps the size.
+
+    With at most HALF_A_VECTOR channels before and after, 3x3x3 filters are applied to two neighbouring voxels at once,
+    which fills the vectors of the processor: 4/3 of the operations in 2/3 of the time.
+    """
+    narrow = filters.shape[0] == filters.shape[1] <= HALF_A_VECTOR and filters.shape[2:] == (3, 3, 3)
+    if narrow and stride == dilation == 1 and x.shape[-1] % 2 == 0 and is_slow_in_torch(x, filters):
+        return cast("Tensor", _PairedConvolution.apply(x, filters))
+    return F.conv3d(x, filters, None, stride, dilation * (filters.shape[-1] // 2), dilation)
+
+
+class _PairedConvolution(torch.autograd.Function):
+    """A 3x3x3 convolution that computes pairs of voxels, (2w, 2w + 1), from the four that either of them sees."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, filters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, filters)
+        return _convolve_pairs(x, filters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, filters = ctx.saved_tensors  # type: ignore[misc]  # declared as a single tensor
+        dx = _convolve_pairs(gradient, filters.transpose(0, 1).flip(2, 3, 4))
+        pairs = gradient.movedim(1, -1).unflatten(3, (-1, 2)).flatten(4).movedim(-1, 1)  # (B, 2 O, D, H, W / 2)
+        geometry = ((1, 1, 2), (1, 1, 1), (1, 1, 1), False, (0, 0, 0), 1)  # stride, padding, dilation, ..., groups
+        wanted = (False, True, False)  # the gradient of the filters only
+        _, both, _ = torch.ops.aten.convolution_backward(pairs, x, _pair(filters), None, *geometry, wanted)
+        left, right = both.chunk(2)
+        return dx, left[..., :-1] + right[..., 1:]
+
+
+def _pair(filters: Tensor) -> Tensor:
+    """Return the filters of both voxels of a pair, shape (2 O, I, 3, 3, 4)."""
+    pair = torch.cat([F.pad(filters, (0, 1)), F.pad(filters, (1, 0))])
+    return pair.contiguous(memory_format=CHANNELS_LAST)
+
+
+def _convolve_pairs(x: Tensor, filters: Tensor) -> Tensor:
+    pairs = F.conv3d(x, _pair(filters), None, stride=(1, 1, 2), padding=1)  # (B, 2 O, D, H, W / 2)
+    return pairs.movedim(1, -1).unflatten(4, (2, -1)).flatten(3, 4).movedim(-1, 1)
