@@ -35,6 +35,7 @@ ROOMS = {
         ("engine.report",),
         ("engine.options",),
         ("engine.metrics", "engine.statistics", "engine.checkpoint"),
+        ("engine.memory",),
         ("engine.recipe",),
         ("engine.stages",),
         ("engine.method", "engine.device"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -23,8 +24,9 @@ from data.common.text import HelpFormatter
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, select_cases
-from engine.checkpoint import create_run, list_runs, load_checkpoint
+from engine.checkpoint import create_run, list_runs, load_checkpoint, load_newest
 from engine.device import choose_device
+from engine.memory import Fit, fit_step
 from engine.method import Method
 from engine.options import (
     add_allow_duplicates,
@@ -40,6 +42,7 @@ from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train.loader import count_negatives
 from engine.train.loop import BEST_SO_FAR, prepare_training, train
 from engine.train.run_log import write_settings
+from models.dual_task_net import DualTaskNet
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
 POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
@@ -56,6 +59,7 @@ class TrainOptions:
         resume: Whether to go on with unfinished runs.
         dry_run: Whether to stop after saying what would be done.
         allow_duplicates: Whether to train although one scan is in two parts of a split.
+        keep_patch: Whether the size of a patch was typed, so that it is not adapted to the memory.
         gpu, store, path: As in engine.options.
     """
 
@@ -67,16 +71,21 @@ class TrainOptions:
     resume: bool
     dry_run: bool
     allow_duplicates: bool
+    keep_patch: bool
     gpu: str
     store: Path
     path: Path
 
-    def recipe(self, cases: Sequence[Case]) -> Recipe:
-        """Return the recipe of a run on these cases, which were all prepared in one way."""
+    def recipe(self, cases: Sequence[Case], fit: Fit | None = None) -> Recipe:
+        """Return the recipe of a run on these cases, which were all prepared in one way.
+
+        A patch that was not typed is the one that fits.
+        """
+        patch_mm = (self.stage if fit is None or self.keep_patch else fit).sampling.patch_mm
         return Recipe(
             network=self.network,
             method=self.stage.method,
-            sampling=self.stage.sampling,
+            sampling=replace(self.stage.sampling, patch_mm=patch_mm),
             augmentation=self.augmentation,
             training=self.training,
             preparation=cases[0].preparation,
@@ -150,6 +159,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         resume=args.resume,
         dry_run=args.dry_run,
         allow_duplicates=args.allow_duplicates,
+        keep_patch=any(change.startswith("patch_mm=") for change in args.sampling),
         gpu=args.gpu,
         store=args.store,
         path=args.path,
@@ -214,14 +224,16 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
             print(describe(plan, options.training))
             if not plan.validation_cases:
                 print("    warning: no validation case, so the last epoch is used, and 0.5 as the threshold")
+            fit = fit_plan(options, plan, device)
+            print(fit.description)
             if options.dry_run and options.resume:
-                print(f"    {describe_resumption(options, plan)}")
-            plans.append(plan)
+                print(f"    {describe_resumption(options, plan, fit)}")
+            plans.append((plan, fit))
         except InputError as error:
             faults.append(error)
-    for plan in plans if not options.dry_run else ():
+    for plan, fit in plans if not options.dry_run else ():
         try:
-            train_split(options, plan, device)
+            train_split(options, plan, fit, device)
         except InputError as error:
             faults.append(error)
         except KeyboardInterrupt:
@@ -272,21 +284,33 @@ def describe(plan: Plan, settings: TrainSettings) -> str:
     )
 
 
-def describe_resumption(options: TrainOptions, plan: Plan) -> str:
+def fit_plan(options: TrainOptions, plan: Plan, device: torch.device) -> Fit:
+    """Decide how the steps of a run fit into the memory; a run that is resumed keeps its patch.
+
+    Raises:
+        InputError: If they cannot, or the checkpoint of the run cannot be read.
+    """
+    found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
+    recipe = found[1].recipe if found else options.recipe(plan.train_cases)
+    cases = [*plan.train_cases, *plan.negatives]
+    return fit_step(recipe, cases, device, keep_patch=options.keep_patch or found is not None)
+
+
+def describe_resumption(options: TrainOptions, plan: Plan, fit: Fit) -> str:
     """Return what ``--resume`` would do with a split.
 
     Raises:
         InputError: If the checkpoint of the newest run cannot be read.
     """
-    runs = list_runs(options.path, options.stage, plan.split.name)
-    if not runs or not (runs[-1] / "last.pt").exists():
+    found = load_newest(options.path, options.stage, plan.split.name, options.store)
+    if found is None:
         return "would start from the beginning"
-    checkpoint = load_checkpoint(runs[-1] / "last.pt", options.stage.name, options.store)
+    folder, checkpoint = found
     epochs = checkpoint.recipe.training.epochs
     if checkpoint.epoch >= epochs:
-        return f"{runs[-1]} is already finished, {epochs} epochs"
-    kept = describe_kept_settings(checkpoint.recipe, options.recipe(plan.train_cases))
-    return f"would go on in {runs[-1]} after epoch {checkpoint.epoch} of {epochs}{kept}"
+        return f"{folder} is already finished, {epochs} epochs"
+    kept = describe_kept_settings(checkpoint.recipe, options.recipe(plan.train_cases, fit))
+    return f"would go on in {folder} after epoch {checkpoint.epoch} of {epochs}{kept}"
 
 
 def describe_kept_settings(kept: Recipe, typed: Recipe) -> str:
@@ -301,7 +325,7 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
     return settings.epochs * -(-boxes // settings.batch_size)
 
 
-def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None:
+def train_split(options: TrainOptions, plan: Plan, fit: Fit, device: torch.device) -> None:
     """Train one split in a new run folder, or resume its newest run.
 
     Raises:
@@ -311,10 +335,10 @@ def train_split(options: TrainOptions, plan: Plan, device: torch.device) -> None
     folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
     remedy = "wait until it ends, or leave out --resume to start a run of its own"
     with exclusive_lock(folder, remedy, patience_s=LOCK_PATIENCE_S):
-        train_in(folder, options, plan, device)
+        train_in(folder, options, plan, fit, device)
 
 
-def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.device) -> None:
+def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, device: torch.device) -> None:
     """Train in a run folder that nobody else is using.
 
     A resumed run keeps the recipe that it was started with; what was typed differently now is printed.
@@ -322,7 +346,8 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
     Raises:
         InputError: If the run cannot be resumed, or fails.
     """
-    stage, split, recipe = options.stage, plan.split, options.recipe(plan.train_cases)
+    split, recipe = plan.split, options.recipe(plan.train_cases, fit)
+    stage = replace(options.stage, sampling=recipe.sampling)
     remove_unfinished([folder])  # each is as large as a checkpoint
     checkpoint = None
     if (folder / "last.pt").exists():
@@ -361,6 +386,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, device: torch.devi
         folder=folder,
         checkpoint=checkpoint,
     )
+    cast("DualTaskNet", training.net).recomputed = fit.recomputed
     train(training)
     result = "no case to validate on" if training.best_dice is None else f"validation Dice {training.best_dice:.3f}"
     print(f"{folder}: {result}")
