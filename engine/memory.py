@@ -108,6 +108,7 @@ def step_memory(
     batch_size: int,
     gpu: bool,
     averaged: bool = False,
+    ahead: bool = False,
     recomputed: int = 0,
 ) -> int:
     """Estimate the peak in bytes of what torch allocates in a training step.
@@ -119,6 +120,7 @@ def step_memory(
         batch_size: Boxes of a step.
         gpu: Whether it is computed in half precision on a GPU, or else in float32 on the CPU.
         averaged: Whether there is a moving average of the weights.
+        ahead: Whether the next batch is prepared on the same device during the step.
         recomputed: As in ``DualTaskNet``.
     """
     with FakeTensorMode():
@@ -139,7 +141,7 @@ def step_memory(
             phi = torch.empty_like(mask) if "sdf" in method.heads else None
             image = torch.empty_like(mask)
             images = image if count_views(method) == 1 else torch.cat([image, image])
-            if gpu:
+            if ahead:
                 preparation = tracker.live - without_batch + PREPARATION_BYTES * math.prod(shape)
                 kept.append(torch.empty(preparation, dtype=torch.uint8))
             loss = _loss(net, method, images, mask, phi, half=gpu)
@@ -258,9 +260,9 @@ def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, kee
     known = "" if free == math.inf else f", {free / GB:.1f} GB are free"
     boxes = f"{images} images of {' x '.join(map(str, shape))} voxels"
     lines = ["; ".join([f"memory: {need / GB:.1f} GB at the peak of a step ({boxes}){known}", *notes])]
-    if need > budget:
+    if need > free - (GPU_RESERVE if gpu else 0):
         remedy = "end other programs, or use a smaller --batch-size, --width or --sampling patch_mm"
-        lines.append(f"warning: a step may need more memory than {device} has free: {remedy}")
+        lines.append(f"warning: a step needs more memory than {device} has free: {remedy}")
     return Fit(sampling, recomputed, "\n".join(f"    {line}" for line in lines))
 
 
@@ -272,6 +274,7 @@ def _needed(recipe: Recipe, shape: Index3D, gpu: bool, recomputed: int) -> int:
         batch_size=recipe.training.batch_size,
         gpu=gpu,
         averaged=recipe.training.ema_decay > 0,
+        ahead=gpu,
         recomputed=recomputed,
     )
 
