@@ -253,6 +253,21 @@ def _is_time(name: str) -> bool:
         return False
 
 
+def load_newest(checkpoints: Path, stage: Stage, split: str, store: Path) -> tuple[Path, Checkpoint] | None:
+    """Load the state in which the newest run of a stage and split was left.
+
+    Returns:
+        The run folder and its ``last.pt``; None if there is no run, or no finished epoch.
+
+    Raises:
+        InputError: As for ``load_checkpoint``.
+    """
+    runs = list_runs(checkpoints, stage, split)
+    if not runs or not (runs[-1] / "last.pt").exists():
+        return None
+    return runs[-1], load_checkpoint(runs[-1] / "last.pt", stage.name, store)
+
+
 def find_run(
     checkpoints: Path,
     stage: Stage,

@@ -71,6 +71,16 @@ class TrainSettings:
     clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
 
 
+def new_network(network: NetworkSettings, method: Method) -> DualTaskNet:
+    """Build a network with random weights, as torch lays it out by default."""
+    return DualTaskNet(
+        width=network.width,
+        heads=method.heads,
+        head_input=method.head_input,
+        activation=Activation(network.groups, network.leak),
+    )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a trained network is and how its input has to be prepared.
@@ -90,12 +100,7 @@ class Recipe:
         self, device: torch.device, memory_format: torch.memory_format = torch.channels_last_3d
     ) -> DualTaskNet:
         """Build the network on a device, with random weights, by default laid out in memory as it computes fastest."""
-        net = DualTaskNet(
-            width=self.network.width,
-            heads=self.method.heads,
-            head_input=self.method.head_input,
-            activation=Activation(self.network.groups, self.network.leak),
-        )
+        net = new_network(self.network, self.method)
         # The stubs of torch do not know that a module can be moved and given a memory format in one call.
         net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         avoid_slow_convolutions(net)

@@ -1,19 +1,23 @@
 """The dual-task network: a residual 3-D U-Net that predicts a mask and its signed distance from shared features."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Activation, PointwiseConv3d, ResidualBlock, StandardisedConv3d, norm_relu_conv
 from models.signed_distance import distance_to_mask, scale_steepness
 
+R = TypeVar("R")
+
 REDUCTION = 8  # voxels of the input per cell of the bottom grid, along each axis
 HEADS = ("seg", "sdf", "embedding", "slice", "deep")
 HEAD_INPUTS = ("normalised", "raw")
+MOST_RECOMPUTED = 3  # resolutions whose features can be recomputed; those of the coarsest one take too little to matter
 GROUP_NORM_RELU = Activation()  # of the published network
 # How heads that read normalised features start. A probability of 0.02, near the share of the target, saves the hundreds
 # of steps that Adam would need to move the bias there. Weights of 1 give logits that differ between voxels from the
@@ -77,6 +81,11 @@ class DualTaskNet(nn.Module):
             saturates both heads.
         activation: Normalisation and ReLU between the convolutions.
 
+    Attributes:
+        recomputed: At how many resolutions, from the full one on, a training step keeps only what enters and leaves a
+            block and computes the rest again for the backward pass (gradient checkpointing): 0 (none) to
+            MOST_RECOMPUTED. It takes time instead of memory and changes no result.
+
     Raises:
         ValueError: If the width is not a positive multiple of the groups, "seg" is missing, or a head or ``head_input``
             is unknown.
@@ -98,6 +107,7 @@ class DualTaskNet(nn.Module):
         if head_input not in HEAD_INPUTS:
             raise ValueError(f"head_input is {head_input!r}, not one of {', '.join(HEAD_INPUTS)}")
         self.width, self.heads = width, tuple(head for head in HEADS if head in heads)
+        self.recomputed = 0
         w1, w2, w4, w8 = (width * n for n in (1, 2, 4, 8))
         self.stem = StandardisedConv3d(1, w1)
         block = functools.partial(ResidualBlock, activation=activation)
@@ -144,20 +154,41 @@ class DualTaskNet(nn.Module):
         """
         if any(side % REDUCTION for side in x.shape[2:]):
             raise ValueError(f"sides {tuple(x.shape[2:])} are not all multiples of {REDUCTION}; pad the input")
-        skip1 = self.encoder1(self.stem(x))  # (B, w, D, H, W)
-        skip2 = self.encoder2(self.down2(skip1))  # (B, 2w, D/2, H/2, W/2)
-        skip4 = self.encoder4(self.down4(skip2))  # (B, 4w, D/4, H/4, W/4)
-        bottom = self.bottom(self.encoder8(self.down8(skip4)))  # (B, 8w, D/8, H/8, W/8)
-        y4 = self.decoder4(_upsample(self.fusion(bottom)) + skip4)  # (B, 2w, D/4, H/4, W/4)
-        y2 = self.decoder2(_upsample(y4) + skip2)  # (B, w, D/2, H/2, W/2)
-        y = self.head_input(self.decoder1(_upsample(y2) + skip1))  # (B, w, D, H, W)
+        skip1 = self._run(1, lambda x: self.encoder1(self.stem(x)), x)  # (B, w, D, H, W)
+        skip2 = self._encode(2, self.encoder2, self._run(1, self.down2, skip1))  # (B, 2w, D/2, H/2, W/2)
+        skip4 = self._encode(3, self.encoder4, self._run(2, self.down4, skip2))  # (B, 4w, D/4, H/4, W/4)
+        bottom = self.bottom(self.encoder8(self._run(3, self.down8, skip4)))  # (B, 8w, D/8, H/8, W/8)
+        y4 = self._run(3, self._decode, self.decoder4, self.fusion(bottom), skip4)  # (B, 2w, D/4, H/4, W/4)
+        y2 = self._run(2, self._decode, self.decoder2, y4, skip2)  # (B, w, D/2, H/2, W/2)
+        y = self._run(1, self._decode, self.decoder1, y2, skip1)  # (B, w, D, H, W)
+        seg, sdf = self._run(1, self._head_outputs, y)
         return DualTaskOutput(
-            seg=self.seg(y),
-            sdf=self.sdf(y) if self.sdf is not None else None,
+            seg=seg,
+            sdf=sdf,
             embedding=self.embedding(bottom) if self.embedding is not None else None,
             slice=self.slice(bottom) if self.slice is not None else None,
             deep=(self.deep[0](y2), self.deep[1](y4)) if self.deep is not None else None,
         )
+
+    def _run(self, resolution: int, part: Callable[..., R], *inputs: Tensor | nn.Module) -> R:
+        """Run a part of the network at a resolution (1 is the full one); keep its features or recompute them."""
+        if resolution > self.recomputed or not torch.is_grad_enabled():
+            return part(*inputs)
+        # No part draws random numbers: the dropout is in the fusion, which is not among them.
+        return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    def _encode(self, resolution: int, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        for block in blocks:
+            x = self._run(resolution, block, x)
+        return x
+
+    def _decode(self, block: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:
+        return block(_upsample(coarse) + skip)
+
+    def _head_outputs(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map the features of the decoder (B, width, D, H, W) to mask logits and raw distance, (B, 1, D, H, W)."""
+        y = self.head_input(y)
+        return self.seg(y), self.sdf(y) if self.sdf is not None else None
 
 
 def _initialise(head: nn.Conv3d, deviation: float, bias: float) -> None:

@@ -152,7 +152,7 @@ def measured_costs(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
             return Cost(2.0, 1.0)
 
     for module in (train_command, study_cost):
-        monkeypatch.setattr(module, "measuring", lambda *_: contextlib.nullcontext(FixedMeter()))
+        monkeypatch.setattr(module, "measuring", lambda *_, **__: contextlib.nullcontext(FixedMeter()))
     return asked
 
 

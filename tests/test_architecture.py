@@ -36,6 +36,7 @@ ROOMS = {
         ("engine.report",),
         ("engine.options",),
         ("engine.metrics", "engine.statistics", "engine.checkpoint"),
+        ("engine.memory",),
         ("engine.recipe",),
         ("engine.stages",),
         ("engine.method", "engine.processes"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -18,8 +19,9 @@ from data.common.settings import differences
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, select_cases
-from engine.checkpoint import create_run, list_runs, load_checkpoint
+from engine.checkpoint import create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution
+from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
 from engine.recipe import Recipe, TrainSettings
 from engine.stages import STAGES, Stage
@@ -29,6 +31,7 @@ from engine.train.loop import BEST_SO_FAR, train
 from engine.train.options import TrainOptions, parse
 from engine.train.run_log import write_settings
 from engine.train.training import prepare_training
+from models.dual_task_net import DualTaskNet
 from models.processes import process_count, process_number
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
@@ -100,16 +103,18 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
             print(describe(plan, options.training))
             if not plan.validation_cases:
                 print("    warning: no validation case, so the last epoch is used, and 0.5 as the threshold")
+            fit = fit_plan(options, plan, execution.device)
+            print(fit.description)
             if options.dry_run and options.resume:
-                print(f"    {describe_resumption(options, plan)}")
-            plans.append(plan)
+                print(f"    {describe_resumption(options, plan, fit)}")
+            plans.append((plan, fit))
         except InputError as error:
             faults.append(error)
     if options.dry_run and plans and process_number() == 0:
         print(describe_cost(options, plans, execution))
-    for plan in plans if not options.dry_run else ():
+    for plan, fit in plans if not options.dry_run else ():
         try:
-            train_split(options, plan, execution)
+            train_split(options, plan, fit, execution)
         except InputError as error:
             if process_count() > 1:  # the other processes may be waiting for this one, and end with it
                 raise
@@ -162,21 +167,33 @@ def describe(plan: Plan, settings: TrainSettings) -> str:
     )
 
 
-def describe_resumption(options: TrainOptions, plan: Plan) -> str:
+def fit_plan(options: TrainOptions, plan: Plan, device: torch.device) -> Fit:
+    """Decide how the steps of a run fit into the memory; a run that is resumed keeps its patch.
+
+    Raises:
+        InputError: If they cannot, or the checkpoint of the run cannot be read.
+    """
+    found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
+    recipe = found[1].recipe if found else options.recipe(plan.train_cases)
+    cases = [*plan.train_cases, *plan.negatives]
+    return fit_step(recipe, cases, device, keep_patch=options.keep_patch or found is not None)
+
+
+def describe_resumption(options: TrainOptions, plan: Plan, fit: Fit) -> str:
     """Return what ``--resume`` would do with a split.
 
     Raises:
         InputError: If the checkpoint of the newest run cannot be read.
     """
-    runs = list_runs(options.path, options.stage, plan.split.name)
-    if not runs or not (runs[-1] / "last.pt").exists():
+    found = load_newest(options.path, options.stage, plan.split.name, options.store)
+    if found is None:
         return "would start from the beginning"
-    checkpoint = load_checkpoint(runs[-1] / "last.pt", options.stage.name, options.store)
+    folder, checkpoint = found
     epochs = checkpoint.recipe.training.epochs
     if checkpoint.epoch >= epochs:
-        return f"{runs[-1]} is already finished, {epochs} epochs"
-    kept = describe_kept_settings(checkpoint.recipe, options.recipe(plan.train_cases))
-    return f"would go on in {runs[-1]} after epoch {checkpoint.epoch} of {epochs}{kept}"
+        return f"{folder} is already finished, {epochs} epochs"
+    kept = describe_kept_settings(checkpoint.recipe, options.recipe(plan.train_cases, fit))
+    return f"would go on in {folder} after epoch {checkpoint.epoch} of {epochs}{kept}"
 
 
 def describe_kept_settings(kept: Recipe, typed: Recipe) -> str:
@@ -191,22 +208,24 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
     return settings.epochs * -(-boxes // settings.batch_size)
 
 
-def describe_cost(options: TrainOptions, plans: Sequence[Plan], execution: Execution) -> str:
+def describe_cost(options: TrainOptions, plans: Sequence[tuple[Plan, Fit]], execution: Execution) -> str:
     """Measure some steps of the first plan, and return a line with the time that each plan and all together take.
 
     Raises:
         InputError: If a case cannot be read, or the memory does not suffice.
     """
-    work = plans[0].to_measure(options.stage, options.recipe(plans[0].train_cases))
+    plan, fit = plans[0]
+    recipe = options.recipe(plan.train_cases, fit)
+    work = plan.to_measure(replace(options.stage, sampling=recipe.sampling), recipe)
     with measuring(execution.device, torch.get_num_threads(), plain=options.plain) as meter:
         cost = meter.measure(work)
-    seconds = [plan.seconds(cost, options.training) for plan in plans]
-    each = ", ".join(f"{p.split.name} {format_duration(s)}" for p, s in zip(plans, seconds, strict=True))
-    total = f"; in total {format_duration(sum(seconds))}" if len(plans) > 1 else ""
+    seconds = {plan.split.name: plan.seconds(cost, options.training) for plan, _ in plans}
+    each = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
+    total = f"; in total {format_duration(sum(seconds.values()))}" if len(seconds) > 1 else ""
     return f"  measured on {meter.machine}: {format_duration(cost.step_s)} a step, so about {each}{total}"
 
 
-def train_split(options: TrainOptions, plan: Plan, execution: Execution) -> None:
+def train_split(options: TrainOptions, plan: Plan, fit: Fit, execution: Execution) -> None:
     """Train one split in a new run folder, or resume its newest run.
 
     Raises:
@@ -220,10 +239,10 @@ def train_split(options: TrainOptions, plan: Plan, execution: Execution) -> None
             folder = runs[-1] if runs else create_run(options.path, options.stage, plan.split.name)
             stack.enter_context(exclusive_lock(folder, remedy, patience_s=LOCK_PATIENCE_S))
             remove_unfinished([folder])  # each is as large as a checkpoint
-        train_in(of_first(folder), options, plan, execution)
+        train_in(of_first(folder), options, plan, fit, execution)
 
 
-def train_in(folder: Path, options: TrainOptions, plan: Plan, execution: Execution) -> None:
+def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, execution: Execution) -> None:
     """Train in a run folder that nobody else is using.
 
     A resumed run keeps the recipe that it was started with; what was typed differently now is printed.
@@ -231,7 +250,8 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, execution: Executi
     Raises:
         InputError: If the run cannot be resumed, or fails.
     """
-    stage, split, recipe = options.stage, plan.split, options.recipe(plan.train_cases)
+    split, recipe = plan.split, options.recipe(plan.train_cases, fit)
+    stage = replace(options.stage, sampling=recipe.sampling)
     checkpoint = None
     if (folder / "last.pt").exists():
         checkpoint = load_checkpoint(folder / "last.pt", stage.name, options.store)
@@ -277,6 +297,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, execution: Executi
         folder=folder,
         checkpoint=checkpoint,
     )
+    cast("DualTaskNet", training.net).recomputed = fit.recomputed
     train(training, profile=options.profile)
     result = "no case to validate on" if training.best_dice is None else f"validation Dice {training.best_dice:.3f}"
     print(f"{folder}: {result}")

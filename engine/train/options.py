@@ -12,6 +12,7 @@ from data.cases.options import add_store
 from data.common.errors import InputError
 from data.common.progress import add_quiet
 from data.common.text import HelpFormatter
+from engine.memory import Fit
 from engine.method import Method
 from engine.options import (
     add_allow_duplicates,
@@ -39,6 +40,7 @@ class TrainOptions:
         resume: Whether to go on with unfinished runs.
         dry_run: Whether to stop after saying what would be done.
         allow_duplicates: Whether to train although one scan is in two parts of a split.
+        keep_patch: Whether the size of a patch was typed, so that it is not adapted to the memory.
         plain: Whether to compute in the plain way, as a reference for the fast one.
         profile: Number of steps to record with torch's profiler.
         gpu, store, path: As in engine.options.
@@ -52,18 +54,23 @@ class TrainOptions:
     resume: bool
     dry_run: bool
     allow_duplicates: bool
+    keep_patch: bool
     plain: bool
     profile: int
     gpu: str
     store: Path
     path: Path
 
-    def recipe(self, cases: Sequence[Case]) -> Recipe:
-        """Return the recipe of a run on these cases, which were all prepared in one way."""
+    def recipe(self, cases: Sequence[Case], fit: Fit | None = None) -> Recipe:
+        """Return the recipe of a run on these cases, which were all prepared in one way.
+
+        A patch that was not typed is the one that fits.
+        """
+        patch_mm = (self.stage if fit is None or self.keep_patch else fit).sampling.patch_mm
         return Recipe(
             network=self.network,
             method=self.stage.method,
-            sampling=self.stage.sampling,
+            sampling=replace(self.stage.sampling, patch_mm=patch_mm),
             augmentation=self.augmentation,
             training=self.training,
             preparation=cases[0].preparation,
@@ -129,6 +136,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         resume=args.resume,
         dry_run=args.dry_run,
         allow_duplicates=args.allow_duplicates,
+        keep_patch=any(change.startswith("patch_mm=") for change in args.sampling),
         plain=args.plain,
         profile=args.profile,
         gpu=args.gpu,

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models.blocks import Activation
-from models.dual_task_net import HEAD_INPUTS, DualTaskNet, averaged_probability
+from models.dual_task_net import HEAD_INPUTS, MOST_RECOMPUTED, DualTaskNet, averaged_probability
 from models.published import load_published
 
 
@@ -111,3 +111,19 @@ def test_averaging_needs_the_distance_head():
     output = DualTaskNet(width=8, heads=("seg",))(torch.rand(1, 1, 8, 8, 8))
     with pytest.raises(ValueError, match="sdf"):
         averaged_probability(output, torch.ones(1, 3), 50.0)
+
+
+@pytest.mark.parametrize("recomputed", range(1, MOST_RECOMPUTED + 1))
+def test_recomputed_features_change_no_bit_of_outputs_gradients_and_later_draws(recomputed):
+    def step(recomputed):
+        torch.manual_seed(0)
+        net = DualTaskNet(width=8)
+        net.recomputed = recomputed
+        *parts, deep = net(torch.rand(2, 1, 16, 24, 16))  # with dropout
+        sum(part.square().mean() for part in (*parts, *deep)).backward()
+        gradients = [p.grad for p in net.parameters()]
+        return [*parts, *deep, *gradients, torch.rand(3)], net.state_dict()
+
+    (plain, state), (again, other_state) = step(0), step(recomputed)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert state.keys() == other_state.keys()

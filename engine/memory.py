@@ -1,0 +1,321 @@
+"""The memory that a training step needs, found without computing it, and how a step is made to fit into a device.
+
+A step of a recipe is run on fake tensors: every operation gives a tensor of the right shape and type without its
+values. A tracker adds up what the tensors that exist at the same time would take; the largest sum is the peak. This
+takes about a second, and neither the data nor a GPU.
+"""
+
+import bisect
+import functools
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from data.cases.case import Case
+from data.common.errors import InputError
+from data.common.memory import GB, free_memory
+from data.samples import FALSE_FINDING_MM, MULTIPLE, Sampling, network_grid, patch_shape
+from data.scans.boxes import Index3D, triple
+from engine.device import avoid_slow_convolutions
+from engine.method import Method
+from engine.recipe import NetworkSettings, Recipe, new_network
+from models.dual_task_net import MOST_RECOMPUTED
+from models.losses import DualTaskLoss
+from models.processes import process_count
+
+# While a step runs on a GPU, the next batch is prepared. Besides that batch, the augmentation holds sampling grids and
+# copies of so many bytes per voxel of one sample at a time (measured: 69 for the pose, 104 for a view).
+PREPARATION_BYTES = 110
+USABLE = 0.9  # share of a memory that is planned with, because the estimate is off by up to a tenth
+GPU_RESERVE = 1e9  # bytes on a GPU for what the tracker does not see: CUDA itself, workspaces of cuDNN, fragments
+LEAST_SIDE = 0.5  # share of each side that is left of a patch; below, it no longer shows most of a pancreas
+_RESOLUTIONS = ("full", "full and half", "full, half and quarter")
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Follow how many bytes the tensors take that are made inside its context, with their peak.
+
+    Args:
+        gpu: Whether to add the copies that torch makes inside its operations on a GPU.
+
+    Attributes:
+        live: Bytes of the tensors that exist.
+        peak: Largest value of ``live`` so far.
+    """
+
+    def __init__(self, *, gpu: bool = False) -> None:
+        super().__init__()
+        self.gpu, self.live, self.peak = gpu, 0, 0
+        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        """Run an operation and follow what it returns."""
+        name = func.overloadpacket.__name__
+        if name == "_local_scalar_dense":  # what is read from a tensor must not matter, because it has no value
+            return args[0].dtype == torch.bool or 1
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.follow(leaf)
+        self.reserve(_copies_on_gpu(name, args) if self.gpu else 0)
+        return result
+
+    def follow(self, tensor: Tensor) -> None:
+        """Count a tensor until its storage is freed; views of a storage count once."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+
+        def forget(_: object) -> None:
+            del self._storages[key]
+            self.live -= size
+
+        self._storages[key] = weakref.ref(storage, forget)
+        self.live += size
+
+    def reserve(self, size: int) -> None:
+        """Note that so many more bytes were taken for a moment."""
+        self.peak = max(self.peak, self.live + size)
+
+
+def _copies_on_gpu(name: str, args: Sequence[Any]) -> int:
+    """Return the bytes that an operation on a GPU takes for copies of its inputs in another memory format.
+
+    Convolutions there work on channels last and GroupNorm on channels first, so that each of them copies what the other
+    has left.
+    """
+    count = {"convolution": 1, "native_group_norm": 1, "convolution_backward": 2, "native_group_norm_backward": 2}
+    return sum(x.numel() * x.element_size() for x in args[: count.get(name, 0)])
+
+
+@functools.lru_cache(maxsize=512)
+def step_memory(
+    network: NetworkSettings,
+    method: Method,
+    shape: Index3D,
+    *,
+    batch_size: int,
+    gpu: bool,
+    averaged: bool = False,
+    ahead: bool = False,
+    recomputed: int = 0,
+) -> int:
+    """Estimate the peak in bytes of what torch allocates in a training step.
+
+    Args:
+        network: Size of the network.
+        method: Its heads, loss terms and views.
+        shape: Sides (D, H, W) of a box on the network's grid; multiples of 8.
+        batch_size: Boxes of a step.
+        gpu: Whether it is computed in half precision on a GPU, or else in float32 on the CPU.
+        averaged: Whether there is a moving average of the weights.
+        ahead: Whether the next batch is prepared on the same device during the step.
+        recomputed: As in ``DualTaskNet``.
+    """
+    with FakeTensorMode():
+        net = new_network(network, method)
+        net.recomputed = recomputed
+        if gpu:
+            _normalise_in_float32(net)
+        else:
+            avoid_slow_convolutions(net)
+        weights = list(net.parameters())
+        with MemoryTracker(gpu=gpu) as tracker:
+            for weight in weights:
+                tracker.follow(weight)
+                weight.grad = torch.empty_like(weight)  # of the step before
+            kept = [torch.empty_like(weight) for weight in weights for _ in range(3 if averaged else 2)]  # by Adam
+            without_batch = tracker.live
+            mask = torch.empty(batch_size, 1, *shape)
+            phi = torch.empty_like(mask) if "sdf" in method.heads else None
+            image = torch.empty_like(mask)
+            images = image if count_views(method) == 1 else torch.cat([image, image])
+            if ahead:
+                preparation = tracker.live - without_batch + PREPARATION_BYTES * math.prod(shape)
+                kept.append(torch.empty(preparation, dtype=torch.uint8))
+            loss = _loss(net, method, images, mask, phi, half=gpu)
+            net.zero_grad(set_to_none=True)
+            loss.backward()
+            tracker.reserve(2 * max(weight.untyped_storage().nbytes() for weight in weights))  # by the optimiser
+    return tracker.peak
+
+
+def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Tensor | None, half: bool) -> Tensor:
+    """Run the network on fake images and compute its loss, as in a step of the training."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        output = net(images.contiguous(memory_format=torch.channels_last_3d))
+    # Which cells are the anchors of the contrast depends on values. They take next to nothing, unlike their features.
+    criterion = DualTaskLoss(replace(method.weights, contrast=0.0), steepness=method.steepness)
+    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), [torch.Generator()] * len(mask))
+    return loss if output.embedding is None else loss + output.embedding.float().mean()
+
+
+def _normalise_in_float32(net: nn.Module) -> None:
+    """Make GroupNorm compute in float32 under autocast, as it does on a GPU but not on a CPU.
+
+    The other rules of the CPU that apply to this network are those of a GPU, but for upsampling, which is float32 on a
+    GPU and makes a difference of one per cent.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+
+def count_views(method: Method) -> int:
+    """Return how many views of each image the network sees in a step."""
+    return 1 if method.views == "none" else 2
+
+
+def largest_shape(cases: Sequence[Case], sampling: Sampling) -> Index3D:
+    """Return the largest shape (D, H, W) that boxes of these cases can have on the network's grid in training.
+
+    Args:
+        cases: Cases with a labelled pancreas, one at least.
+        sampling: Of the stage.
+    """
+    shapes = [patch_shape(sampling)]
+    shapes.append(triple(map(max, zip(*(_largest_of_case(case, sampling) for case in cases), strict=True))))
+    return triple(map(min, zip(*shapes, strict=True)))
+
+
+def _largest_of_case(case: Case, sampling: Sampling) -> Index3D:
+    regions = [case.pancreas_box.shape] if case.pancreas_box else []
+    if sampling.roi == "scan" or not regions:
+        return network_grid(case.shape, case.spacing, sampling).shape
+    if sampling.roi == "tumour":
+        false_finding = triple(math.ceil(2 * FALSE_FINDING_MM[1] / mm) for mm in case.spacing)
+        regions.append(case.tumour_box.shape if case.tumour_box else false_finding)
+    sides = []
+    jitter = (sampling.jitter_z_mm[1], sampling.jitter_plane_mm[1], sampling.jitter_plane_mm[1])
+    for axis, (most, moved, mm) in enumerate(zip(case.shape, jitter, case.spacing, strict=True)):
+        widest = max(region[axis] for region in regions) + 2 * max(0.0, moved / mm)
+        sides.append(min(most, math.ceil(widest) + 1))
+    return network_grid(sides, case.spacing, sampling).shape
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a training is made to fit into the memory of its device.
+
+    Attributes:
+        sampling: That of the recipe, or with a smaller patch.
+        recomputed: As in ``DualTaskNet``.
+        description: What was decided in one line, and another one with a warning if it may not fit all the same.
+    """
+
+    sampling: Sampling
+    recomputed: int
+    description: str
+
+
+def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, keep_patch: bool = False) -> Fit:
+    """Decide how the steps of a training fit into the memory of a device.
+
+    Features are recomputed, which changes no result, as far as the memory that is free now demands. If even this would
+    not fit on a GPU without other programs, the patch is made smaller. Because that changes the result, it depends on
+    the size of the GPU only, so that the same command computes the same tomorrow. On a CPU, where the free memory is
+    that of the moment, the patch is never changed.
+
+    Args:
+        recipe: All settings.
+        cases: The training cases; their boxes may be smaller than a patch.
+        device: Where the training runs.
+        keep_patch: Whether the patch has to stay as it is, because the user gave it or a run was started with it.
+
+    Raises:
+        InputError: If no patch of at least LEAST_SIDE of the sides fits.
+    """
+    gpu = device.type == "cuda"
+    sampling, shape, notes = recipe.sampling, largest_shape(cases, recipe.sampling), []
+    if gpu and not keep_patch:
+        total = torch.cuda.get_device_properties(device).total_memory
+        fitting = fitting_shape(shape, usable(total, gpu), lambda shape: _needed(recipe, shape, gpu, MOST_RECOMPUTED))
+        if fitting is None:
+            settings = f"--batch-size {recipe.training.batch_size} and --width {recipe.network.width}"
+            problem = f"its {total / GB:.1f} GB do not suffice for {settings}, not even with half the sides of a patch"
+            raise InputError(str(device), problem, "use a smaller --batch-size or --width")
+        if fitting != shape:
+            shape = fitting
+            patch_mm = triple(n * mm for n, mm in zip(shape, sampling.target_mm, strict=True))
+            sampling = replace(sampling, patch_mm=patch_mm)
+            was, size = (" x ".join(f"{mm:g}" for mm in s.patch_mm) for s in (recipe.sampling, sampling))
+            notes.append(f"patches of {size} mm instead of {was} mm, because the GPU has {total / GB:.1f} GB")
+    free = _free_memory(device)
+    budget, levels = usable(free, gpu), range(MOST_RECOMPUTED)
+    recomputed = next((n for n in levels if _needed(recipe, shape, gpu, n) <= budget), MOST_RECOMPUTED)
+    if recomputed:
+        notes.append(f"features at {_RESOLUTIONS[recomputed - 1]} resolution are computed twice to save memory")
+    need, images = _needed(recipe, shape, gpu, recomputed), _own_batch(recipe) * count_views(recipe.method)
+    known = "" if free == math.inf else f", {free / GB:.1f} GB are free"
+    boxes = f"{images} images of {' x '.join(map(str, shape))} voxels"
+    lines = ["; ".join([f"memory: {need / GB:.1f} GB at the peak of a step ({boxes}){known}", *notes])]
+    if need > free - (GPU_RESERVE if gpu else 0):
+        remedy = "end other programs, or use a smaller --batch-size, --width or --sampling patch_mm"
+        lines.append(f"warning: a step needs more memory than {device} has free: {remedy}")
+    return Fit(sampling, recomputed, "\n".join(f"    {line}" for line in lines))
+
+
+def _needed(recipe: Recipe, shape: Index3D, gpu: bool, recomputed: int) -> int:
+    return step_memory(
+        recipe.network,
+        recipe.method,
+        shape,
+        batch_size=_own_batch(recipe),
+        gpu=gpu,
+        averaged=recipe.training.ema_decay > 0,
+        ahead=gpu,
+        recomputed=recomputed,
+    )
+
+
+def _own_batch(recipe: Recipe) -> int:
+    """Return how many boxes of a step this process computes."""
+    return -(-recipe.training.batch_size // process_count())
+
+
+def fitting_shape(shape: Index3D, budget: float, needed: Callable[[Index3D], float]) -> Index3D | None:
+    """Return the largest of the ``smaller_shapes`` that does not need more than the budget; None if all do."""
+    if needed(shape) <= budget:
+        return shape
+    shapes = list(smaller_shapes(shape))
+    first = bisect.bisect_left(shapes, True, key=lambda shape: needed(shape) <= budget)
+    return shapes[first] if first < len(shapes) else None
+
+
+def smaller_shapes(shape: Index3D) -> Iterator[Index3D]:
+    """Yield a shape (D, H, W), then ever smaller ones, each with one side 8 voxels shorter than the one before.
+
+    That side is shortened which keeps the proportions best, and none to less than LEAST_SIDE of what it was.
+    """
+    sides = list(shape)
+    while True:
+        yield triple(sides)
+        share, axis = max(((sides[axis] - MULTIPLE) / shape[axis], axis) for axis in range(3))
+        if share < LEAST_SIDE:
+            return
+        sides[axis] -= MULTIPLE
+
+
+def usable(memory: float, gpu: bool) -> float:
+    """Return how many bytes of a memory are planned with."""
+    return USABLE * memory - (GPU_RESERVE if gpu else 0)
+
+
+def _free_memory(device: torch.device) -> float:
+    """Return the bytes that this process can still take on a device; infinite if the system does not tell."""
+    if device.type != "cuda":
+        return free_memory() or math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
