@@ -39,6 +39,9 @@ class Shard(NamedTuple):
     number: int
     of: int
 
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
     @staticmethod
     def parse(text: str) -> "Shard":
         """Read I/N.
@@ -121,7 +124,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         default=Shard(1, 1),
         metavar="I/N",
         help="segment only the I-th of every N scans, I from 1 to N, so that N processes with the same scans and the "
-        "same --output share the work, each on a GPU of its own or as a job of its own (default: 1/1, all scans)",
+        "same --output share the work, each on a GPU of its own or as a job of its own",
     )
     add_quiet(parser)
     args = parser.parse_args(argv)
