@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py
 
-The scan has 512 x 512 x 200 voxels of 0.8 x 0.8 x 1.5 mm: a body of noisy soft tissue in air. The first stage segments
+The scan has 200 x 512 x 512 voxels of 1.5 x 0.8 x 0.8 mm: a body of noisy soft tissue in air. The first stage segments
 the box of the body, the later ones the boxes of an organ and of a lesion in it, in a single round. The networks have
 random weights, and the threshold is set such that 30 % of the voxels lie above it, scattered over the box: one large
 component that is full of holes, and many small ones.
@@ -123,15 +123,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="INT",
         help="channels of the networks at full resolution, a multiple of 8 (default: 8 on a CPU, 32 on a GPU)",
     )
+    parser.add_argument(
+        "--shape",
+        type=positive,
+        nargs=3,
+        metavar=("D", "H", "W"),
+        default=SHAPE,
+        help=f"sides of the scan in voxels (default: {' '.join(map(str, SHAPE))})",
+    )
     add_options(parser, repeats=1)
     args = parser.parse_args(argv)
     device = start(args)
+    shape = TINY_SHAPE if args.tiny else tuple(args.shape)
     width = args.width or WIDTHS[args.device]
     rows, total = [], {"plain": 0.0, "ours": 0.0, "fast": 0.0}
     this_python = argparse.Namespace(**{**vars(args), "peers": Path(sys.executable)})
     with tempfile.TemporaryDirectory() as folder, Peers(this_python, "benchmarks.peers.plain_inference", ()) as plain:
         box, mask = Path(folder, "box.npz"), Path(folder, "mask.npy")
-        for task in make_tasks(TINY_SHAPE if args.tiny else SHAPE, width, device):
+        for task in make_tasks(shape, width, device):
             task = task.with_threshold()
             np.savez(box, image=task.image, spacing=task.spacing)
             np.save(mask, task.segment(FLIPS)())
@@ -151,8 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows[-1] |= compare(seconds) | {"Dice": built[1]["dice"]}
             total = {name: total[name] + seconds[name] for name in total}
     rows.append({"stage": "all four"} | compare(total) | {"Dice": min(row["Dice"] for row in rows)})
-    shape = " x ".join(map(str, TINY_SHAPE if args.tiny else SHAPE))
-    report(args, device, {f"One scan of {shape} voxels, width {width}": rows})
+    report(args, device, {f"One scan of {' x '.join(map(str, shape))} voxels, width {width}": rows})
     return 0
 
 

@@ -11,6 +11,7 @@ label in the crop, which a new scan does not have. The crops are the same if the
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ class Shard(NamedTuple):
 
     number: int
     of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
 
     @staticmethod
     def parse(text: str) -> "Shard":
@@ -120,7 +124,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         default=Shard(1, 1),
         metavar="I/N",
         help="segment only the I-th of every N scans, I from 1 to N, so that N processes with the same scans and the "
-        "same --output share the work, each on a GPU of its own or as a job of its own (default: 1/1, all scans)",
+        "same --output share the work, each on a GPU of its own or as a job of its own",
     )
     add_quiet(parser)
     args = parser.parse_args(argv)
@@ -158,7 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = ScanSegmenter(models, folder, options.series, hash_models(models))
     scans = list(names.items())[options.shard.number - 1 :: options.shard.of]
     segmented = overlap(scans, steps.read, steps.segment, steps.write, has_room=steps.has_room)
-    rows = list(progress(segmented, title="segmenting", unit="scan", total=len(scans)))
+    with warnings.catch_warnings():
+        # The filters belong to the process. The thread that reads and the one that draws set and reset them at the same
+        # time, and what either ignores would be printed.
+        warnings.simplefilter("ignore")
+        rows = list(progress(segmented, title="segmenting", unit="scan", total=len(scans)))
     print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
     for row in rows:
         numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
