@@ -127,9 +127,7 @@ def step_memory(
     with FakeTensorMode():
         net = new_network(network, method)
         net.recomputed = recomputed
-        if gpu:
-            _normalise_in_float32(net)
-        else:
+        if not gpu:
             avoid_slow_convolutions(net)
         weights = list(net.parameters())
         with MemoryTracker(gpu=gpu) as tracker:
@@ -160,17 +158,6 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     criterion = DualTaskLoss(replace(method.weights, contrast=0.0), steepness=method.steepness)
     loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), [torch.Generator()] * len(mask))
     return loss if output.embedding is None else loss + output.embedding.float().mean()
-
-
-def _normalise_in_float32(net: nn.Module) -> None:
-    """Make GroupNorm compute in float32 under autocast, as it does on a GPU but not on a CPU.
-
-    The other rules of the CPU that apply to this network are those of a GPU, but for upsampling, which is float32 on a
-    GPU and makes a difference of one per cent.
-    """
-    for module in net.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
 def count_views(method: Method) -> int:

@@ -35,7 +35,11 @@ class GroupNorm(nn.GroupNorm):
         large = x.shape[1] <= MOST_CHANNELS and x.shape[2:].numel() >= LEAST_VOXELS
         if large and is_slow_in_torch(x, self.weight):
             return cast("Tensor", _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps))
-        return super().forward(x)
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        # In half precision torch sums in float32 by itself. Autocast would also keep a copy of x in float32.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class _GroupNorm(torch.autograd.Function):

@@ -111,17 +111,29 @@ def test_other_convolutions_are_torchs(shape, side, stride, dilation):
     torch.testing.assert_close(y, F.conv3d(x, filters, None, stride, dilation * (side // 2), dilation))
 
 
-@pytest.mark.parametrize("width", [8, 16])
-def test_the_layout_changes_nothing_but_the_last_digits(width):
-    """The plain layout takes torch's own functions throughout."""
+def losses_of_ten_steps(layout: torch.memory_format) -> list[float]:
+    """In float64, because in float32 rounding alone changes the losses by per cents within as many steps of Adam."""
     torch.manual_seed(0)
-    net = DualTaskNet(width=width, heads=("seg", "sdf", "embedding")).eval()
-    x = torch.rand(2, 1, 16, 24, 16)
-    plain = net(x)
-    net = net.to(memory_format=torch.channels_last_3d)
-    for fast, expected in zip(net(x.contiguous(memory_format=torch.channels_last_3d)), plain, strict=True):
-        if expected is not None:
-            torch.testing.assert_close(fast, expected, rtol=1e-3, atol=1e-3)
+    net = DualTaskNet(width=8, heads=("seg", "sdf", "embedding")).double().to(memory_format=layout)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    x = torch.rand(2, 1, *ROWS, dtype=torch.double).contiguous(memory_format=layout)
+    losses = []
+    for _ in range(10):
+        output = net(x)
+        loss = F.binary_cross_entropy_with_logits(output.seg, (x > 0.7).double()) + output.embedding.square().mean()
+        loss = loss + (torch.tanh(output.sdf) - x).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_ten_steps_have_the_losses_of_torchs_own_functions():
+    """The default layout takes these."""
+    fast, plain = (losses_of_ten_steps(layout) for layout in (torch.channels_last_3d, torch.contiguous_format))
+    assert fast == pytest.approx(plain, rel=1e-6)
+    assert fast[-1] < 0.9 * fast[0]
 
 
 @pytest.mark.parametrize("out_channels", [1, 5])
