@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, replacing
@@ -26,6 +28,7 @@ Row = Mapping[str, Any]  # of a table: cells by column
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 MATRIX_SIDES = {"cpu": 2048, "cuda": 8192}
+WIDE_CONVOLUTION = {"cpu": (128, (16, 32, 40)), "cuda": (256, (64, 64, 64))}  # channels, shape
 PACKAGES = ("torch", "numpy", "scipy")
 
 
@@ -125,20 +128,48 @@ def interleave(works: Mapping[str, Work], repeats: int, warm_up: int = 1) -> dic
     }
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype, clock: str, *, side: int | None = None) -> float:
-    """Measure the operations per second of the fastest of five products of two large square matrices.
+def measure_peaks(device: torch.device, dtype: torch.dtype, clock: str, *, tiny: bool = False) -> dict[str, float]:
+    """Measure how many operations a second the machine reaches, the fastest of five runs.
 
     Args:
         device: Where.
-        dtype: Of the matrices.
+        dtype: Of the operands.
         clock: A name in CLOCKS.
-        side: Of the matrices; None for one that is large enough for the device.
+        tiny: For a rehearsal.
+
+    Returns:
+        Multiplications and additions a second of the product of two large matrices ("matrix"), and of a 3 x 3 x 3
+        convolution of many channels, forward and backward ("convolution"). Some processors multiply matrices slowly, as
+        the library that does it was made for another brand.
     """
-    side = side or MATRIX_SIDES[device.type]
+    side = 128 if tiny else MATRIX_SIDES[device.type]
     matrix = torch.randn(side, side, device=device).to(dtype)
-    work = timed(lambda: matrix @ matrix, device, clock)
-    work()
-    return 2 * side**3 / min(work() for _ in range(5))
+    product = timed(lambda: matrix @ matrix, device, clock)
+    channels, shape = (8, (8, 8, 8)) if tiny else WIDE_CONVOLUTION[device.type]
+    convolve = timed(wide := convolution(2, channels, shape, device, dtype), device, clock)
+    seconds = interleave({"matrix": product, "convolution": convolve}, repeats=5)
+    return {
+        "matrix": 2 * side**3 / seconds["matrix"].least,
+        "convolution": count_operations(wide) / seconds["convolution"].least,
+    }
+
+
+def convolution(
+    images: int, channels: int, shape: Sequence[int], device: torch.device, dtype: torch.dtype
+) -> Callable[[], object]:
+    """Return forward and backward pass of a 3 x 3 x 3 convolution between equally many channels, channels last."""
+    x = torch.randn(images, channels, *shape, device=device).to(dtype)
+    weight = torch.randn(channels, channels, 3, 3, 3, device=device).to(dtype)
+    x, weight = (t.contiguous(memory_format=torch.channels_last_3d).requires_grad_() for t in (x, weight))
+    gradient = torch.randn_like(x)
+    return lambda: torch.autograd.grad(F.conv3d(x, weight, padding=1), (x, weight), gradient)
+
+
+def count_operations(work: Callable[[], object]) -> int:
+    """Count the multiplications and additions of the convolutions and matrix products in a piece of work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -193,7 +224,11 @@ def report(
     print(f"\n{where}; {args.clock} clock; {versions}" + ("; a rehearsal, no figures" if args.tiny else ""))
     if args.json:
         options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        record = {"options": options, "machine": machine, "tables": {title: list(rows) for title, rows in tables.items()}}
+        record = {
+            "options": options,
+            "machine": machine,
+            "tables": {title: list(rows) for title, rows in tables.items()},
+        }
         with replacing(args.json) as unfinished:
             unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.process import serve
 
@@ -70,8 +71,10 @@ def build_step(
     loss = DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)
     on_gpu = device.type == "cuda"
     image = torch.randn(batch, 1, *patch, device=device)
-    with torch.no_grad():
-        sides = [scale.shape[2:] for scale in net(image)]
+    with FlopCounterMode(display=False) as counter:
+        scales = net(image)
+        sum(scale.mean() for scale in scales).backward()
+    sides = [scale.shape[2:] for scale in scales]
     targets = [(torch.rand(batch, 1, *side, device=device) < 0.03).float() for side in sides]
     weights = [0.5**scale for scale in range(len(sides) - 1)]  # the coarsest output has weight 0
     criterion = DeepSupervisionWrapper(loss, [*(weight / sum(weights) for weight in weights), 0.0])
@@ -91,7 +94,7 @@ def build_step(
         scaler.update()
         return float(value.detach())
 
-    return step, {"patch": patch, "parameters": parameters}
+    return step, {"patch": patch, "parameters": parameters, "operations": counter.get_total_flops()}
 
 
 if __name__ == "__main__":
