@@ -31,7 +31,6 @@ from data.common.process import set_up_process
 if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
-from benchmarks.boxes import random_training
 from benchmarks.common import (
     Work,
     add_options,
@@ -45,6 +44,7 @@ from benchmarks.common import (
     timed,
 )
 from benchmarks.peers.process import Peers, add_peers
+from benchmarks.random_training import random_training
 from data.common.errors import command
 from data.samples import Sample, patch_shape
 from engine.device import autocast

@@ -1,8 +1,8 @@
 """Other packages that do the same work: they run in a process of their own, in an environment of their own.
 
-nnU-Net, MONAI, TorchIO and batchgeneratorsv2 need versions of packages that this project does not, so they are installed
-beside it (``make bench-peers``). The benchmark asks that process for one run at a time, so that its own work and that of
-the peers take turns; while it is not asked, the process waits for a line and takes no processor time.
+nnU-Net, MONAI, TorchIO and batchgeneratorsv2 need versions of packages that this project does not, so they are
+installed beside it (``make bench-peers``). The benchmark asks that process for one run at a time, so that its own work
+and that of the peers take turns; while it is not asked, the process waits for a line and takes no processor time.
 
 A request is a line of JSON on standard input, and so is its reply on what was standard output; whatever a peer prints
 goes to standard error.
@@ -80,7 +80,7 @@ class Peers:
             self._process.kill()
             self._process.communicate()
 
-    def build(self, name: str, **settings: Any) -> tuple[Work, dict[str, Any]] | None:
+    def build(self, name: str, **settings: object) -> tuple[Work, dict[str, Any]] | None:
         """Let the process build a piece of work.
 
         Args:
@@ -102,7 +102,7 @@ class Peers:
         number = said.pop("number")
         return lambda: float(self._ask(run=number)["seconds"]), said
 
-    def _ask(self, **request: Any) -> dict[str, Any]:
+    def _ask(self, **request: object) -> dict[str, Any]:
         assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
