@@ -103,9 +103,7 @@ def build_torchio(
     only_image: dict[str, Any] = {"include": ["image"]}
     chain = tio.Compose(
         [
-            tio.RandomAffine(
-                scales=a.scale, degrees=a.rotation_degrees, isotropic=True, p=1 - (1 - a.probability) ** 4
-            ),
+            tio.RandomAffine(scales=a.scale, degrees=a.rotation_degrees, isotropic=True, p=affine),
             tio.RandomElasticDeformation(points, max_displacement=most, locked_borders=0, p=a.probability),
             tio.RandomFlip(axes=(0, 1, 2), flip_probability=0.5),
             tio.RandomBlur(a.blur, p=a.grey_probability, **only_image),
