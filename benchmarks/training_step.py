@@ -44,7 +44,7 @@ from benchmarks.common import (
     timed,
 )
 from benchmarks.peers.process import Peers, add_peers
-from benchmarks.random_training import random_training
+from benchmarks.trainings import random_training
 from data.common.errors import command
 from data.samples import Sample, patch_shape
 from engine.device import autocast
