@@ -3,9 +3,9 @@
     python benchmarks/input_pipeline.py
 
 Synthetic scans are prepared in a temporary folder, and each stage is trained on them with 0, 1 and 2 processes that
-read boxes; an epoch has every scan several times. The epochs of the three take turns. The goal is that less than 5 % of the
-time is spent waiting. Without processes the training reads the boxes itself, so that waiting is reading. As the scans
-have just been written, they are read from memory: where data do not fit into memory, the disk decides.
+read boxes; an epoch has every scan several times. The epochs of the three take turns. The goal is that less than 5 % of
+the time is spent waiting. Without processes the training reads the boxes itself, so that waiting is reading. As the
+scans have just been written, they are read from memory: where data do not fit into memory, the disk decides.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def make_training(
     *,
     width: int,
     batch_size: int,
-    workers: int,
+    workers: int = 0,
 ) -> Training:
     """Make a training of a stage on prepared cases; ``folder`` is that of its run, to which a benchmark writes nothing.
 
