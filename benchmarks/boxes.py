@@ -40,7 +40,8 @@ def random_sample(
         margin = triple(int(np.ceil((r - h) / mm)) + 1 for r, h, mm in zip(reach, half, spacing, strict=True))
     read = [n + 2 * m for n, m in zip(shape, margin, strict=True)]
     smooth = _smooth_noise(read, spacing, seed)
-    mask = smooth > np.quantile(smooth, 1 - FOREGROUND_SHARE)
+    inside = tuple(slice(m, m + n) for m, n in zip(margin, shape, strict=True))
+    mask = smooth > np.quantile(smooth[inside], 1 - FOREGROUND_SHARE)
     noise = np.random.default_rng(seed + 1).standard_normal(read, np.float32)
     image = (60 + 60 * smooth / smooth.std() + 12 * noise).astype(np.int16)
     grid = NetworkGrid(triple(shape), (1.0, 1.0, 1.0), triple(float(m) for m in margin))

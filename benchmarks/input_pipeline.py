@@ -38,7 +38,7 @@ from engine.train.loader import read_batches
 from engine.train.loop import Training, train_step
 
 WORKERS = (0, 1, 2)
-SMALL_MM = (3.0, 3.0, 3.0)  # of the small synthetic scans
+SMALL_MM, COARSE_MM = (3.0, 3.0, 3.0), (9.0, 9.0, 9.0)  # on small synthetic scans; for a rehearsal
 PROGRESS = 0.6  # share of the training that is done: all terms of the loss act
 
 
@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in args.stages:
             stage = STAGES[name]
             if args.size == "small":
-                stage = replace(stage, sampling=replace(stage.sampling, target_mm=SMALL_MM))
+                voxel_mm = COARSE_MM if args.tiny else SMALL_MM
+                stage = replace(stage, sampling=replace(stage.sampling, target_mm=voxel_mm))
             rows += measure_stage(stage, cases, Path(folder), args, device)
     report(args, device, {"Waiting for data": rows})
     return 0

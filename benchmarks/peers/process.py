@@ -108,7 +108,7 @@ class Peers:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # it has ended, or its pipe was closed when the context was left
             line = ""
         if not line:
             raise InputError(str(self.python), "the process of the peers has ended, see above", "run make bench-peers")
