@@ -1,6 +1,7 @@
-"""A training step of nnU-Net v2: the network that its planner chooses for a patch, with its loss and optimiser."""
+"""A training step and the predictor of nnU-Net v2, with the network that its planner chooses for a patch."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -97,5 +98,37 @@ def build_step(
     return step, {"patch": patch, "parameters": parameters, "operations": counter.get_total_flops()}
 
 
+def build_predictor(
+    device: torch.device, *, shape: Sequence[int], patch: Sequence[int], spacing: Sequence[float], features: int
+) -> tuple[Callable[[], object], dict[str, Any]]:
+    """Build nnU-Net's prediction of an image on its grid: half-overlapping patches, Gaussian weights, all eight flips.
+
+    Args:
+        device: Where to compute.
+        shape: Of the image (D, H, W), on the grid of the network.
+        patch: Of the network.
+        spacing: Of the voxels (z, y, x) in mm.
+        features: Channels at full resolution.
+    """
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    torch.manual_seed(0)
+    net, patch, _ = plan_network(patch, spacing, features)
+    net.decoder.deep_supervision = False
+    predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
+    # Of the plans that manual_initialization reads from files, the prediction needs only these.
+    predictor.network = net.eval()
+    predictor.configuration_manager = SimpleNamespace(patch_size=patch)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=2)
+    predictor.allowed_mirroring_axes = (0, 1, 2)
+    image = torch.randn(1, *shape)
+
+    def predict() -> object:
+        with torch.inference_mode():
+            return predictor.predict_sliding_window_return_logits(image).argmax(0).cpu()
+
+    return predict, {"patch": patch}
+
+
 if __name__ == "__main__":
-    serve({"nnU-Net": build_step})
+    serve({"nnU-Net": build_step, "nnU-Net predictor": build_predictor})

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,6 @@ def test_pieces_of_work_take_turns_and_the_first_turn_does_not_count():
 
 
 def test_the_processor_clock_does_not_count_sleep():
-    import time
-
     slept = {clock: timed(lambda: time.sleep(0.2), CPU, clock)() for clock in ("wall", "cpu")}
     assert slept["wall"] >= 0.2 > 5 * slept["cpu"]
 
@@ -59,18 +58,26 @@ def test_a_table_is_aligned_and_rounded():
     ]
 
 
-def test_a_peer_does_its_work_in_its_own_process_and_what_is_not_installed_is_said(capsys):
+def test_a_peer_does_its_work_in_its_own_process(capfd):
     args = options("--peers", sys.executable, "--threads", "1")
-    settings = {"shape": [12, 16, 16], "spacing": [2.0, 1.0, 1.0], "tau": 10.0}
-    with Peers(args, "benchmarks.peers.signed_distance", ("monai", "torch", "no-such-package")) as peers:
-        assert peers.versions.keys() == {"monai", "torch"}
-        work, said = peers.build("MONAI", **settings)
-        assert work() > 0 and said == {"difference": 0.0}
-        if "edt" not in sys.modules:
-            built = peers.build("edt", **settings)
-            assert built is None and "edt is not measured" in capsys.readouterr().err
+    with Peers(args, "tests.benchmarks.small_peer", ("torch", "no-such-package")) as peers:
+        assert peers.versions == {"torch": torch.__version__}
+        work, said = peers.build("sleeping", seconds=0.05)
+        assert said == {"device": "cpu"} and 0.05 <= work() < 5
+        printing, _ = peers.build("printing")
+        assert 0 <= printing() < 0.05 <= work()
+        assert peers.build("missing") is None
+    assert "missing is not measured" in capfd.readouterr().err
     with pytest.raises(InputError, match="the process of the peers has ended"):
         work()
+
+
+@pytest.mark.slow  # importing MONAI takes longer than the test
+def test_monai_computes_the_same_distance():
+    settings = {"shape": [12, 16, 16], "spacing": [2.0, 1.0, 1.0], "tau": 10.0}
+    with Peers(options("--peers", sys.executable), "benchmarks.peers.signed_distance", ()) as peers:
+        work, said = peers.build("MONAI", **settings)
+        assert work() > 0 and said == {"difference": 0.0}
 
 
 def test_without_peers_nothing_is_compared(capsys):
