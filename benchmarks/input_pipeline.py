@@ -38,7 +38,8 @@ from engine.train.loader import read_batches
 from engine.train.loop import Training, train_step
 
 WORKERS = (0, 1, 2)
-SMALL_MM, COARSE_MM = (3.0, 3.0, 3.0), (9.0, 9.0, 9.0)  # on small synthetic scans; for a rehearsal
+SMALL_MM = (3.0, 3.0, 3.0)  # on the small synthetic scans
+COARSE_MM, TINY_MM = (6.0, 6.0, 6.0), (9.0, 9.0, 9.0)  # there in the stage that sees the whole body; for a rehearsal
 PROGRESS = 0.6  # share of the training that is done: all terms of the loss act
 
 
@@ -99,20 +100,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="stages to measure (default: all)")
-    add(
-        "--cases", type=positive, metavar="INT", default=10, help="synthetic scans, some without a tumour (default: 10)"
-    )
-    add(
-        "--width", type=positive, metavar="INT", help="channels at full resolution (default: 32 on a GPU, 8 on the CPU)"
-    )
+    add("--cases", type=positive, metavar="INT", default=8, help="synthetic scans (default: 8)")
+    add("--boxes", type=positive, metavar="INT", default=16, help="boxes of an epoch, at least (default: 16)")
+    add("--width", type=positive, metavar="INT", help="channels at full resolution (default: 32 on a GPU, else 8)")
     add("--batch-size", type=positive, metavar="INT", default=2, help="boxes per step (default: 2)")
     add(
         "--size",
         choices=("small", "full"),
-        help="small for scans and a network grid of 3 mm, full for clinical scans on the grid of the stage "
-        "(default: full on a GPU, small on the CPU)",
+        help="small for scans of 3 mm and a network grid of 3 mm, or 6 mm for pancreas coarse; full for clinical scans "
+        "on the grid of the stage (default: full on a GPU, small on the CPU)",
     )
-    add_options(parser, repeats=3)
+    add_options(parser, repeats=2)
     args = parser.parse_args(argv)
     device = start(args)
     if args.clock == "cpu":
@@ -127,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in args.stages:
             stage = STAGES[name]
             if args.size == "small":
-                voxel_mm = COARSE_MM if args.tiny else SMALL_MM
+                voxel_mm = TINY_MM if args.tiny else COARSE_MM if stage.sampling.roi == "scan" else SMALL_MM
                 stage = replace(stage, sampling=replace(stage.sampling, target_mm=voxel_mm))
             rows += measure_stage(stage, cases, Path(folder), args, device)
     report(args, device, {"Waiting for data": rows})
