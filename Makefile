@@ -66,7 +66,7 @@ demo-fine:
 	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0 --epochs 100
 	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --epochs 40
 
-bench: .venv/installed .venv-peers/installed ## compare the speed with other packages (MINUTES minutes on 2 cores); JSON in bench/
+bench: .venv/installed .venv-peers/installed ## compare the speed with other packages (about 8 minutes on 2 cores); JSON in bench/
 	$(call MEASURE,training_step).json --width 8
 	$(call MEASURE,training_step)_wide.json --width 32 --stages tumor_fine --repeats 3
 	$(call MEASURE,augmentation).json

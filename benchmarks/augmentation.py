@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return make_batch([sample], device, hu_window=HU_WINDOW, augmentation=augmentation, generator=generator)
 
     works = {"ours": timed(ours, device, args.clock)}
-    with Peers(args, "benchmarks.peers.augmentation", ("monai", "torchio", "batchgeneratorsv2", "torch")) as peers:
+    packages = ("monai", "torchio", "batchgeneratorsv2", "torch")
+    with Peers(args, "benchmarks.peers.augmentation", packages, pages_kept=True) as peers:
         for name in PEERS:
             if built := peers.build(name, shape=list(args.shape), spacing=SPACING_MM):
                 works[name], _ = built

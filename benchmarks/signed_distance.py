@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "ours": timed(ours, device, args.clock),
         "scipy": timed(lambda: scipy_distance(mask, SPACING_MM, TAU_MM), device, args.clock),
     }
-    with Peers(args, "benchmarks.peers.signed_distance", ("edt", "monai", "scipy")) as peers:
+    packages = ("edt", "monai", "scipy")
+    with Peers(args, "benchmarks.peers.signed_distance", packages, pages_kept=True) as peers:
         for name in ("edt", "MONAI"):
             if built := peers.build(name, shape=list(args.shape), spacing=SPACING_MM, tau=TAU_MM):
                 works[name], said = built

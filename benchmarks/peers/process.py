@@ -24,6 +24,7 @@ import torch
 from benchmarks.common import Work, add_options, start, timed
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
+from data.common.process import set_up_process
 
 DEFAULT_PEERS = REPOSITORY / ".venv-peers" / "bin" / "python"
 
@@ -49,17 +50,22 @@ class Peers:
         args: The options of the benchmark, with those of ``add_peers``.
         module: What it runs, which calls ``serve``.
         packages: Names of the packages whose versions are reported.
+        pages_kept: Whether the process keeps the memory pages of freed tensors, as the commands of this project do
+            (``set_up_process``); otherwise it runs as the packages are shipped.
 
     Attributes:
         versions: Of the packages that are installed there; empty without peers.
     """
 
-    def __init__(self, args: argparse.Namespace, module: str, packages: Sequence[str]) -> None:
+    def __init__(
+        self, args: argparse.Namespace, module: str, packages: Sequence[str], *, pages_kept: bool = False
+    ) -> None:
         self.python, self.versions = find_peers(args), {}
         self._process: subprocess.Popen[str] | None = None
         if self.python is None:
             return
         options = ["--device", args.device, "--clock", args.clock, *(["--tiny"] if args.tiny else [])]
+        options += ["--pages-kept"] if pages_kept else []
         options += ["--threads", str(torch.get_num_threads())]
         self._process = subprocess.Popen(
             [str(self.python), "-m", module, *options],
@@ -123,7 +129,7 @@ def find_peers(args: argparse.Namespace) -> Path | None:
     """
     if args.peers is None and not DEFAULT_PEERS.exists():
         print("note: no other package is measured; install them with make bench-peers", file=sys.stderr)
-        return None
+        args.peers = Path("none")  # which is said once
     python = args.peers or DEFAULT_PEERS
     if str(python) == "none":
         return None
@@ -142,8 +148,11 @@ def serve(builders: Mapping[str, Builder]) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     parser = argparse.ArgumentParser()
+    parser.add_argument("--pages-kept", action="store_true")
     add_options(parser, repeats=1)
     args = parser.parse_args()
+    if args.pages_kept:
+        set_up_process(computes=True)
     device = start(args)
     works: list[Work] = []
     for line in sys.stdin:
