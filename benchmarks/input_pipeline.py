@@ -9,6 +9,7 @@ scans have just been written, they are read from memory: where data do not fit i
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -45,7 +46,9 @@ PROGRESS = 0.6  # share of the training that is done: all terms of the loss act
 
 def make_cases(folder: Path, count: int, size: str) -> list[Case]:
     """Prepare synthetic scans of a centre and return those with a tumour, which every stage can be trained on."""
-    phantom.main([str(folder), "--prepared", "--centres", "north", "--cases", str(count), "--size", size, "--quiet"])
+    options = ["--cases", str(count), "--size", size, "--workers", str(os.cpu_count() or 1), "--quiet"]
+    if phantom.main([str(folder), "--prepared", "--centres", "north", *options]) != 0:
+        raise InputError(folder, "no synthetic scans could be written here", "look at the line above")
     return [case for case in read_store(folder)["north"] if case.tumour_box]
 
 

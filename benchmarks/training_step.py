@@ -17,6 +17,7 @@ of full resolution, which are the most expensive layers.
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ from benchmarks.peers.process import Peers, add_peers
 from benchmarks.trainings import random_training
 from data.common.errors import command
 from data.samples import Sample, patch_shape
-from engine.device import autocast
+from engine.device import autocast, naming_memory_errors
 from engine.stages import STAGES, Stage
 from engine.train.loop import Training, train_step
 
@@ -121,15 +122,18 @@ def measure_stage(
         "step, plain": whole_step(plain, samples),
         "network": network_step(training, ready),
     }
-    operations = dict.fromkeys(steps, count_operations(whole_step(plain, samples)))
+    remedy = "give a smaller --batch-size, --width or --shape"
+    with naming_memory_errors(f"a step of {stage.title}", device, remedy):
+        operations = dict.fromkeys(steps, count_operations(steps["step, plain"]))
     works: dict[str, Work] = {name: timed(step, device, args.clock) for name, step in steps.items()}
     patches = dict.fromkeys(works, shape)
-    for name, peer in zip(PEERS, peers, strict=True):
+    for name, peer in zip(PEERS, peers, strict=False):
         built = peer.build("nnU-Net", shape=shape, spacing=stage.sampling.target_mm, batch=images, features=width)
         if built:
             works[name], said = built
             patches[name], operations[name] = tuple(said["patch"]), said["operations"]
-    timings = interleave(works, args.repeats)
+    with naming_memory_errors(f"a step of {stage.title}", device, remedy):
+        timings = interleave(works, args.repeats)
     rows = []
     for name, timing in timings.items():
         voxels = images * torch.Size(patches[name]).numel()
@@ -204,11 +208,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar=("D", "H", "W"),
         help="sides of a box in voxels, multiples of 8 (default: the patch of the stage on a GPU, 32 64 80 on the CPU)",
     )
-    parser.add_argument("--batch-size", type=positive, metavar="INT", default=2, help="boxes per step (default: 2)")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="INT", help="boxes per step (default: 1 on a GPU, 2 on the CPU)"
+    )
     add_peers(parser)
     add_options(parser, repeats=5)
     args = parser.parse_args(argv)
     device = start(args)
+    args.batch_size = args.batch_size or (1 if device.type == "cuda" else 2)
     if args.tiny:
         args.shape, args.width, args.batch_size = TINY_SHAPE, [8], 1
     types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
@@ -216,20 +223,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     peaks = {"float32": max(measured[types[0]].values()), "step": max(measured[types[-1]].values())}
     rows = []
     module, packages = "benchmarks.peers.nnunet", ("nnunetv2", "torch")
-    with (
-        Peers(args, module, packages, pages_kept=True) as same,
-        Peers(args, module, packages, pages_kept=False) as shipped,
-    ):
+    with contextlib.ExitStack() as stack:
+        kinds = (True,) if device.type == "cuda" else (True, False)  # pages are the CPU's
+        peers = [stack.enter_context(Peers(args, module, packages, pages_kept=kept)) for kept in kinds]
         for width in args.width:
             for stage in args.stages:
-                rows += measure_stage(STAGES[stage], width, args, device, (same, shipped), peaks)
+                rows += measure_stage(STAGES[stage], width, args, device, peers, peaks)
     layers = measure_convolutions(args.width, args, device, peaks["step"])
     found = [
         {"type": str(dtype).removeprefix("torch."), **{f"{name} GFLOP/s": rate / 1e9 for name, rate in rates.items()}}
         for dtype, rates in measured.items()
     ]
     tables = {"Training step": rows, "Convolutions at full resolution": layers, "Peak": found}
-    report(args, device, tables, same.versions)
+    report(args, device, tables, peers[0].versions)
     return 0
 
 
