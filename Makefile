@@ -12,7 +12,12 @@ SMALL := --store $(DEMO)/prepared --path $(RUNS)/checkpoints --data $(HELD_OUT)
 # rate and few epochs take minutes instead of days. In so few steps, more is learned from a single view of each box.
 TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --lr 3e-3 --validate-every 20
 
-.PHONY: help install demo demo-coarse demo-fine test test-slow lint format clean
+# Tables and JSON of the benchmarks; for instance `make bench BENCH_OPTIONS="--threads 1 --clock cpu"`.
+BENCH := $(CURDIR)/bench
+BENCH_OPTIONS :=
+MEASURE = $(PY) benchmarks/$(1).py $(BENCH_OPTIONS) --json $(BENCH)/$(1)
+
+.PHONY: help install demo demo-coarse demo-fine bench bench-peers test test-slow lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets with their descriptions
@@ -60,6 +65,21 @@ demo-coarse:
 demo-fine:
 	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0 --epochs 100
 	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --epochs 40
+
+bench: .venv/installed .venv-peers/installed ## compare the speed with other packages (about 8 minutes on 2 cores); JSON in bench/
+	$(call MEASURE,training_step).json --width 8
+	$(call MEASURE,training_step)_wide.json --width 32 --stages tumor_fine --repeats 3
+	$(call MEASURE,augmentation).json
+	$(call MEASURE,signed_distance).json
+	$(call MEASURE,input_pipeline).json
+	$(call MEASURE,scaling).json
+
+bench-peers: .venv-peers/installed ## install the packages that the benchmarks compare with, in .venv-peers
+
+.venv-peers/installed: requirements-bench.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement requirements-bench.txt
+	@touch $@
 
 test: lint ## install everything, then run the linter, the type checker and the tests
 	$(PY) -m pytest

@@ -1,73 +1,86 @@
-"""How fast is the truncated signed distance compared with SciPy's two exact distance transforms?
+"""How long does the truncated signed distance of a mask take, against SciPy, the package edt and MONAI?
 
     python benchmarks/signed_distance.py
 
-Prints the largest difference between the two results, the median time of each on the CPU, and their ratio.
+All give the signed distance in mm, clipped at tau, on both sides of the boundary of the same mask of rounded blobs. The
+difference is the largest one from SciPy's exact transforms, as a share of tau.
 """
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.common.process import set_up_process
+
+if __name__ == "__main__":
+    set_up_process(computes=True)  # before torch starts its threads
+
+from benchmarks.boxes import random_blobs
+from benchmarks.common import add_options, interleave, positive, report, start, timed
+from benchmarks.peers.process import Peers, add_peers
+from benchmarks.peers.signed_distance import scipy_distance
+from data.common.errors import command
 from models.signed_distance import TAU_MM, signed_distance
 
 SPACING_MM = (2.5, 0.8, 0.8)
-FOREGROUND_SHARE = 0.03
 
 
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Time ``work`` several times and return the median in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[repeats // 2]
-
-
-def main() -> None:
-    """Compare the two implementations on blobs of smoothed noise."""
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time the implementations and print a row of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--shape",
-        type=int,
+        type=positive,
         nargs=3,
         metavar=("D", "H", "W"),
         default=(96, 160, 160),
         help="sides of the box in voxels (default: 96 160 160)",
     )
-    parser.add_argument(
-        "--repeats", type=int, metavar="INT", default=7, help="timed runs of each implementation (default: 7)"
-    )
-    args = parser.parse_args()
-    noise = np.random.default_rng(0).standard_normal(args.shape)
-    mask = ndimage.gaussian_filter(noise, (4, 10, 10))
-    mask = mask > np.quantile(mask, 1 - FOREGROUND_SHARE)
-    batch = torch.from_numpy(mask.astype(np.float32))[None, None]
+    add_peers(parser)
+    add_options(parser, repeats=7)
+    args = parser.parse_args(argv)
+    device = start(args)
+    if args.tiny:
+        args.shape = (16, 24, 24)
+    mask = random_blobs(args.shape, SPACING_MM)
+    batch = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
 
-    def our_distance() -> torch.Tensor:
+    def ours() -> torch.Tensor:
         return signed_distance(batch, SPACING_MM)
 
-    def scipy_distance() -> np.ndarray:
-        outside = ndimage.distance_transform_edt(~mask, sampling=SPACING_MM)
-        inside = ndimage.distance_transform_edt(mask, sampling=SPACING_MM)
-        return (outside.clip(0, TAU_MM) - inside.clip(0, TAU_MM)) / TAU_MM
-
-    error = np.abs(our_distance()[0, 0].numpy() - scipy_distance()).max()
-    ours, theirs = (median_seconds(work, args.repeats) for work in (our_distance, scipy_distance))
-    box = " x ".join(map(str, args.shape))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, box of {box} voxels")
-    print(f"largest difference {error:.1e} of tau")
-    print(f"scipy {theirs:.3f} s, ours {ours:.3f} s: {theirs / ours:.1f} x")
+    exact = scipy_distance(mask, SPACING_MM, TAU_MM)
+    differences = {"ours": float(np.abs(ours()[0, 0].cpu().numpy() - exact).max()), "scipy": 0.0}
+    works = {
+        "ours": timed(ours, device, args.clock),
+        "scipy": timed(lambda: scipy_distance(mask, SPACING_MM, TAU_MM), device, args.clock),
+    }
+    packages = ("edt", "monai", "scipy")
+    with Peers(args, "benchmarks.peers.signed_distance", packages, pages_kept=True) as peers:
+        for name in ("edt", "MONAI"):
+            if built := peers.build(name, shape=list(args.shape), spacing=SPACING_MM, tau=TAU_MM):
+                works[name], said = built
+                differences[name] = said["difference"]
+        timings = interleave(works, args.repeats)
+    rows = [
+        {
+            "package": name,
+            "s": timing.median,
+            "least s": timing.least,
+            "x ours": timing.median / timings["ours"].median,
+            "difference": differences[name],
+        }
+        for name, timing in timings.items()
+    ]
+    report(args, device, {f"Signed distance of {' x '.join(map(str, args.shape))} voxels": rows}, peers.versions)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

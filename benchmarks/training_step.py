@@ -1,107 +1,243 @@
-"""How long does a training step take on the CPU, and what does each measure against slow steps contribute?
+"""How long does a training step of each stage take, against its plain form and against nnU-Net v2?
 
     python benchmarks/training_step.py
 
-Prints the median time of a step, and its speed relative to the plain step, for
+The step is that of the training: augmentation, signed distance, views, network, loss, update. Its plain form computes
+the same in float32, eagerly and in torch's default memory format. "network" is the network alone on ready images:
+forward, backward and update, with a trivial loss. nnU-Net's step is its network and loss on ready images, at the same
+patch, with as many images and as many channels at full resolution; its own default is 32 channels. Its process keeps
+the memory pages of freed tensors, as the commands of this project do, which saves it a quarter of the time on the CPU;
+without this it is called "as shipped".
 
-- two views, as in training: in torch's default memory format, with channels last, and with freed memory pages kept;
-- one image: without and with the hooks of ``engine.device.avoid_slow_convolutions``.
+Speed is given as images of the network, in voxels, a second, so two views of a box count twice. The share of the peak
+compares the operations (multiplications and additions) of its convolutions and matrix products with what this machine
+reaches, measured in the same run: the product of two large matrices or a convolution of many channels, whichever is
+faster, in float32, or in bfloat16 where the step uses it on a GPU. A second table has the convolutions between features
+of full resolution, which are the most expensive layers.
 """
 
 import argparse
-import functools
+import contextlib
+import itertools
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.common.process import set_up_process
-from engine.device import avoid_slow_convolutions
-from models.dual_task_net import DualTaskNet
+
+if __name__ == "__main__":
+    set_up_process(computes=True)  # before torch starts its threads
+
+from benchmarks.common import (
+    Work,
+    add_options,
+    convolution,
+    count_operations,
+    interleave,
+    measure_peaks,
+    positive,
+    report,
+    start,
+    timed,
+)
+from benchmarks.peers.process import Peers, add_peers
+from benchmarks.trainings import random_training
+from data.common.errors import command
+from data.samples import Sample, patch_shape
+from engine.device import autocast, naming_memory_errors
+from engine.stages import STAGES, Stage
+from engine.train.loop import Training, train_step
+
+CPU_SHAPE, TINY_SHAPE = (32, 64, 80), (16, 16, 16)
+PEERS = ("nnU-Net", "nnU-Net, as shipped")
+PROGRESS = 0.6  # share of the training that is done: all terms of the loss act
 
 
-def seconds_per_step(
-    shape: Sequence[int],
-    *,
-    width: int,
-    steps: int,
-    images: int = 2,
-    memory_format: torch.memory_format = torch.channels_last_3d,
-    hooks: bool = True,
-) -> float:
-    """Time forward pass, backward pass and update; return the median in seconds over all steps but the first.
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the step computes in bfloat16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
-    Args:
-        shape: Sides (D, H, W) of an image in voxels.
-        width: Channels of the network at full resolution.
-        steps: Number of timed steps.
-        images: Images per step.
-        memory_format: Memory format of weights and images.
-        hooks: Whether the network gets the hooks of ``avoid_slow_convolutions``.
-    """
-    torch.manual_seed(0)
-    net = DualTaskNet(width=width, heads=("seg", "sdf", "embedding"))
-    net.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs lack this argument
-    if hooks:
-        avoid_slow_convolutions(net)
-    optimiser = torch.optim.Adam(net.parameters())
-    batch = torch.rand(images, 1, *shape).contiguous(memory_format=memory_format)
-    times = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        output = net(batch)
-        loss = output.seg.square().mean() + output.sdf.square().mean()
-        optimiser.zero_grad()
+
+def whole_step(training: Training, samples: Sequence[Sample]) -> Callable[[], object]:
+    """Return a step of the training; each call draws anew, and two trainings draw the same."""
+    seeds = itertools.count()
+
+    def step() -> None:
+        terms = train_step(training, samples, torch.Generator().manual_seed(next(seeds)), PROGRESS)
+        float(terms["loss"])
+
+    return step
+
+
+def network_step(training: Training, images: Tensor) -> Callable[[], object]:
+    """Return forward pass, backward pass and update of the network alone."""
+
+    def step() -> None:
+        with autocast(images.device):
+            output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
+        loss = sum(head.float().square().mean() for head in output if isinstance(head, Tensor))
+        assert isinstance(loss, Tensor)
+        training.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[steps // 2]
+        training.optimiser.step()
+
+    return step
 
 
-def main() -> None:
-    """Time the steps and print one line for each."""
+def make_plain(net: nn.Module) -> None:
+    """Let a network compute in float32 and in torch's default memory format, whatever it is given."""
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack this argument
+    forward = net.forward
+
+    def plain(images: Tensor) -> object:
+        with torch.autocast(images.device.type, enabled=False):
+            return forward(images.contiguous(memory_format=torch.contiguous_format))
+
+    net.forward = plain
+
+
+def measure_stage(
+    stage: Stage,
+    width: int,
+    args: argparse.Namespace,
+    device: torch.device,
+    peers: Sequence[Peers],
+    peaks: dict[str, float],
+) -> list[dict[str, Any]]:
+    """Time the forms of a stage's step in turns and return a row of each."""
+    shape = tuple(args.shape or (patch_shape(stage.sampling) if device.type == "cuda" else CPU_SHAPE))
+    training, samples = random_training(stage, device, shape, width=width, batch_size=args.batch_size)
+    plain, _ = random_training(stage, device, shape, width=width, batch_size=args.batch_size)
+    make_plain(plain.net)
+    images = args.batch_size * (1 if stage.method.views == "none" else 2)
+    ready = torch.rand(images, 1, *shape, device=device)
+    steps = {
+        "step": whole_step(training, samples),
+        "step, plain": whole_step(plain, samples),
+        "network": network_step(training, ready),
+    }
+    remedy = "give a smaller --batch-size, --width or --shape"
+    with naming_memory_errors(f"a step of {stage.title}", device, remedy):
+        operations = dict.fromkeys(steps, count_operations(steps["step, plain"]))
+    works: dict[str, Work] = {name: timed(step, device, args.clock) for name, step in steps.items()}
+    patches = dict.fromkeys(works, shape)
+    for name, peer in zip(PEERS, peers, strict=False):
+        built = peer.build("nnU-Net", shape=shape, spacing=stage.sampling.target_mm, batch=images, features=width)
+        if built:
+            works[name], said = built
+            patches[name], operations[name] = tuple(said["patch"]), said["operations"]
+    with naming_memory_errors(f"a step of {stage.title}", device, remedy):
+        timings = interleave(works, args.repeats)
+    rows = []
+    for name, timing in timings.items():
+        voxels = images * torch.Size(patches[name]).numel()
+        peak = peaks["float32"] if name == "step, plain" else peaks["step"]
+        rows.append(
+            {
+                "stage": stage.title,
+                "width": width,
+                "patch": " x ".join(map(str, patches[name])),
+                "images": images,
+                "form": name,
+                "s": timing.median,
+                "least s": timing.least,
+                "voxels/s": voxels / timing.median,
+                "x plain": timings["step, plain"].median / timing.median,
+                "x nnU-Net": None,
+                "GFLOP/s": operations[name] / timing.median / 1e9,
+                "of peak": operations[name] / timing.median / peak,
+            }
+        )
+    theirs = next((row["voxels/s"] for row in rows if row["form"] == PEERS[0]), None)
+    for row in rows if theirs else ():
+        row["x nnU-Net"] = row["voxels/s"] / theirs
+    return rows
+
+
+def measure_convolutions(
+    widths: Sequence[int], args: argparse.Namespace, device: torch.device, peak: float
+) -> list[dict[str, Any]]:
+    """Time the convolutions between features of full resolution, forward and backward."""
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    shape = tuple(args.shape or (patch_shape(STAGES["tumor_fine"].sampling) if device.type == "cuda" else CPU_SHAPE))
+    convolutions = {width: convolution(2, width, shape, device, dtype) for width in widths}
+    timings = interleave(
+        {str(width): timed(work, device, args.clock) for width, work in convolutions.items()}, args.repeats
+    )
+    rows = []
+    for width, work in convolutions.items():
+        rate = count_operations(work) / timings[str(width)].least
+        rows.append(
+            {
+                "channels": width,
+                "patch": " x ".join(map(str, shape)),
+                "type": str(dtype).removeprefix("torch."),
+                "least s": timings[str(width)].least,
+                "GFLOP/s": rate / 1e9,
+                "of peak": rate / peak,
+            }
+        )
+    return rows
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time the steps and print a table of the stages and one of the convolutions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shape",
-        type=int,
-        nargs=3,
-        metavar=("D", "H", "W"),
-        default=(32, 64, 80),
-        help="sides of an image in voxels, multiples of 8 (default: 32 64 80)",
+        "--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="stages to measure (default: all)"
     )
     parser.add_argument(
         "--width",
-        type=int,
+        type=positive,
+        nargs="+",
         metavar="INT",
-        default=8,
-        help="channels of the network at full resolution, a multiple of 8 (default: 8)",
+        default=[8, 32],
+        help="channels of the network at full resolution, multiples of 8 (default: 8 32)",
     )
-    parser.add_argument("--steps", type=int, metavar="INT", default=7, help="timed steps of each kind (default: 7)")
-    args = parser.parse_args()
-
-    measure = functools.partial(seconds_per_step, args.shape, width=args.width, steps=args.steps)
-    plain = measure(memory_format=torch.contiguous_format)
-    channels_last = measure()
-    # Last, because it cannot be undone. The commands of this project set up their process before they import torch.
-    set_up_process(computes=True)
-    pages_kept = measure()
-    single, single_hooked = measure(images=1, hooks=False), measure(images=1)
-
-    box = " x ".join(map(str, args.shape))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {box} voxels, width {args.width}")
-    for name, seconds, reference in (
-        ("two views, plain", plain, plain),
-        ("two views, channels last", channels_last, plain),
-        ("two views, freed pages kept too", pages_kept, plain),
-        ("one image", single, single),
-        ("one image, slow path avoided", single_hooked, single),
-    ):
-        print(f"{name:<34}{seconds:8.3f} s {reference / seconds:6.2f} x")
+    parser.add_argument(
+        "--shape",
+        type=positive,
+        nargs=3,
+        metavar=("D", "H", "W"),
+        help="sides of a box in voxels, multiples of 8 (default: the patch of the stage on a GPU, 32 64 80 on the CPU)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="INT", help="boxes per step (default: 1 on a GPU, 2 on the CPU)"
+    )
+    add_peers(parser)
+    add_options(parser, repeats=5)
+    args = parser.parse_args(argv)
+    device = start(args)
+    args.batch_size = args.batch_size or (1 if device.type == "cuda" else 2)
+    if args.tiny:
+        args.shape, args.width, args.batch_size = TINY_SHAPE, [8], 1
+    types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+    measured = {dtype: measure_peaks(device, dtype, args.clock, tiny=args.tiny) for dtype in types}
+    peaks = {"float32": max(measured[types[0]].values()), "step": max(measured[types[-1]].values())}
+    rows = []
+    module, packages = "benchmarks.peers.nnunet", ("nnunetv2", "torch")
+    with contextlib.ExitStack() as stack:
+        kinds = (True,) if device.type == "cuda" else (True, False)  # pages are the CPU's
+        peers = [stack.enter_context(Peers(args, module, packages, pages_kept=kept)) for kept in kinds]
+        for width in args.width:
+            for stage in args.stages:
+                rows += measure_stage(STAGES[stage], width, args, device, peers, peaks)
+    layers = measure_convolutions(args.width, args, device, peaks["step"])
+    found = [
+        {"type": str(dtype).removeprefix("torch."), **{f"{name} GFLOP/s": rate / 1e9 for name, rate in rates.items()}}
+        for dtype, rates in measured.items()
+    ]
+    tables = {"Training step": rows, "Convolutions at full resolution": layers, "Peak": found}
+    report(args, device, tables, peers[0].versions)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

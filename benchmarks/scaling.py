@@ -1,0 +1,204 @@
+"""What do larger boxes, larger batches, more processes and more cases cost?
+
+    python benchmarks/scaling.py
+
+Three tables: the training step with growing boxes and batches, the boxes that are read in a second by a growing number
+of processes, and the start of a training script (--dry-run) on stores of 10, 100 and 1,000 cases (--stores 10000 takes
+many minutes). The cases of these stores are tiny, so that the start is measured and not the disk. The seconds of a
+start are processor time; the first start makes the thumbnails by which duplicates are found, which later ones find in
+the store.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.common.process import set_up_process
+
+if __name__ == "__main__":
+    set_up_process(computes=True)  # before torch starts its threads
+
+from benchmarks.common import add_options, interleave, positive, report, start, timed
+from benchmarks.input_pipeline import PROGRESS, SMALL_MM, make_cases
+from benchmarks.trainings import make_training, random_training
+from data.cases.case import Case, write_case
+from data.cases.store import read_store
+from data.common.errors import InputError, command
+from data.common.files import REPOSITORY
+from data.common.records import CHECKSUM, checksum
+from data.duplicates.thumbnail import load_thumbnails
+from data.samples import patch_shape
+from data.scans.grid import Grid
+from engine.stages import STAGES, Stage
+from engine.train.loader import read_batches
+from engine.train.loop import train_step
+
+STAGE = STAGES["tumor_fine"]
+WORKERS = (0, 1, 2, 4)
+STORES = (10, 100, 1_000)
+CASE_SHAPE, CASE_MM = (10, 22, 26), (3.0, 2.0, 2.0)
+CENTRES = ("east", "north", "west")
+
+
+def measure_sizes(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Time the step with boxes and batches of growing size, the smallest first: the peak is that of the last."""
+    whole = (16, 16, 16) if args.tiny else patch_shape(STAGE.sampling) if device.type == "cuda" else (32, 64, 80)
+    halves = tuple(max(8, side // 16 * 8) for side in whole)
+    doubled = (2 * whole[0], *whole[1:])
+    sizes = [(halves, 1), (halves, 2), (whole, 1), (whole, 2), *([] if args.tiny else [(doubled, 2), (doubled, 4)])]
+    rows = []
+    for shape, batch in sizes:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        training, samples = random_training(STAGE, device, shape, width=args.width, batch_size=batch)
+
+        def step() -> object:
+            return train_step(training, samples, torch.Generator().manual_seed(0), PROGRESS)  # noqa: B023
+
+        timing = interleave({"step": timed(step, device, args.clock)}, args.repeats)["step"]
+        voxels = batch * int(np.prod(shape))
+        rows.append(
+            {
+                "box": " x ".join(map(str, shape)),
+                "batch": batch,
+                "s": timing.median,
+                "voxels/s": voxels / timing.median,
+                "peak GB": peak_bytes(device) / 1e9,
+            }
+        )
+    return rows
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the largest memory that tensors took on a GPU, or that this process took on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure_workers(args: argparse.Namespace, device: torch.device, folder: Path) -> list[dict[str, Any]]:
+    """Count the boxes that are read in a second, without any training."""
+    cases = make_cases(folder / "phantoms", 3, "small")
+    cases = [*cases] * (2 if args.tiny else 16)
+    stage = replace(STAGE, sampling=replace(STAGE.sampling, target_mm=SMALL_MM))
+    works = {}
+    for workers in WORKERS[:2] if args.tiny else WORKERS:
+        loader = make_training(stage, device, cases, folder, width=8, batch_size=2, workers=workers).loader
+        works[str(workers)] = timed(lambda loader=loader: list(read_batches(loader)), torch.device("cpu"))
+    timings = interleave(works, args.repeats)
+    return [
+        {"workers": int(workers), "boxes/s": len(cases) / timing.median, "ms a box": 1e3 * timing.median / len(cases)}
+        for workers, timing in timings.items()
+    ]
+
+
+def fill_store(store: Path, count: int) -> None:
+    """Write so many tiny cases of noise, in three centres; a case that is there stays."""
+    label = np.zeros(CASE_SHAPE, np.uint8)
+    label[2:8, 6:14, 6:20], label[4:6, 8:11, 9:13] = 1, 2
+    noise = np.random.default_rng(0).normal(40, 20, (count, *CASE_SHAPE)).astype(np.int16)
+    first = store / CENTRES[0] / "case00000"
+    if not first.exists():
+        grid = Grid.plain(CASE_SHAPE, CASE_MM)
+        write_case(store, CENTRES[0], first.name, noise[0], label, patient="0", spacing=CASE_MM, grid=grid, source={})
+    manifest = json.loads((first / "case.json").read_text())
+    for index in range(1, count):
+        centre, name = CENTRES[index % len(CENTRES)], f"case{index:05d}"
+        folder = store / centre / name
+        if folder.exists():
+            continue
+        folder.mkdir(parents=True)
+        np.save(folder / "image.npy", noise[index])
+        os.link(first / "label.npy", folder / "label.npy")
+        own = {**manifest, "centre": centre, "name": name, "patient": str(index), "files": {}}
+        del own[CHECKSUM]
+        (folder / "case.json").write_text(json.dumps(own | {CHECKSUM: checksum(own)}, indent=1))
+
+
+def start_training(stage: Stage, store: Path) -> tuple[float, float]:
+    """Run the training script of a stage with --dry-run; return its processor time in s and its peak memory in MB.
+
+    Raises:
+        InputError: If it fails.
+    """
+    script = [sys.executable, str(REPOSITORY / stage.script_path("train"))]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [*script, "--store", str(store), "--gpu", "cpu", "--dry-run", "--quiet"], stdout=said, stderr=said
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            said.seek(0)
+            raise InputError(store, f"a dry run on it fails: {said.read()[-500:]}", "look at what the script says")
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
+
+
+def measure_stores(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Start a training on stores of growing size."""
+    rows, store = [], folder / "store"
+    for count in args.stores:
+        fill_store(store, count)
+        first, _ = start_training(STAGE, store)
+        cases: list[Case] = [case for centre in read_store(store).values() for case in centre]
+        begin = time.process_time()
+        load_thumbnails(cases)
+        made = time.process_time() - begin
+        later, memory = start_training(STAGE, store)
+        rows.append(
+            {
+                "cases": count,
+                "first start s": first,
+                "later start s": later,
+                "thumbnails s": made,
+                "peak MB": memory,
+            }
+        )
+    return rows
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print the three tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--width", type=positive, metavar="INT", default=8, help="channels at full resolution (default: %(default)s)")
+    add(
+        "--stores",
+        type=positive,
+        nargs="+",
+        metavar="INT",
+        default=list(STORES),
+        help="cases in the store (default: 10 100 1000)",
+    )
+    add_options(parser, repeats=3)
+    args = parser.parse_args(argv)
+    device = start(args)
+    if args.tiny:
+        args.stores = [6]
+    args.stores.sort()
+    tables = {"Size of a step": measure_sizes(args, device)}
+    with tempfile.TemporaryDirectory() as folder:
+        tables["Reading boxes"] = measure_workers(args, device, Path(folder))
+        tables["Start of a training"] = measure_stores(args, Path(folder))
+    report(args, device, tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Trainings for the benchmarks, made as the scripts would make them: on random boxes, or on a store of phantoms."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.boxes import random_sample
+from data.augment import Augmentation
+from data.cases.case import Case, read_case, write_case
+from data.samples import Sample
+from data.scans.boxes import triple
+from data.scans.grid import Grid
+from data.splits.split import Split
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.stages import Stage
+from engine.train.loop import Training, prepare_training
+
+
+def make_training(
+    stage: Stage,
+    device: torch.device,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    width: int,
+    batch_size: int,
+    workers: int = 0,
+) -> Training:
+    """Make a training of a stage on prepared cases; ``folder`` is that of its run, to which a benchmark writes nothing.
+
+    Args:
+        stage: With its method and sampling.
+        device: Where to compute.
+        cases: Hold what the stage segments.
+        folder: Of the run.
+        width: Channels of the network at full resolution.
+        batch_size: Boxes per step.
+        workers: Processes that read boxes.
+    """
+    training = prepare_training(
+        stage=stage,
+        split=Split("benchmark", tuple(case.key for case in cases), (), ()),
+        recipe=Recipe(
+            network=NetworkSettings(width=width),
+            method=stage.method,
+            sampling=stage.sampling,
+            augmentation=Augmentation(),
+            training=TrainSettings(epochs=2, batch_size=batch_size, seed=0, workers=workers),
+            preparation=cases[0].preparation,
+        ),
+        train_cases=cases,
+        validation_cases=[],
+        device=device,
+        folder=folder,
+    )
+    training.net.train()
+    return training
+
+
+def random_training(
+    stage: Stage, device: torch.device, shape: Sequence[int], *, width: int, batch_size: int
+) -> tuple[Training, list[Sample]]:
+    """Make a training of a stage as its script would begin it, and the samples of a step.
+
+    Args:
+        stage: The stage with its method.
+        device: Where to compute.
+        shape: What the network sees, (D, H, W), at the voxel size of the stage.
+        width: Channels of the network at full resolution.
+        batch_size: Boxes per step.
+    """
+    spacing = stage.sampling.target_mm
+    samples = [random_sample(shape, spacing, Augmentation(), seed) for seed in range(batch_size)]
+    with tempfile.TemporaryDirectory() as folder:
+        small = [array[:8, :8, :8] for array in (samples[0].image, samples[0].mask)]
+        case = read_case(
+            write_case(
+                Path(folder),
+                "benchmark",
+                "box",
+                *small,
+                patient="box",
+                spacing=triple(spacing),
+                grid=Grid.plain((8, 8, 8), triple(spacing)),
+                source={},
+            )
+        )
+        training = make_training(stage, device, [case], Path(folder), width=width, batch_size=batch_size)
+    return training, samples
