@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
 
 from benchmarks.memory import measured_step
 from data.augment import Augmentation
@@ -22,6 +22,7 @@ from engine import memory
 from engine.memory import MemoryTracker, fit_step, fitting_shape, largest_shape, smaller_shapes, step_memory
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, with_variant
+from models.channels_last import GroupNorm
 from models.dual_task_net import MOST_RECOMPUTED
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -76,7 +77,7 @@ def test_two_views_of_four_million_voxels_take_no_more_than_22_gb_on_a_gpu():
     shape = (80, 200, 256)
     assert math.prod(shape) > 4e6
     needed = [step_memory(network, method, shape, batch_size=1, gpu=True, ahead=True, recomputed=n) for n in (0, 1)]
-    assert needed[1] < 0.7 * needed[0] and needed[1] <= 22e9
+    assert needed[1] < 0.8 * needed[0] and needed[0] <= 22e9
 
 
 def test_estimating_draws_no_random_numbers_and_knows_every_loss_term():
@@ -101,15 +102,26 @@ def test_tracker_counts_a_storage_once_and_until_it_is_freed():
         assert tracker.live == 0
 
 
-def test_half_precision_keeps_features_in_float32_between_normalisation_and_convolution():
-    """As autocast does on a GPU, where GroupNorm computes in float32."""
+def test_half_precision_keeps_no_features_in_float32():
+    """Left to itself, autocast would normalise in float32 and keep a copy of the features in that type."""
     kept = []
-    net = nn.Sequential(nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv3d(4, 4, 1))
-    memory._normalise_in_float32(net)
-    net[0].register_forward_hook(lambda *arguments: kept.append(arguments[-1].dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        result = net(torch.rand(1, 4, 8, 8, 8).bfloat16())
-    assert (kept, result.dtype) == ([torch.float32], torch.bfloat16)
+    norm = GroupNorm(2, 4)
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x)
+        return x
+
+    x = torch.rand(1, 4, 8, 8, 8, requires_grad=True)
+    half = x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        result = norm(half)
+    assert result.dtype == torch.bfloat16 and not [
+        t for t in kept if t.dtype == torch.float32 and t.numel() >= x.numel()
+    ]
+    exact = F.group_norm(half.float(), 2, norm.weight, norm.bias)
+    assert torch.allclose(result.float(), exact, atol=0.02)
+    result.float().square().sum().backward()
+    assert torch.isfinite(x.grad).all() and norm.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("tumour", [True, False], ids=["tumour", "healthy"])
