@@ -10,14 +10,15 @@ HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(RUNS)/checkpoints --data $(HELD_OUT)
 # The voxels of the synthetic scans measure about 3 mm; pancreas coarse sees larger ones. A narrow network, a high learning
 # rate and few epochs take minutes instead of days. In so few steps, more is learned from a single view of each box.
-TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --lr 3e-3 --validate-every 20
+TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --lr 3e-3 --validate-every 14
 
 # Tables and JSON of the benchmarks; for instance `make bench BENCH_OPTIONS="--threads 1 --clock cpu"`.
 BENCH := $(CURDIR)/bench
 BENCH_OPTIONS :=
+GPU_OPTIONS :=
 MEASURE = $(PY) benchmarks/$(1).py $(BENCH_OPTIONS) --json $(BENCH)/$(1)
 
-.PHONY: help install demo demo-coarse demo-fine bench bench-peers test test-slow lint format clean
+.PHONY: help install demo demo-coarse demo-fine bench bench-peers gpu test test-slow lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets with their descriptions
@@ -36,7 +37,7 @@ install: .venv/installed ## create .venv and install the packages that the scrip
 	@touch $@
 
 demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 minutes on 2 cores); continues if interrupted
-	$(PY) -m data.phantom $(DEMO)/raw --centres north south --cases 20
+	$(PY) -m data.phantom $(DEMO)/raw --centres north south --cases 32
 	$(PY) -m data.phantom $(DEMO)/raw --centres $(HELD_OUT) --cases 8
 	@for centre in north south west; do \
 	  $(PY) -m data.verify folder $(DEMO)/raw/$$centre --centre $$centre --store $(DEMO)/prepared && \
@@ -59,20 +60,24 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 
 demo-coarse demo-fine: export OMP_NUM_THREADS := 1
 
 demo-coarse:
-	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --epochs 40
-	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --variant contrast --target-mm 6,6,6 --epochs 20
+	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --epochs 28
+	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --variant contrast --target-mm 6,6,6 --epochs 13
 
 demo-fine:
-	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0 --epochs 100
-	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --epochs 40
+	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0 --epochs 70
+	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --quiet --target-mm 3,3,3 --epochs 25
 
 bench: .venv/installed .venv-peers/installed ## compare the speed with other packages (about 8 minutes on 2 cores); JSON in bench/
 	$(call MEASURE,training_step).json --width 8
 	$(call MEASURE,training_step)_wide.json --width 32 --stages tumor_fine --repeats 3
 	$(call MEASURE,augmentation).json
 	$(call MEASURE,signed_distance).json
+	$(call MEASURE,inference).json
 	$(call MEASURE,input_pipeline).json
 	$(call MEASURE,scaling).json
+
+gpu: .venv/installed-dev ## try everything that needs a GPU in 8 minutes; output in gpu/ (GPU_OPTIONS="--device cpu --tiny" rehearses)
+	$(PY) benchmarks/gpu_session.py $(CURDIR)/gpu $(GPU_OPTIONS)
 
 bench-peers: .venv-peers/installed ## install the packages that the benchmarks compare with, in .venv-peers
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def ours() -> object:
         generator = torch.Generator().manual_seed(next(seeds))
-        return make_batch([sample], device, hu_window=HU_WINDOW, augmentation=augmentation, generator=generator)
+        return make_batch([sample], device, hu_window=HU_WINDOW, augmentation=augmentation, generators=[generator])
 
     works = {"ours": timed(ours, device, args.clock)}
     packages = ("monai", "torchio", "batchgeneratorsv2", "torch")

@@ -29,19 +29,18 @@ if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
 from benchmarks.common import add_options, positive, report, start, wait_for
-from benchmarks.trainings import make_training
+from benchmarks.trainings import make_step, make_training
 from data.cases.case import Case
 from data.cases.store import read_store
 from data.common.errors import InputError, command
 from data.phantom import command as phantom
 from engine.stages import STAGES, Stage
 from engine.train.loader import read_batches
-from engine.train.loop import Training, train_step
+from engine.train.training import Training
 
 WORKERS = (0, 1, 2)
 SMALL_MM = (3.0, 3.0, 3.0)  # on the small synthetic scans
 COARSE_MM, TINY_MM = (6.0, 6.0, 6.0), (9.0, 9.0, 9.0)  # there in the stage that sees the whole body; for a rehearsal
-PROGRESS = 0.6  # share of the training that is done: all terms of the loss act
 
 
 def make_cases(folder: Path, count: int, size: str) -> list[Case]:
@@ -59,7 +58,7 @@ def run_epoch(training: Training, epoch: int) -> tuple[float, float]:
     before = begin
     for step, samples in enumerate(read_batches(training.loader)):
         waited += time.perf_counter() - before
-        train_step(training, samples, torch.Generator().manual_seed(step), PROGRESS)
+        make_step(training, samples, step)
         wait_for(training.device)
         before = time.perf_counter()
     return waited, before - begin

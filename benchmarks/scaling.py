@@ -33,8 +33,8 @@ if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
 from benchmarks.common import add_options, interleave, positive, report, start, timed
-from benchmarks.input_pipeline import PROGRESS, SMALL_MM, make_cases
-from benchmarks.trainings import make_training, random_training
+from benchmarks.input_pipeline import SMALL_MM, make_cases
+from benchmarks.trainings import make_step, make_training, random_training
 from data.cases.case import Case, write_case
 from data.cases.store import read_store
 from data.common.errors import InputError, command
@@ -45,7 +45,6 @@ from data.samples import patch_shape
 from data.scans.grid import Grid
 from engine.stages import STAGES, Stage
 from engine.train.loader import read_batches
-from engine.train.loop import train_step
 
 STAGE = STAGES["tumor_fine"]
 WORKERS = (0, 1, 2, 4)
@@ -67,7 +66,7 @@ def measure_sizes(args: argparse.Namespace, device: torch.device) -> list[dict[s
         training, samples = random_training(STAGE, device, shape, width=args.width, batch_size=batch)
 
         def step() -> object:
-            return train_step(training, samples, torch.Generator().manual_seed(0), PROGRESS)  # noqa: B023
+            return make_step(training, samples, 0)  # noqa: B023
 
         timing = interleave({"step": timed(step, device, args.clock)}, args.repeats)["step"]
         voxels = batch * int(np.prod(shape))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,16 +47,15 @@ from benchmarks.common import (
     timed,
 )
 from benchmarks.peers.process import Peers, add_peers
-from benchmarks.trainings import random_training
+from benchmarks.trainings import make_step, random_training
 from data.common.errors import command
 from data.samples import Sample, patch_shape
-from engine.device import autocast, naming_memory_errors
+from engine.device import naming_memory_errors
 from engine.stages import STAGES, Stage
-from engine.train.loop import Training, train_step
+from engine.train.training import Training
 
 CPU_SHAPE, TINY_SHAPE = (32, 64, 80), (16, 16, 16)
 PEERS = ("nnU-Net", "nnU-Net, as shipped")
-PROGRESS = 0.6  # share of the training that is done: all terms of the loss act
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -69,8 +68,7 @@ def whole_step(training: Training, samples: Sequence[Sample]) -> Callable[[], ob
     seeds = itertools.count()
 
     def step() -> None:
-        terms = train_step(training, samples, torch.Generator().manual_seed(next(seeds)), PROGRESS)
-        float(terms["loss"])
+        float(make_step(training, samples, next(seeds))["loss"])
 
     return step
 
@@ -79,8 +77,8 @@ def network_step(training: Training, images: Tensor) -> Callable[[], object]:
     """Return forward pass, backward pass and update of the network alone."""
 
     def step() -> None:
-        with autocast(images.device):
-            output = training.net(images.contiguous(memory_format=torch.channels_last_3d))
+        with training.execution.autocast():
+            output = training.net(images.contiguous(memory_format=training.execution.memory_format))
         loss = sum(head.float().square().mean() for head in output if isinstance(head, Tensor))
         assert isinstance(loss, Tensor)
         training.optimiser.zero_grad(set_to_none=True)
@@ -88,18 +86,6 @@ def network_step(training: Training, images: Tensor) -> Callable[[], object]:
         training.optimiser.step()
 
     return step
-
-
-def make_plain(net: nn.Module) -> None:
-    """Let a network compute in float32 and in torch's default memory format, whatever it is given."""
-    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack this argument
-    forward = net.forward
-
-    def plain(images: Tensor) -> object:
-        with torch.autocast(images.device.type, enabled=False):
-            return forward(images.contiguous(memory_format=torch.contiguous_format))
-
-    net.forward = plain
 
 
 def measure_stage(
@@ -113,8 +99,7 @@ def measure_stage(
     """Time the forms of a stage's step in turns and return a row of each."""
     shape = tuple(args.shape or (patch_shape(stage.sampling) if device.type == "cuda" else CPU_SHAPE))
     training, samples = random_training(stage, device, shape, width=width, batch_size=args.batch_size)
-    plain, _ = random_training(stage, device, shape, width=width, batch_size=args.batch_size)
-    make_plain(plain.net)
+    plain, _ = random_training(stage, device, shape, width=width, batch_size=args.batch_size, plain=True)
     images = args.batch_size * (1 if stage.method.views == "none" else 2)
     ready = torch.rand(images, 1, *shape, device=device)
     steps = {

@@ -13,9 +13,11 @@ from data.samples import Sample
 from data.scans.boxes import triple
 from data.scans.grid import Grid
 from data.splits.split import Split
+from engine.device import Execution, choose_execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import Stage
-from engine.train.loop import Training, prepare_training
+from engine.train.step import StepInput, prepare_step, train_step
+from engine.train.training import Training, prepare_training
 
 
 def make_training(
@@ -27,6 +29,7 @@ def make_training(
     width: int,
     batch_size: int,
     workers: int = 0,
+    plain: bool = False,
 ) -> Training:
     """Make a training of a stage on prepared cases; ``folder`` is that of its run, to which a benchmark writes nothing.
 
@@ -38,7 +41,10 @@ def make_training(
         width: Channels of the network at full resolution.
         batch_size: Boxes per step.
         workers: Processes that read boxes.
+        plain: Whether to compute in the plain way.
     """
+    # Without the deterministic algorithms of --plain, a setting of the process, in which both ways take turns.
+    plainly = Execution(device, memory_format=torch.contiguous_format)
     training = prepare_training(
         stage=stage,
         split=Split("benchmark", tuple(case.key for case in cases), (), ()),
@@ -47,12 +53,12 @@ def make_training(
             method=stage.method,
             sampling=stage.sampling,
             augmentation=Augmentation(),
-            training=TrainSettings(epochs=2, batch_size=batch_size, seed=0, workers=workers),
+            training=TrainSettings(epochs=10, batch_size=batch_size, seed=0, workers=workers),
             preparation=cases[0].preparation,
         ),
         train_cases=cases,
         validation_cases=[],
-        device=device,
+        execution=plainly if plain else choose_execution(device),
         folder=folder,
     )
     training.net.train()
@@ -60,7 +66,7 @@ def make_training(
 
 
 def random_training(
-    stage: Stage, device: torch.device, shape: Sequence[int], *, width: int, batch_size: int
+    stage: Stage, device: torch.device, shape: Sequence[int], *, width: int, batch_size: int, plain: bool = False
 ) -> tuple[Training, list[Sample]]:
     """Make a training of a stage as its script would begin it, and the samples of a step.
 
@@ -70,6 +76,7 @@ def random_training(
         shape: What the network sees, (D, H, W), at the voxel size of the stage.
         width: Channels of the network at full resolution.
         batch_size: Boxes per step.
+        plain: As in ``make_training``.
     """
     spacing = stage.sampling.target_mm
     samples = [random_sample(shape, spacing, Augmentation(), seed) for seed in range(batch_size)]
@@ -87,5 +94,16 @@ def random_training(
                 source={},
             )
         )
-        training = make_training(stage, device, [case], Path(folder), width=width, batch_size=batch_size)
+        training = make_training(stage, device, [case], Path(folder), width=width, batch_size=batch_size, plain=plain)
     return training, samples
+
+
+def prepared(training: Training, samples: Sequence[Sample], seed: int) -> StepInput:
+    """Prepare a step on these samples; the same seed draws the same."""
+    generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(samples))]
+    return prepare_step(training, samples, generators)
+
+
+def make_step(training: Training, samples: Sequence[Sample], seed: int) -> dict[str, torch.Tensor]:
+    """Prepare and make a step at a time when all terms of the loss act."""
+    return train_step(training, prepared(training, samples, seed), int(0.6 * training.steps))

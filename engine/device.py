@@ -1,6 +1,7 @@
 """Which device to compute on, and what to say when its memory does not suffice."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from data.common.errors import InputError
-from models.blocks import StandardisedConv3d
-from models.dual_task_net import DualTaskOutput
+from models.blocks import ResidualBlock, StandardisedConv3d
 
 READ_EVERY = 50  # steps
+MOST_COMPILED = 64  # versions of a block
 ONEDNN_ABOVE = (
     20480  # channels x slices x rows; for a single sample of no more, torch convolves without oneDNN on a CPU
 )
@@ -67,7 +68,7 @@ class Execution:
     Attributes:
         device: Where to compute.
         precision: Type in which the network computes. For float16, which has a smaller range, the loss is scaled.
-        compiled: Whether the network is compiled.
+        compiled: Whether the blocks of the network are compiled.
         memory_format: Of its weights and images.
         read_every: After how many steps the losses are read and checked; a GPU has to be waited for then.
     """
@@ -117,34 +118,31 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     return Execution(device, fast_precision(device)).autocast()
 
 
-class Compiled:
-    """A network that is compiled at its first use, or a note if this machine cannot do so.
+def compile_blocks(net: nn.Module, device: torch.device) -> None:
+    """Compile the residual blocks of a network, which hold nearly all of its work, at their first use.
+
+    Boxes have many shapes. A block that keeps the shape of its input is compiled once for all of them; the whole
+    network cannot be, as torch 2.13 fails on the sizes of its coarser grids. Whether this machine has what a compiler
+    needs is tried first on a small block. If it has not, a note says so and the network stays as it is.
 
     Args:
-        net: The network; its parameters stay its own.
+        net: Network whose ``ResidualBlock`` modules are changed in place; their parameters and names stay.
+        device: Where it is.
     """
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-        # Boxes have different shapes; a dynamic one is compiled once. The dropout draws as without compilation.
-        self.compiled = torch.compile(net, dynamic=True, options={"fallback_random": True})
-        self.works: bool | None = None
-
-    def __call__(self, images: Tensor) -> DualTaskOutput:
-        """Run the network."""
-        if self.works is False:
-            return self.net(images)
-        try:
-            output = self.compiled(images)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            if self.works:
-                raise
-            self.works = False
-            reason = str(error).strip().splitlines()[0]
-            print(f"note: the network cannot be compiled here, so it runs without ({reason})")
-            return self.net(images)
-        self.works = True
-        return output
+    # Each number of channels is compiled on its own, with and without gradients, and the dropout draws as ever.
+    torch._dynamo.config.recompile_limit = MOST_COMPILED
+    blocks = [module for module in net.modules() if isinstance(module, ResidualBlock)]
+    trial = copy.deepcopy(blocks[0])
+    try:
+        trial.compile(dynamic=True)
+        channels = trial.conv1.in_channels
+        trial(torch.zeros(1, channels, 8, 8, 8, device=device)).sum().backward()
+    except Exception as error:  # whatever a compiler may lack
+        reason = str(error).strip().splitlines()[0]
+        print(f"note: the network cannot be compiled here, so it runs without ({reason})")
+        return
+    for block in blocks:
+        block.compile(dynamic=True)
 
 
 def avoid_slow_convolutions(net: nn.Module) -> None:

@@ -117,7 +117,7 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
     for group in training.optimiser.param_groups:  # linear warm-up, polynomial decay with power 0.9
         group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
     with training.execution.autocast():
-        output = training.forward(step.images)
+        output = training.net(step.images)
     loss, terms = training.criterion(output, step.mask, step.phi, step.spacing, step.generators, progress)
     training.optimiser.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()

@@ -1,13 +1,13 @@
 """One run of a training: what it computes with, from its cases to its optimiser."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from data.cases.case import Case
@@ -16,11 +16,10 @@ from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint
-from engine.device import Compiled, Execution
+from engine.device import Execution, compile_blocks
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
-from models.dual_task_net import DualTaskOutput
 from models.losses import DualTaskLoss
 
 
@@ -38,7 +37,6 @@ class Training:
         sampler: Orders them; knows the epoch.
         validation: The validation cases; may be empty.
         net: The network.
-        forward: Runs it, compiled if the execution says so.
         optimiser: As the recipe names it.
         scaler: Scales the loss if the execution asks for it; it starts anew in a run that goes on.
         average: Exponential moving average of the weights; None if the recipe has none.
@@ -58,7 +56,6 @@ class Training:
     sampler: EpochSampler
     validation: Sequence[Case]
     net: nn.Module
-    forward: Callable[[Tensor], DualTaskOutput]
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: nn.Module | None
@@ -121,6 +118,9 @@ def prepare_training(
     torch.manual_seed(settings.seed)  # of the initial weights, which are the same in all processes
     device = execution.device
     net = recipe.build_network(device, execution.memory_format)
+    average = copy.deepcopy(net) if settings.ema_decay else None
+    if execution.compiled:
+        compile_blocks(net, device)
     drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
     cases = [*train_cases, *(negatives if drawn else ())]
     dataset = BoxDataset(
@@ -141,7 +141,6 @@ def prepare_training(
         sampler=sampler,
         validation=validation_cases,
         net=net,
-        forward=Compiled(net) if execution.compiled else net,
         optimiser=OPTIMISERS[settings.optimiser](
             net.parameters(),
             lr=settings.lr,
@@ -149,7 +148,7 @@ def prepare_training(
             fused=True if device.type == "cuda" else None,
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=execution.scales_loss),
-        average=copy.deepcopy(net) if settings.ema_decay else None,
+        average=average,
         criterion=DualTaskLoss(
             stage.method.weights,
             min_cells=stage.method.min_anchor_cells,

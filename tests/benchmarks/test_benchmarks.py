@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from benchmarks import augmentation, input_pipeline, scaling, signed_distance, training_step
-from benchmarks.trainings import random_training
+from benchmarks.trainings import make_step, random_training
 from data.common.errors import InputError
 from engine.stages import STAGES
-from engine.train.loop import train_step
 
 ALONE = ["--peers", "none"]
 
@@ -40,14 +39,13 @@ def test_the_training_step_has_a_row_of_each_form(tmp_path, capsys):
 def test_the_plain_form_of_a_step_computes_the_same(stage):
     losses = []
     for plain in (False, True):
-        training, samples = random_training(STAGES[stage], torch.device("cpu"), (16, 16, 24), width=8, batch_size=1)
+        training, samples = random_training(
+            STAGES[stage], torch.device("cpu"), (16, 16, 24), width=8, batch_size=1, plain=plain
+        )
         assert samples[0].mask.any()
-        if plain:
-            training_step.make_plain(training.net)
         for step in range(2):
             torch.manual_seed(step)  # of the dropout
-            terms = train_step(training, samples, torch.Generator().manual_seed(step), 0.6)
-            losses.append(float(terms["loss"]))
+            losses.append(float(make_step(training, samples, step)["loss"]))
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-3) and losses[0] != losses[1]
 
 

@@ -1,0 +1,116 @@
+"""Try everything that needs a GPU in one go, on a machine that is there for some minutes only.
+
+    python benchmarks/gpu_session.py FOLDER
+    python benchmarks/gpu_session.py FOLDER --device cpu --tiny       (a rehearsal)
+
+It runs the GPU tests, a short training of each stage with a profile, and the benchmarks, the most telling ones first.
+Every part writes its output to a file of its own in FOLDER; a part that fails or takes too long does not stop the
+others, and FOLDER/summary.txt says how each has ended.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.common.errors import EXIT_BAD_INPUT, command
+from data.common.files import REPOSITORY, make_folder
+from engine.stages import STAGES
+
+TIME_LIMIT_S = 480.0
+LEAST_S = 10.0  # in which a part is worth starting
+
+
+class Part(NamedTuple):
+    """A part of the session: a command of this interpreter, and the seconds that it may take."""
+
+    name: str
+    arguments: Sequence[str]
+    limit_s: float
+
+
+def list_parts(folder: Path, device: str, tiny: bool) -> list[Part]:
+    """Return the parts in the order in which they are run."""
+    gpu = "cpu" if device == "cpu" else "0"
+    sizes = ["--tiny"] if tiny else []
+    scans = ["--prepared", "--cases", "4", "--size", "small" if tiny else "full", "--centres", "north", "south"]
+    train = ["--store", str(folder / "scans"), "--path", str(folder / "checkpoints"), "--data", "none", "--gpu", gpu]
+    train += ["--epochs", "8", "--validate-every", "8", "--profile", "5"]
+    train += ["--width", "8", "--target-mm", "8,8,8", "--workers", "0"] if tiny else []
+
+    def benchmark(name: str, limit_s: float, *options: str) -> Part:
+        output = ["--device", device, *sizes, "--json", str(folder / f"{name}.json")]
+        return Part(name, [f"benchmarks/{name}.py", *output, *options], limit_s)
+
+    return [
+        Part("machine", ["-m", "torch.utils.collect_env"], 30),
+        Part("tests", ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"], 120),
+        benchmark("training_step", 150, "--peers", "none", "--width", "32"),
+        benchmark("inference", 90),
+        Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 90),
+        *(Part(stage.name, [str(stage.script_path("train")), *train], 60) for stage in STAGES.values()),
+        benchmark("signed_distance", 30, "--peers", "none"),
+        benchmark("augmentation", 30, "--peers", "none"),
+        benchmark("input_pipeline", 60),
+    ]
+
+
+def run_part(part: Part, folder: Path, limit_s: float) -> str:
+    """Run a part and return how it has ended, in a few words."""
+    with (folder / f"{part.name}.log").open("w") as log:
+        try:
+            code = subprocess.run(
+                [sys.executable, *part.arguments],
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=limit_s,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return "took too long"
+    return "done" if code == 0 else f"failed with exit code {code}"
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the parts one after the other.
+
+    Returns:
+        The exit code: 2 if a part failed, else 0.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="gets all output")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="where to compute (default: %(default)s)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="rehearse on the smallest sizes")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        default=TIME_LIMIT_S,
+        help="for all parts together (default: %(default)g)",
+    )
+    args = parser.parse_args(argv)
+    folder = args.folder.absolute()
+    make_folder(folder)
+    begin, lines = time.monotonic(), []
+    for part in list_parts(folder, args.device, args.tiny):
+        start = time.monotonic()
+        left_s = args.time_limit - (start - begin)
+        ended = run_part(part, folder, min(part.limit_s, left_s)) if left_s > LEAST_S else "left out, no time"
+        lines.append(f"{part.name:<16}{time.monotonic() - start:7.1f} s  {ended}")
+        print(lines[-1], flush=True)
+        (folder / "summary.txt").write_text("\n".join(lines) + "\n")
+    return 0 if all(line.endswith("done") for line in lines) else EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

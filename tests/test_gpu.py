@@ -1,0 +1,72 @@
+"""What only a GPU can show: that a step is not waited for, and that the fast way computes what the plain one does."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from engine.device import Execution, choose_execution
+from engine.infer.box import box_probability
+from engine.recipe import TrainSettings
+from engine.stages import STAGES
+from engine.train.loader import read_batches
+from engine.train.step import LossSums, prepare_step, step_inputs, train_step
+from tests.engine.train.test_train import generators, training_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+SETTINGS = TrainSettings(epochs=30, workers=0, lr=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_the_first_steps_nobody_waits_for_the_gpu(tmp_path, stage):
+    """torch raises an error at everything that waits; the losses are read once at the end of the epoch."""
+    training = training_of(tmp_path, stage, replace(SETTINGS, ema_decay=0.9), execution=choose_execution(GPU))
+    training.net.train()
+    for epoch in range(1, 6):  # compiles, and allocates memory
+        for done, step in enumerate(step_inputs(training, epoch)):
+            train_step(training, step, done)
+    sums = LossSums(read_every=1000)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for epoch in range(6, 16):
+            for done, step in enumerate(step_inputs(training, epoch)):
+                sums.add(step.keys, train_step(training, step, done))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    sums.read()
+    assert np.isfinite(list(sums.means().values())).all()
+
+
+def losses_of(tmp_path, stage: str, execution: Execution) -> list[float]:
+    """The losses of 20 steps without dropout, whose draws differ between devices."""
+    training = training_of(tmp_path, stage, SETTINGS, execution=execution)
+    training.net.train()
+    for module in training.net.modules():
+        if isinstance(module, torch.nn.Dropout3d):
+            module.p = 0.0
+    samples = next(read_batches(training.loader))
+    step = prepare_step(training, samples, generators(samples))
+    return [float(train_step(training, step, done)["loss"]) for done in range(20)]
+
+
+@pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
+def test_the_compiled_network_gives_the_losses_of_the_plain_way(tmp_path, stage):
+    torch.backends.cudnn.allow_tf32 = False
+    plain = Execution(GPU, memory_format=torch.contiguous_format)
+    fast = replace(choose_execution(GPU), precision=torch.float32)
+    assert losses_of(tmp_path, stage, fast) == pytest.approx(losses_of(tmp_path, stage, plain), rel=1e-3)
+    half = losses_of(tmp_path, stage, choose_execution(GPU))
+    assert half == pytest.approx(losses_of(tmp_path, stage, plain), rel=5e-2)
+
+
+def test_a_gpu_gives_the_probabilities_of_a_cpu(tmp_path):
+    """In half precision, so that they differ in the third decimal."""
+    found = []
+    for device in (CPU, GPU):
+        training = training_of(tmp_path, "pancreas_fine", SETTINGS, device=device)
+        (case,) = training.validation
+        net = training.net.eval()
+        found.append(box_probability(net, case.image(), case.spacing, stage=training.stage, device=device))
+    assert np.abs(found[0] - found[1]).mean() < 5e-3
