@@ -2,14 +2,15 @@
 
     python benchmarks/scaling.py
 
-Three tables: the training step with growing boxes and batches, the boxes that are read in a second by a growing number
-of processes, and the start of a training script (--dry-run) on stores of 10, 100 and 1,000 cases (--stores 10000 takes
-many minutes). The cases of these stores are tiny, so that the start is measured and not the disk. The seconds of a
-start are processor time; the first start makes the thumbnails by which duplicates are found, which later ones find in
-the store.
+Four tables: the training step with growing boxes and batches, the boxes that are read in a second by a growing number
+of processes, an epoch of training with one and two processes on the CPU, and the start of a training script (--dry-run)
+on stores of 10, 100 and 1,000 cases. The cases of these stores are tiny, so that the start is measured and not the
+disk. The seconds of a start are processor time; the first start makes the thumbnails by which duplicates are found,
+which later ones find in the store.
 """
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -105,6 +106,28 @@ def measure_workers(args: argparse.Namespace, device: torch.device, folder: Path
     ]
 
 
+def measure_processes(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Train on the CPU with one and with two processes of torchrun, with one thread each, at the same batch."""
+    make_cases(folder / "phantoms", 3 if args.tiny else 24, "small")
+    options = ["--store", str(folder / "phantoms"), "--data", "none", "--gpu", "cpu", "--quiet", "--workers", "0"]
+    options += ["--width", "8", "--batch-size", "2", "--epochs", "3", "--validate-every", "3"]
+    options += ["--target-mm", "9,9,9" if args.tiny else "3,3,3"]
+    rows: list[dict[str, Any]] = []
+    for count in (1, 2):
+        checkpoints = folder / f"by_{count}"
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        script = str(REPOSITORY / STAGE.script_path("train"))
+        command = [*torchrun, script, *options, "--path", str(checkpoints)]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        (table,) = checkpoints.glob("*/none/*/losses.csv")
+        with table.open(newline="") as file:
+            seconds = float([*csv.DictReader(file)][1]["seconds"])  # of an epoch without validation
+        rows.append(
+            {"processes": count, "s an epoch": seconds, "x one": rows[0]["s an epoch"] / seconds if rows else 1}
+        )
+    return rows
+
+
 def fill_store(store: Path, count: int) -> None:
     """Write so many tiny cases of noise, in three centres; a case that is there stays."""
     label = np.zeros(CASE_SHAPE, np.uint8)
@@ -173,7 +196,7 @@ def measure_stores(args: argparse.Namespace, folder: Path) -> list[dict[str, Any
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print the three tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--width", type=positive, metavar="INT", default=8, help="channels at full resolution (default: %(default)s)")
@@ -194,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = {"Size of a step": measure_sizes(args, device)}
     with tempfile.TemporaryDirectory() as folder:
         tables["Reading boxes"] = measure_workers(args, device, Path(folder))
+        tables["Processes"] = measure_processes(args, Path(folder))
         tables["Start of a training"] = measure_stores(args, Path(folder))
     report(args, device, tables)
     return 0

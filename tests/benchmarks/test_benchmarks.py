@@ -71,6 +71,7 @@ def test_scaling(tmp_path):
     sizes = tables["Size of a step"]
     assert [row["batch"] for row in sizes] == [1, 2, 1, 2] and sizes[-1]["peak GB"] >= sizes[0]["peak GB"]
     assert [row["cases"] for row in tables["Start of a training"]] == [6]
+    assert [row["processes"] for row in tables["Processes"]] == [1, 2]
 
 
 def test_the_stores_of_the_benchmark_can_be_trained_on(tmp_path):
