@@ -36,7 +36,10 @@ def together(gpu: str) -> Iterator[torch.device]:
         InputError: If there are more processes than GPUs, or one GPU is named for all of them.
     """
     if not distributed.is_torchelastic_launched():
-        yield choose_device(gpu)
+        device = choose_device(gpu)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # or the first GPU would be opened as well
+        yield device
         return
     local, of_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if gpu not in ("auto", "cpu") and of_machine > 1:
