@@ -20,13 +20,16 @@ DISPLACED = (
 )
 
 
-def random_pancreas(rng: np.random.Generator, volume: float, diameter: float | None, low: float) -> list[Layer]:
+def random_pancreas(
+    rng: np.random.Generator, volume: float, diameter: float | None, swelling: float, low: float
+) -> list[Layer]:
     """Draw a pancreas with its duct, tumour and vessels and the fat around them.
 
     Args:
         rng: Source of randomness.
         volume: Volume of the gland in ml.
         diameter: Diameter of the tumour in mm, or None for a patient without one.
+        swelling: Diameter in mm of the tumour that would explain a swelling of the gland in which there is none.
         low: Height in mm at which the mesenteric vessels leave the scan.
 
     Returns:
@@ -53,15 +56,19 @@ def random_pancreas(rng: np.random.Generator, volume: float, diameter: float | N
     uncinate = curve([(*path[1, :3], 10), (-26 + shift[0], 9 + shift[1], -14 + shift[2], 6)])[0]
     tumour: list[Layer] = []
     duct_radius = np.full(len(line), 1.2)
+    # Every gland has a swelling without a tumour, so that shape alone does not tell a tumour.
+    swellings = [(_random_position(rng), swelling)]
     if diameter is not None:
-        lesion, at = _random_tumour(rng, line, diameter)
+        at = _random_position(rng)
+        lesion = _random_tumour(rng, line[int(at * (len(line) - 1))], diameter)
         tumour = [Layer(Tissue.LESION, lesion, 0, ())]
         # Upstream of the obstruction the duct is dilated and the gland atrophic.
         duct_radius = np.where(position > at, 2.6, 1.2)
         line[position > at + 0.1, 3] *= 0.88
+        swellings.append((at, diameter))
+    for at, size in swellings:  # so that some gland surrounds a tumour
         away = np.linalg.norm(line[:, :3] - line[int(at * (len(line) - 1)), :3], axis=1)
-        swollen = 0.45 * diameter * np.exp(-((away / diameter) ** 2))  # so that some gland surrounds the tumour
-        line[:, 3] = np.maximum(line[:, 3], swollen)
+        line[:, 3] = np.maximum(line[:, 3], 0.45 * size * np.exp(-((away / size) ** 2)))
     gland = roughen(roughen(tubes(np.concatenate([line, uncinate])), rng, 7, 1.3), rng, 16, 1.2)
     level = level_of_volume(gland, volume)
     vein, artery, bile = _vessels(line, position, path, low)
@@ -84,21 +91,20 @@ def uneven_margin(rng: np.random.Generator, shape: Field) -> Field:
     return roughen(shape, rng, 18, 2.5)
 
 
-def _random_tumour(rng: np.random.Generator, line: np.ndarray, diameter: float) -> tuple[Field, float]:
-    """Draw an irregular ball centred in the gland, more often in its head.
+def _random_position(rng: np.random.Generator) -> float:
+    """Draw the place of a tumour, from 0 to 1 along the line of the gland, more often in its head."""
+    return rng.uniform(0.08, 0.35) if rng.random() < 0.6 else rng.uniform(0.4, 0.85)
 
-    Returns:
-        Its signed distance, and its position from 0 to 1 along the line of the gland.
-    """
-    at = rng.uniform(0.08, 0.35) if rng.random() < 0.6 else rng.uniform(0.4, 0.85)
-    centre = line[int(at * (len(line) - 1))]
+
+def _random_tumour(rng: np.random.Generator, ball: np.ndarray, diameter: float) -> Field:
+    """Draw an irregular ball about a place of the gland, ``ball`` (z, y, x, radius): its signed distance."""
     direction = rng.standard_normal(3)
-    middle = centre[:3] + direction / np.linalg.norm(direction) * rng.uniform(0, 0.5) * centre[3]
+    middle = ball[:3] + direction / np.linalg.norm(direction) * rng.uniform(0, 0.5) * ball[3]
     stretch = rng.uniform(0.85, 1.18, 3)
     radii = diameter / 2 * stretch / np.prod(stretch) ** (1 / 3)
-    ball = roughen(ellipsoid(middle, radii, 2.0), rng, 10, 1.2)
-    level = level_of_volume(ball, np.pi / 6 * (diameter / 10) ** 3)
-    return replace(ball, values=ball.values - np.float32(level)), at
+    shape = roughen(ellipsoid(middle, radii, 2.0), rng, 10, 1.2)
+    level = level_of_volume(shape, np.pi / 6 * (diameter / 10) ** 3)
+    return replace(shape, values=shape.values - np.float32(level))
 
 
 def _vessels(line: np.ndarray, position: np.ndarray, path: np.ndarray, low: float) -> tuple[Field, Field, Field]:

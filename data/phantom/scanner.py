@@ -18,7 +18,7 @@ SMALL_HEIGHT_MM = (150.0, 180.0)
 FULL_PLANE = (512, 512)  # voxels (y, x)
 SLAB = 32  # slices rendered at a time, which bounds the memory of long scans
 SLAB_MARGIN = 3  # slices beyond a slab that the blur across slices needs
-TUMOUR_FREE_ONE_IN = 4  # cases
+TUMOUR_FREE_ONE_IN = 3  # cases
 ISODENSE_HU = 5.0  # largest difference between the parenchyma and an isodense tumour
 REAL_NOISE_HU = (10, 30)  # limits of the noise around real label maps
 
@@ -261,7 +261,7 @@ def render_case(
 
 
 def _random_patient(scanner: Scanner, index: int, seed: int, size: Size, rng: np.random.Generator) -> Scene:
-    """Draw a procedural patient and the extent of the scan. One case in four has no tumour; which, varies by centre."""
+    """Draw a procedural patient and the extent of the scan. One case in three has no tumour."""
     if size == "full":
         spacing = scanner.full
         shape = (round(rng.uniform(*FULL_HEIGHT_MM) / spacing[0]), *FULL_PLANE)
@@ -270,9 +270,10 @@ def _random_patient(scanner: Scanner, index: int, seed: int, size: Size, rng: np
         extent = (rng.uniform(*SMALL_HEIGHT_MM), *scanner.view)
         depth, height, width = (round(e / s) for e, s in zip(extent, spacing, strict=True))
         shape = (depth, height, width)
-    diameter = rng.uniform(*scanner.tumour)
+    diameter, swelling = rng.uniform(*scanner.tumour, 2)
     tumour_free = (seed + zlib.crc32(scanner.name.encode())) % TUMOUR_FREE_ONE_IN
-    return procedural_scene(rng, shape, spacing, None if index % TUMOUR_FREE_ONE_IN == tumour_free else diameter)
+    has_tumour = index % TUMOUR_FREE_ONE_IN != tumour_free
+    return procedural_scene(rng, shape, spacing, diameter if has_tumour else None, swelling)
 
 
 def _tissue_values(scanner: Scanner, rng: np.random.Generator) -> np.ndarray:

@@ -96,7 +96,11 @@ def _paint(tissues: np.ndarray, layer: Layer, axes: Axes) -> None:
 
 
 def procedural_scene(
-    rng: np.random.Generator, shape: Sequence[int], spacing: tuple[float, float, float], diameter: float | None
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    spacing: tuple[float, float, float],
+    diameter: float | None,
+    swelling: float,
 ) -> Scene:
     """Draw a patient with a procedural pancreas.
 
@@ -105,13 +109,14 @@ def procedural_scene(
         shape: Shape (D, H, W) of the scan.
         spacing: Voxel spacing (z, y, x) in mm.
         diameter: Diameter of the tumour in mm, or None for a patient without one.
+        swelling: As in ``random_pancreas``.
     """
     body = random_body(rng)
     middle = (rng.normal(4, 5), body.middle + rng.normal(0, 4), rng.normal(0, 4))
     axes = tuple((np.arange(n) - (n - 1) / 2) * s + m for n, s, m in zip(shape, spacing, middle, strict=True))
     low, high = axes[0][0] - MARGIN_MM, axes[0][-1] + MARGIN_MM
     layers = [*random_organs(rng, body, low, high), aorta(low, high)]
-    layers += random_pancreas(rng, rng.uniform(60, 110), diameter, low)
+    layers += random_pancreas(rng, rng.uniform(60, 110), diameter, swelling, low)
     return Scene(axes, spacing, body, layers, _random_textures(rng, axes), real=None, origin=np.zeros(3))
 
 
