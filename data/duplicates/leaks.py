@@ -29,8 +29,8 @@ def find_inseparable_pairs(
 
     Args:
         splits: The splits to be checked; only their cases are compared.
-        cases: Cases of the store, at least those of the splits.
-        save: Whether thumbnails that have to be made are kept in the store.
+        cases: All cases of the store.
+        save: Whether the result, and thumbnails that have to be made, are kept in the store.
 
     Returns:
         The pairs, those of the same scan first.
@@ -39,8 +39,10 @@ def find_inseparable_pairs(
         InputError: If a case is damaged.
     """
     keys = {key for split in splits for key in split.all_keys}
+    cases = list(cases)
+    others = [case for case in cases if case.key not in keys]
     cases = [case for case in cases if case.key in keys]
-    pairs = [InseparablePair(d.first, d.second, d.kind) for d in find_duplicates(cases, save=save)]
+    pairs = [InseparablePair(d.first, d.second, d.kind) for d in find_duplicates(cases, others=others, save=save)]
     same_scan = {frozenset((pair.first, pair.second)) for pair in pairs}
     for first, second, patient in find_same_patients(cases):
         if frozenset((first, second)) not in same_scan:

@@ -61,16 +61,17 @@ def load_thumbnails(cases: Sequence[Case], *, save: bool = True) -> np.ndarray:
         InputError: If a case is damaged.
     """
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        loaded = list(
-            progress(
-                pool.map(partial(load_thumbnail, save=save), cases),
-                title="looking for duplicates",
-                total=len(cases),
-                unit="case",
-                delay_s=PROGRESS_DELAY_S,
-            )
+        loading = progress(
+            pool.map(partial(load_thumbnail, save=save), cases),
+            title="looking for duplicates",
+            total=len(cases),
+            unit="case",
+            delay_s=PROGRESS_DELAY_S,
         )
-    return np.stack(loaded) if loaded else np.zeros(0, THUMBNAIL)
+        loaded = np.zeros(len(cases), THUMBNAIL)
+        for index, thumbnail in enumerate(loading):
+            loaded[index] = thumbnail
+    return loaded
 
 
 def load_thumbnail(case: Case, *, save: bool = True) -> np.ndarray:
@@ -89,8 +90,7 @@ def load_thumbnail(case: Case, *, save: bool = True) -> np.ndarray:
     Raises:
         InputError: If the case is damaged.
     """
-    content = hashlib.sha256(case.content().encode() + bytes([VERSION])).hexdigest()[:16]
-    path = case.folder / f"thumbnail.{content}.npy"
+    path = case.folder / f"thumbnail.{content_hash(case)}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: a new one is made
         stored = read_array(path)
         if stored.dtype == THUMBNAIL and stored.shape == ():
@@ -103,6 +103,11 @@ def load_thumbnail(case: Case, *, save: bool = True) -> np.ndarray:
             stale.unlink()
         np.save(unfinished, made)
     return made
+
+
+def content_hash(case: Case) -> str:
+    """Return a hash of a case's content and of the way in which thumbnails are made."""
+    return hashlib.sha256(case.content().encode() + bytes([VERSION])).hexdigest()[:16]
 
 
 def make_thumbnail(image: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -214,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if before != after:
         print(f"not exported for training, as no tumour is labelled there: {', '.join(sorted(before - after))}")
     cases = tuple(select_cases(centres, split.all_keys))
-    for leak in check_leaks(split, find_inseparable_pairs([split], cases), allow=options.allow_duplicates):
+    pairs = find_inseparable_pairs([split], chain(*centres.values()))
+    for leak in check_leaks(split, pairs, allow=options.allow_duplicates):
         print(f"warning: {leak}")
     folder = options.out.expanduser() / f"Dataset{options.id:03d}_{options.name}"
     export = Export(folder, split, cases)

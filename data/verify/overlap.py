@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cases.store import read_store
-from data.duplicates.pairs import match_thumbnails
+from data.duplicates.match import match_thumbnails
 from data.duplicates.patients import patient_ids, patient_of_set
 from data.duplicates.thumbnail import THUMBNAIL, load_thumbnails
 from data.sources.centres import Centre

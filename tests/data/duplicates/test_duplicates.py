@@ -13,7 +13,8 @@ from data.cases.store import read_store
 from data.common.errors import InputError
 from data.duplicates import thumbnail as thumbnail_module
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
-from data.duplicates.pairs import IDENTICAL, PROCESSED, find_duplicates
+from data.duplicates.match import IDENTICAL, PROCESSED
+from data.duplicates.pairs import find_duplicates
 from data.phantom.command import main as make_phantom
 from data.scans.grid import Grid
 from data.splits.split import Split
