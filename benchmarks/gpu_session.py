@@ -3,13 +3,15 @@
     python benchmarks/gpu_session.py FOLDER
     python benchmarks/gpu_session.py FOLDER --device cpu --tiny       (a rehearsal)
 
-It runs the GPU tests, a short training of each stage with a profile, and the benchmarks, the most telling ones first.
+It runs a short training of each stage with a profile, the training step beside its plain form, the GPU tests and the
+other benchmarks.
 Every part writes its output to a file of its own in FOLDER; a part that fails or takes too long does not stop the
 others, and FOLDER/summary.txt says how each has ended.
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,32 +50,38 @@ def list_parts(folder: Path, device: str, tiny: bool) -> list[Part]:
         output = ["--device", device, *sizes, "--json", str(folder / f"{name}.json")]
         return Part(name, [f"benchmarks/{name}.py", *output, *options], limit_s)
 
-    return [
-        Part("machine", ["-m", "torch.utils.collect_env"], 30),
-        Part("tests", ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"], 120),
-        benchmark("training_step", 150, "--peers", "none", "--width", "32"),
-        benchmark("inference", 90),
-        Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 90),
+    parts = [
+        Part("machine", ["-m", "torch.utils.collect_env"], 20),
+        Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 60),
         *(Part(stage.name, [str(stage.script_path("train")), *train], 60) for stage in STAGES.values()),
-        benchmark("signed_distance", 30, "--peers", "none"),
-        benchmark("augmentation", 30, "--peers", "none"),
+        benchmark("training_step", 120, "--peers", "none", "--width", "32"),
+        Part("tests", ["-m", "pytest", "-m", "gpu", "-v", "--durations=0", "-p", "no:cacheprovider"], 150),
+        Part("memory", ["benchmarks/memory.py", "--measure", "--gpu", gpu], 40) if device == "cuda" else None,
+        benchmark("inference", 60),
+        benchmark("signed_distance", 20, "--peers", "none"),
+        benchmark("augmentation", 20, "--peers", "none"),
         benchmark("input_pipeline", 60),
     ]
+    return [part for part in parts if part]
 
 
 def run_part(part: Part, folder: Path, limit_s: float) -> str:
     """Run a part and return how it has ended, in a few words."""
     with (folder / f"{part.name}.log").open("w") as log:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        process = subprocess.Popen(
+            [sys.executable, *part.arguments],
+            cwd=REPOSITORY,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
         try:
-            code = subprocess.run(
-                [sys.executable, *part.arguments],
-                cwd=REPOSITORY,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=limit_s,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            ).returncode
+            code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started, which hold the GPU
+            process.wait()
             return "took too long"
     return "done" if code == 0 else f"failed with exit code {code}"
 

@@ -13,7 +13,7 @@ from data.samples import Sample
 from data.scans.boxes import triple
 from data.scans.grid import Grid
 from data.splits.split import Split
-from engine.device import Execution, choose_execution
+from engine.device import choose_execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import Stage
 from engine.train.step import StepInput, prepare_step, train_step
@@ -43,8 +43,6 @@ def make_training(
         workers: Processes that read boxes.
         plain: Whether to compute in the plain way.
     """
-    # Without the deterministic algorithms of --plain, a setting of the process, in which both ways take turns.
-    plainly = Execution(device, memory_format=torch.contiguous_format)
     training = prepare_training(
         stage=stage,
         split=Split("benchmark", tuple(case.key for case in cases), (), ()),
@@ -58,7 +56,7 @@ def make_training(
         ),
         train_cases=cases,
         validation_cases=[],
-        execution=plainly if plain else choose_execution(device),
+        execution=choose_execution(device, plain=plain),
         folder=folder,
     )
     training.net.train()

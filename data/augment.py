@@ -181,9 +181,12 @@ def batch_shape(samples: Sequence[Sample], at_least: Sequence[int] = (0, 0, 0)) 
 
 
 def _move(array: np.ndarray, device: torch.device) -> Tensor:
-    """Move an array to a device; a GPU copies it from page-locked memory, so that nobody waits for it."""
+    """Move an array to a device; to a GPU from page-locked memory, which takes no synchronisation."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)  # contiguous, which a part of a box is not
+    return pinned.copy_(tensor).to(device, non_blocking=True)
 
 
 def _widened(grid: NetworkGrid, shape: Sequence[int]) -> NetworkGrid:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.common.errors import InputError
+from data.common.memory import free_memory
 from models.blocks import ResidualBlock, StandardisedConv3d
 
 READ_EVERY = 50  # steps
@@ -80,6 +81,11 @@ class Execution:
     read_every: int = 1
 
     @property
+    def prepares_ahead(self) -> bool:
+        """Whether the next step is prepared beside this one, which a GPU can do."""
+        return self.compiled and self.device.type == "cuda"
+
+    @property
     def scales_loss(self) -> bool:
         """Whether the loss is scaled, so that small gradients do not vanish."""
         return self.precision == torch.float16
@@ -94,16 +100,28 @@ class Execution:
 def choose_execution(device: torch.device, *, plain: bool = False) -> Execution:
     """Return the fastest way to train on a device, or the plain one to compare it with.
 
-    The plain way computes in float32, layer by layer, in torch's default memory format, and by deterministic
-    algorithms where there are such.
+    The plain way computes in float32, layer by layer, and in torch's default memory format.
     """
     if plain:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.deterministic = True
         return Execution(device, memory_format=torch.contiguous_format)
     if device.type != "cuda":
         return Execution(device)
     return Execution(device, fast_precision(device), compiled=True, read_every=READ_EVERY)
+
+
+def set_up_plain() -> None:
+    """Let this process compute by deterministic algorithms where there are such, and in float32 without shortcuts."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # float32 with the mantissa of half precision, torch's default on a GPU
+
+
+def free_device_memory(device: torch.device) -> float:
+    """Return the bytes that this process can still take on a device; infinite if the system does not tell."""
+    if device.type != "cuda":
+        return (free_memory() if device.type == "cpu" else None) or math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
@@ -118,7 +136,7 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     return Execution(device, fast_precision(device)).autocast()
 
 
-def compile_blocks(net: nn.Module, device: torch.device) -> None:
+def compile_blocks(net: nn.Module, execution: Execution) -> None:
     """Compile the residual blocks of a network, which hold nearly all of its work, at their first use.
 
     Boxes have many shapes. A block that keeps the shape of its input is compiled once for all of them; the whole
@@ -127,7 +145,7 @@ def compile_blocks(net: nn.Module, device: torch.device) -> None:
 
     Args:
         net: Network whose ``ResidualBlock`` modules are changed in place; their parameters and names stay.
-        device: Where it is.
+        execution: How it will be computed.
     """
     # Each number of channels is compiled on its own, with and without gradients, and the dropout draws as ever.
     torch._dynamo.config.recompile_limit = MOST_COMPILED
@@ -136,7 +154,9 @@ def compile_blocks(net: nn.Module, device: torch.device) -> None:
     try:
         trial.compile(dynamic=True)
         channels = trial.conv1.in_channels
-        trial(torch.zeros(1, channels, 8, 8, 8, device=device)).sum().backward()
+        images = torch.zeros(2, channels, 8, 16, 24, device=execution.device, requires_grad=True)
+        with execution.autocast():
+            trial(images.to(execution.precision)).float().sum().backward()
     except Exception as error:  # whatever a compiler may lack
         reason = str(error).strip().splitlines()[0]
         print(f"note: the network cannot be compiled here, so it runs without ({reason})")

@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from data.cases.case import Case
 from data.common.errors import InputError
-from data.common.memory import GB, free_memory
+from data.common.memory import GB
 from data.samples import FALSE_FINDING_MM, MULTIPLE, Sampling, network_grid, patch_shape
 from data.scans.boxes import Index3D, triple
-from engine.device import avoid_slow_convolutions
+from engine.device import avoid_slow_convolutions, free_device_memory
 from engine.method import Method
 from engine.recipe import NetworkSettings, Recipe, new_network
 from models.dual_task_net import MOST_RECOMPUTED
@@ -239,7 +239,7 @@ def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, kee
             sampling = replace(sampling, patch_mm=patch_mm)
             was, size = (" x ".join(f"{mm:g}" for mm in s.patch_mm) for s in (recipe.sampling, sampling))
             notes.append(f"patches of {size} mm instead of {was} mm, because the GPU has {total / GB:.1f} GB")
-    free = _free_memory(device)
+    free = free_device_memory(device)
     budget, levels = usable(free, gpu), range(MOST_RECOMPUTED)
     recomputed = next((n for n in levels if _needed(recipe, shape, gpu, n) <= budget), MOST_RECOMPUTED)
     if recomputed:
@@ -298,11 +298,3 @@ def smaller_shapes(shape: Index3D) -> Iterator[Index3D]:
 def usable(memory: float, gpu: bool) -> float:
     """Return how many bytes of a memory are planned with."""
     return USABLE * memory - (GPU_RESERVE if gpu else 0)
-
-
-def _free_memory(device: torch.device) -> float:
-    """Return the bytes that this process can still take on a device; infinite if the system does not tell."""
-    if device.type != "cuda":
-        return free_memory() or math.inf
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

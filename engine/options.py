@@ -48,7 +48,7 @@ def add_fast(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help="compute every box once, in an eighth of the time, instead of averaging over the eight flips",
+        help="compute every box once, in about a sixth of the time, instead of averaging over the eight flips",
     )
 
 

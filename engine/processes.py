@@ -49,14 +49,13 @@ def together(gpu: str) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     # What decides on shapes stays on the CPU and goes through gloo, so that no GPU is waited for.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        with contextlib.ExitStack() as stack:
-            if process_number() > 0:
-                be_quiet()
-                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
-            yield device
-    finally:
-        distributed.destroy_process_group()
+    with contextlib.ExitStack() as stack:
+        if process_number() > 0:
+            be_quiet()
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        yield device
+    # Not after an error: the other processes may be waiting for this one, and torchrun ends them when it ends.
+    distributed.destroy_process_group()
 
 
 def own_share(items: Sequence[T]) -> Sequence[T]:
@@ -94,7 +93,7 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def largest_shape(shape: Index3D) -> Index3D:
+def largest_over_processes(shape: Index3D) -> Index3D:
     """Return the largest side along each axis over all processes, (D, H, W)."""
     if process_count() == 1:
         return shape

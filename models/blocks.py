@@ -60,6 +60,8 @@ class StandardisedConv3d(nn.Conv3d):
 
     def _filters(self) -> Tensor:
         """Return the standardised weights; without gradients they are computed again only after a change."""
+        if torch.compiler.is_compiling():  # a condition on the version of the weights would compile anew at every step
+            return self._standardise()
         if torch.is_grad_enabled():
             self._kept = None
             return self._standardise()

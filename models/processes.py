@@ -44,8 +44,9 @@ def rows_of_all(rows: Tensor) -> Tensor:
 class _RowsOfAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+        rows = rows.contiguous()
         parts = [torch.empty_like(rows) for _ in range(process_count())]
-        distributed.all_gather(parts, rows.contiguous())
+        distributed.all_gather(parts, rows)
         return torch.cat(parts)
 
     @staticmethod

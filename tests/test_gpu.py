@@ -23,15 +23,17 @@ SETTINGS = TrainSettings(epochs=30, workers=0, lr=1e-4)
 def test_after_the_first_steps_nobody_waits_for_the_gpu(tmp_path, stage):
     """torch raises an error at everything that waits; the losses are read once at the end of the epoch."""
     training = training_of(tmp_path, stage, replace(SETTINGS, ema_decay=0.9), execution=choose_execution(GPU))
+    assert training.net.encoder1._compiled_call_impl is not None, "this machine has no compiler"
     training.net.train()
+    late = training.steps // 2  # when all terms of the loss act
     for epoch in range(1, 6):  # compiles, and allocates memory
-        for done, step in enumerate(step_inputs(training, epoch)):
+        for done, step in enumerate(step_inputs(training, epoch), start=late):
             train_step(training, step, done)
     sums = LossSums(read_every=1000)
     try:
         torch.cuda.set_sync_debug_mode("error")
         for epoch in range(6, 16):
-            for done, step in enumerate(step_inputs(training, epoch)):
+            for done, step in enumerate(step_inputs(training, epoch), start=late):
                 sums.add(step.keys, train_step(training, step, done))
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -40,7 +42,7 @@ def test_after_the_first_steps_nobody_waits_for_the_gpu(tmp_path, stage):
 
 
 def losses_of(tmp_path, stage: str, execution: Execution) -> list[float]:
-    """The losses of 20 steps without dropout, whose draws differ between devices."""
+    """The losses of five steps without dropout, whose draws differ between devices; later, rounding is amplified."""
     training = training_of(tmp_path, stage, SETTINGS, execution=execution)
     training.net.train()
     for module in training.net.modules():
@@ -48,12 +50,12 @@ def losses_of(tmp_path, stage: str, execution: Execution) -> list[float]:
             module.p = 0.0
     samples = next(read_batches(training.loader))
     step = prepare_step(training, samples, generators(samples))
-    return [float(train_step(training, step, done)["loss"]) for done in range(20)]
+    return [float(train_step(training, step, done)["loss"]) for done in range(5)]
 
 
 @pytest.mark.parametrize("stage", ["pancreas_fine", "tumor_fine"])
-def test_the_compiled_network_gives_the_losses_of_the_plain_way(tmp_path, stage):
-    torch.backends.cudnn.allow_tf32 = False
+def test_the_compiled_network_gives_the_losses_of_the_plain_way(tmp_path, monkeypatch, stage):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     plain = Execution(GPU, memory_format=torch.contiguous_format)
     fast = replace(choose_execution(GPU), precision=torch.float32)
     assert losses_of(tmp_path, stage, fast) == pytest.approx(losses_of(tmp_path, stage, plain), rel=1e-3)

@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from data.common.records import read_yaml
 from engine.checkpoint import list_runs
 from engine.device import choose_device
+from engine.memory import fit_step
 from engine.stages import with_variant
 from engine.study.plan import RunOptions
 from engine.study.runs import Run, Study
@@ -65,7 +68,7 @@ def describe_costs(
         for run in unfinished:
             if run.variant not in rates:
                 known = _rate_of_earlier_runs(study, run.variant, meter.machine)
-                rates[run.variant] = known or _measure_rate(meter, run, options, plans)
+                rates[run.variant] = known or _measure_rate(meter, run, options, plans, device)
     seconds = [rates[run.variant].seconds[run.centre] * (1 - _share_done(study, run)) for run in unfinished]
     lines = [f"  time on {meter.machine}, without the evaluation of the held-out cases:"]
     for variant, rate in rates.items():
@@ -88,10 +91,12 @@ def finish_time(seconds: Iterable[float], at_once: int) -> float:
     return max(ends)
 
 
-def _measure_rate(meter: Meter, run: Run, options: RunOptions, plans: Mapping[str, Plan]) -> Rate:
+def _measure_rate(meter: Meter, run: Run, options: RunOptions, plans: Mapping[str, Plan], device: torch.device) -> Rate:
     stage, plan = with_variant(options.stage, run.variant), plans[run.centre]
     recipe = replace(options.recipe(plan.train_cases[0].preparation), method=stage.method)
-    cost = meter.measure(plan.to_measure(stage, recipe))
+    fit = fit_step(recipe, [*plan.train_cases, *plan.negatives], device)
+    recipe = replace(recipe, sampling=fit.sampling)
+    cost = meter.measure(plan.to_measure(replace(stage, sampling=fit.sampling), recipe, fit.recomputed))
     return Rate(
         cost.step_s, {name: each.seconds(cost, options.training) for name, each in plans.items()}, "measured now"
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -20,7 +19,7 @@ from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, select_cases
 from engine.checkpoint import create_run, list_runs, load_checkpoint, load_newest
-from engine.device import Execution, choose_execution
+from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
 from engine.recipe import Recipe, TrainSettings
@@ -31,7 +30,6 @@ from engine.train.loop import BEST_SO_FAR, train
 from engine.train.options import TrainOptions, parse
 from engine.train.run_log import write_settings
 from engine.train.training import prepare_training
-from models.dual_task_net import DualTaskNet
 from models.processes import process_count, process_number
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
@@ -58,9 +56,9 @@ class Plan:
         """Return how many boxes of the negatives an epoch has."""
         return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
 
-    def to_measure(self, stage: Stage, recipe: Recipe) -> Work:
-        """Return this plan as a training whose cost can be measured."""
-        return Work(stage, self.split, recipe, self.train_cases, self.negatives, self.validation_cases)
+    def to_measure(self, stage: Stage, recipe: Recipe, recomputed: int = 0) -> Work:
+        """Return this plan as a training whose cost can be measured; ``recomputed`` as in ``DualTaskNet``."""
+        return Work(stage, self.split, recipe, self.train_cases, self.negatives, self.validation_cases, recomputed)
 
     def seconds(self, cost: Cost, settings: TrainSettings) -> float:
         """Return how long a training with these settings takes."""
@@ -76,6 +74,10 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     """
     options = parse(STAGES[stage_name], argv)
     with together(options.gpu) as device:
+        if process_number() == 0:  # torchrun ends the others
+            check_shares(options.training)
+        if options.plain:
+            set_up_plain()
         return train_splits(options, choose_execution(device, plain=options.plain))
 
 
@@ -120,11 +122,12 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
                 raise
             faults.append(error)
         except KeyboardInterrupt:
-            print(
-                f"\ninterrupted with {plan.split.name} held out; finished epochs are kept: "
-                "go on with the same command and --resume",
-                file=sys.stderr,
-            )
+            if process_number() == 0:
+                print(
+                    f"\ninterrupted with {plan.split.name} held out; finished epochs are kept: "
+                    "go on with the same command and --resume",
+                    file=sys.stderr,
+                )
             return EXIT_INTERRUPTED
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
@@ -216,13 +219,33 @@ def describe_cost(options: TrainOptions, plans: Sequence[tuple[Plan, Fit]], exec
     """
     plan, fit = plans[0]
     recipe = options.recipe(plan.train_cases, fit)
-    work = plan.to_measure(replace(options.stage, sampling=recipe.sampling), recipe)
+    work = plan.to_measure(replace(options.stage, sampling=recipe.sampling), recipe, fit.recomputed)
     with measuring(execution.device, torch.get_num_threads(), plain=options.plain) as meter:
         cost = meter.measure(work)
-    seconds = {plan.split.name: plan.seconds(cost, options.training) for plan, _ in plans}
+    seconds = {
+        plan.split.name: plan.seconds(cost, options.training) * (1 - share_done(options, plan)) for plan, _ in plans
+    }
     each = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
     total = f"; in total {format_duration(sum(seconds.values()))}" if len(seconds) > 1 else ""
-    return f"  measured on {meter.machine}: {format_duration(cost.step_s)} a step, so about {each}{total}"
+    alone = ", in one process" if process_count() > 1 else ""
+    return f"  measured on {meter.machine}{alone}: {format_duration(cost.step_s)} a step, so about {each}{total}"
+
+
+def share_done(options: TrainOptions, plan: Plan) -> float:
+    """Return the share of the epochs that the run of a split has made, if it is to go on."""
+    found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
+    return found[1].epoch / found[1].recipe.training.epochs if found else 0.0
+
+
+def check_shares(settings: TrainSettings) -> None:
+    """Check that the processes can share the boxes of a step equally.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    if settings.batch_size % process_count():
+        problem = f"{process_count()} processes cannot share as many boxes equally"
+        raise InputError(f"--batch-size {settings.batch_size}", problem, "give a multiple of the processes")
 
 
 def train_split(options: TrainOptions, plan: Plan, fit: Fit, execution: Execution) -> None:
@@ -283,9 +306,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
             },
         )
     wait_for_all()
-    if recipe.training.batch_size % process_count():
-        problem = f"{process_count()} processes cannot share as many boxes equally"
-        raise InputError(f"--batch-size {recipe.training.batch_size}", problem, "give a multiple of the processes")
+    check_shares(recipe.training)
     training = prepare_training(
         stage=stage,
         split=split,
@@ -296,8 +317,8 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
         execution=execution,
         folder=folder,
         checkpoint=checkpoint,
+        recomputed=fit.recomputed,
     )
-    cast("DualTaskNet", training.net).recomputed = fit.recomputed
-    train(training, profile=options.profile)
+    train(training, profile=options.profile if process_number() == 0 else 0)
     result = "no case to validate on" if training.best_dice is None else f"validation Dice {training.best_dice:.3f}"
     print(f"{folder}: {result}")

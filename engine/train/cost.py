@@ -24,7 +24,7 @@ from data.cases.case import Case
 from data.common.errors import InputError
 from data.common.process import set_up_process
 from data.splits.split import Split
-from engine.device import Execution, choose_execution
+from engine.device import Execution, choose_execution, set_up_plain
 from engine.recipe import Recipe, TrainSettings
 from engine.stages import Stage
 from engine.train.loop import train_one_epoch, validate
@@ -45,6 +45,7 @@ class Work:
     train_cases: Sequence[Case]
     negatives: Sequence[Case]
     validation_cases: Sequence[Case]
+    recomputed: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ def _answer(connection: Connection, device: torch.device, plain: bool, threads: 
     set_up_process(computes=True)
     torch.set_num_threads(threads)
     connection.send(describe_machine(device))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if plain:
+        set_up_plain()
     execution = choose_execution(device, plain=plain)
     with contextlib.suppress(EOFError):  # the other end is closed
         while True:
@@ -181,6 +186,7 @@ def measure_cost(work: Work, execution: Execution, folder: Path) -> Cost:
         validation_cases=[c for c in work.validation_cases if c.target_box(work.stage.sampling.target)][:1],
         execution=execution,
         folder=folder,
+        recomputed=work.recomputed,
     )
     clock = StepClock(execution.device)
     with contextlib.suppress(MeasuredEnough):

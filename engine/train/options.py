@@ -101,7 +101,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     parser.add_argument(
         "--plain",
         action="store_true",
-        help="compute in float32, layer by layer, by deterministic algorithms: slower, to compare with",
+        help="compute in float32, layer by layer, as deterministically as torch can: slower, to compare with",
     )
     parser.add_argument(
         "--profile",
@@ -144,6 +144,8 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         path=args.path,
     )
     check_settings(options.training, options.network)
+    if options.profile < 0:
+        raise InputError(f"--profile {options.profile}", "out of range", "give a number of steps, or 0 for none")
     return options
 
 

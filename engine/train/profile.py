@@ -28,7 +28,17 @@ def profiling(folder: Path, steps: int, device: torch.device) -> Iterator[Callab
         return
     on_gpu = device.type == "cuda"
 
+    made = 0
+
+    def count_and_record() -> None:
+        nonlocal made
+        made += 1
+        recording.step()
+
     def write(recorded: profile) -> None:
+        if made < UNRECORDED + steps:
+            print(f"note: the training ended before {steps} steps could be recorded after the first {UNRECORDED}")
+            return
         table = recorded.key_averages().table(f"self_{device.type}_time_total", row_limit=ROWS)
         (folder / "profile.txt").write_text(f"{steps} steps\n{table}\n")
         recorded.export_chrome_trace(str(folder / "profile.json"))
@@ -37,4 +47,4 @@ def profiling(folder: Path, steps: int, device: torch.device) -> Iterator[Callab
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     plan = schedule(wait=UNRECORDED - 2, warmup=2, active=steps, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as recording:
-        yield recording.step
+        yield count_and_record

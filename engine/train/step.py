@@ -4,6 +4,7 @@ Nothing here reads a number from the device that computes, because a GPU would h
 wait for the next step itself. What decides on shapes is drawn on the CPU.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from data.augment import batch_shape, make_batch
 from data.common.errors import InputError
 from data.samples import Sample
 from engine.device import naming_memory_errors
-from engine.processes import average_gradients, largest_shape, own_share
+from engine.processes import average_gradients, largest_over_processes, own_share
 from engine.train.loader import derive_seed, read_batches
 from engine.train.training import Training
 from models.views import random_views
@@ -52,10 +53,10 @@ def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
         InputError: If a case cannot be read, or does not fit into the memory.
     """
     inputs = _prepared_steps(training, epoch)
-    if training.device.type != "cuda":
+    if not training.execution.prepares_ahead:
         yield from inputs
         return
-    beside, main = torch.cuda.Stream(training.device), torch.cuda.current_stream(training.device)
+    beside, main = _stream_beside(training.device), torch.cuda.current_stream(training.device)
     while True:
         with torch.cuda.stream(beside):
             upcoming = next(inputs, None)
@@ -66,6 +67,12 @@ def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
             if tensor is not None:
                 tensor.record_stream(main)
         yield upcoming
+
+
+@functools.cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream on which steps are prepared; the memory that is freed on a stream serves that stream only."""
+    return torch.cuda.Stream(device)
 
 
 def _prepared_steps(training: Training, epoch: int) -> Iterator[StepInput]:
@@ -93,7 +100,7 @@ def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequ
         hu_window=training.stage.sampling.hu_window,
         augmentation=training.recipe.augmentation,
         generators=generators,
-        at_least=largest_shape(batch_shape(samples)),
+        at_least=largest_over_processes(batch_shape(samples)),
     )
     phi = method.distance_target(batch.mask, batch.spacing)
     images = random_views(batch.image, batch.spacing, method.views, generators)

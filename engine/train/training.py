@@ -97,6 +97,7 @@ def prepare_training(
     execution: Execution,
     folder: Path,
     checkpoint: Checkpoint | None = None,
+    recomputed: int = 0,
 ) -> Training:
     """Build the network, the optimiser and the loader of a run.
 
@@ -110,6 +111,7 @@ def prepare_training(
         execution: How to compute it, and where.
         folder: The run folder, which exists.
         checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
+        recomputed: As in ``DualTaskNet``.
 
     Raises:
         InputError: If the cases have been prepared again since the checkpoint was written, or it is of another network.
@@ -118,9 +120,10 @@ def prepare_training(
     torch.manual_seed(settings.seed)  # of the initial weights, which are the same in all processes
     device = execution.device
     net = recipe.build_network(device, execution.memory_format)
+    net.recomputed = recomputed
     average = copy.deepcopy(net) if settings.ema_decay else None
     if execution.compiled:
-        compile_blocks(net, device)
+        compile_blocks(net, execution)
     drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
     cases = [*train_cases, *(negatives if drawn else ())]
     dataset = BoxDataset(
@@ -145,7 +148,7 @@ def prepare_training(
             net.parameters(),
             lr=settings.lr,
             weight_decay=settings.weight_decay,
-            fused=True if device.type == "cuda" else None,
+            fused=True if execution.prepares_ahead else None,
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=execution.scales_loss),
         average=average,
@@ -176,7 +179,11 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     try:
         training.net.load_state_dict(checkpoint.net)
         if checkpoint.optimiser is not None:
+            # Whether it is fused depends on this device, not on that of the run's first part.
+            fused = [group["fused"] for group in training.optimiser.param_groups]
             training.optimiser.load_state_dict(checkpoint.optimiser)
+            for group, own in zip(training.optimiser.param_groups, fused, strict=True):
+                group["fused"] = own
         if training.average is not None:
             training.average.load_state_dict(checkpoint.average or {})  # which is refused if it is missing
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:

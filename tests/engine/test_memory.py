@@ -232,8 +232,8 @@ def test_small_boxes_need_no_smaller_patch(have_gpu):
 
 
 def test_on_a_cpu_the_patch_is_never_changed(monkeypatch, have_gpu):
-    monkeypatch.setattr(memory, "free_memory", lambda: 12e9)
+    monkeypatch.setattr(memory, "free_device_memory", lambda _: 12e9)
     fit = fit_step(recipe_of(), [case_of()], CPU)
     assert fit.sampling == recipe_of().sampling and fit.recomputed == MOST_RECOMPUTED and "warning" in fit.description
-    monkeypatch.setattr(memory, "free_memory", lambda: None)
+    monkeypatch.setattr(memory, "free_device_memory", lambda _: math.inf)
     assert fit_step(recipe_of(), [case_of()], CPU).recomputed == 0

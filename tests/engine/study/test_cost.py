@@ -1,6 +1,7 @@
 """How long the runs of a study will take, from earlier runs or from measured steps."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import yaml
 
 from engine.stages import STAGES, with_variant
 from engine.study import command as study
+from engine.study import cost as study_cost
 from engine.study.cost import finish_time
 from engine.study.runs import Run
 from tests.study_parts import fake_run, options
@@ -87,6 +89,8 @@ def test_a_finished_study_measures_nothing(study_store, tmp_path, fake_scripts, 
 def test_the_time_is_given_for_several_gpus(study_store, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    fits = SimpleNamespace(sampling=STAGES["tumor_coarse"].sampling, recomputed=0)
+    monkeypatch.setattr(study_cost, "fit_step", lambda *_: fits)
     lines = time_of(study_store, tmp_path, capsys, "--gpu", "all", "--seeds", "1", "2")
     assert lines[-1] == "    in total 56 s for 4 run(s), 28 s on 2 GPUs, 28 s on 3 GPUs, 14 s on 4 GPUs"
     assert time_of(study_store, tmp_path, capsys, "--gpu", "cpu", "--jobs", "2")[-1].endswith(", 14 s with 2 at a time")

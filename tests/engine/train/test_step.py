@@ -1,6 +1,5 @@
 """A step on its device: what it waits for, what it computes when compiled, and what it reports."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
@@ -48,10 +47,8 @@ def losses_of(training, steps: int = 20) -> list[float]:
 
 def test_the_plain_way_gives_the_same_losses(tmp_path):
     settings = replace(SETTINGS, lr=1e-4)  # Adam makes the more of rounding the higher the rate
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
-        execution = choose_execution(torch.device("cpu"), plain=True)
-        reference = losses_of(training_of(tmp_path, "tumor_fine", settings, execution=execution))
+    execution = choose_execution(CPU, plain=True)
+    reference = losses_of(training_of(tmp_path, "tumor_fine", settings, execution=execution))
     assert losses_of(training_of(tmp_path, "tumor_fine", settings)) == pytest.approx(reference, rel=1e-3)
 
 
@@ -106,6 +103,13 @@ def test_what_is_drawn_for_a_sample_does_not_depend_on_the_others(tmp_path):
     alone = prepare_step(training, samples[1:], generators(samples)[1:])
     assert both.keys == second.keys
     assert torch.equal(second.images[1::2], alone.images) and torch.equal(second.mask[1:], alone.mask)
+
+
+def test_a_training_that_is_too_short_to_be_recorded_says_so(tmp_path, capsys):
+    training = training_of(tmp_path, "pancreas_fine", replace(SETTINGS, epochs=11, validate_every=11))
+    train(training, profile=3)
+    assert "the training ended before 3 steps could be recorded after the first 10" in capsys.readouterr().out
+    assert not (training.folder / "profile.txt").exists()
 
 
 def test_steps_are_recorded_with_the_profiler(tmp_path):
