@@ -3,13 +3,14 @@
     python benchmarks/scaling.py
 
 Four tables: the training step with growing boxes and batches, the boxes that are read in a second by a growing number
-of processes, an epoch of training with one and two processes on the CPU, and the start of a training script (--dry-run)
-on stores of 10, 100 and 1,000 cases. The cases of these stores are tiny, so that the start is measured and not the
-disk. The seconds of a start are processor time; the first start makes the thumbnails by which duplicates are found,
-which later ones find in the store.
+of processes, an epoch of training with one and two processes on the CPU, and the start of a training, as far as the
+network, on stores of 10, 100 and 1,000 cases. The cases of these stores are tiny, so that the start is measured and not
+the disk. The seconds of a start are processor time; the first start makes the thumbnails by which duplicates are found
+and compares them, and later ones read the result.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -17,9 +18,9 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,20 @@ if __name__ == "__main__":
 from benchmarks.common import add_options, interleave, positive, report, start, timed
 from benchmarks.input_pipeline import SMALL_MM, make_cases
 from benchmarks.trainings import make_step, make_training, random_training
-from data.cases.case import Case, write_case
-from data.cases.store import read_store
+from data.cases.case import write_case
+from data.cases.store import digest, read_store
 from data.common.errors import InputError, command
 from data.common.files import REPOSITORY
 from data.common.records import CHECKSUM, checksum
-from data.duplicates.thumbnail import load_thumbnails
+from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.samples import patch_shape
 from data.scans.grid import Grid
+from data.splits.frozen import frozen_splits
+from data.splits.split import centres_with, choose_splits
 from engine.stages import STAGES, Stage
+from engine.train.command import plan_split
 from engine.train.loader import read_batches
+from engine.train.options import parse
 
 STAGE = STAGES["tumor_fine"]
 WORKERS = (0, 1, 2, 4)
@@ -87,6 +92,9 @@ def peak_bytes(device: torch.device) -> int:
     """Return the largest memory that tensors took on a GPU, or that this process took on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):  # Linux counts the memory of the parent process in ru_maxrss
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -132,11 +140,14 @@ def fill_store(store: Path, count: int) -> None:
     """Write so many tiny cases of noise, in three centres; a case that is there stays."""
     label = np.zeros(CASE_SHAPE, np.uint8)
     label[2:8, 6:14, 6:20], label[4:6, 8:11, 9:13] = 1, 2
-    noise = np.random.default_rng(0).normal(40, 20, (count, *CASE_SHAPE)).astype(np.int16)
+
+    def noise(index: int) -> np.ndarray:
+        return np.random.default_rng(index).normal(40, 20, CASE_SHAPE).astype(np.int16)
+
     first = store / CENTRES[0] / "case00000"
     if not first.exists():
         grid = Grid.plain(CASE_SHAPE, CASE_MM)
-        write_case(store, CENTRES[0], first.name, noise[0], label, patient="0", spacing=CASE_MM, grid=grid, source={})
+        write_case(store, CENTRES[0], first.name, noise(0), label, patient="0", spacing=CASE_MM, grid=grid, source={})
     manifest = json.loads((first / "case.json").read_text())
     for index in range(1, count):
         centre, name = CENTRES[index % len(CENTRES)], f"case{index:05d}"
@@ -144,55 +155,68 @@ def fill_store(store: Path, count: int) -> None:
         if folder.exists():
             continue
         folder.mkdir(parents=True)
-        np.save(folder / "image.npy", noise[index])
+        np.save(folder / "image.npy", noise(index))
         os.link(first / "label.npy", folder / "label.npy")
         own = {**manifest, "centre": centre, "name": name, "patient": str(index), "files": {}}
         del own[CHECKSUM]
         (folder / "case.json").write_text(json.dumps(own | {CHECKSUM: checksum(own)}, indent=1))
 
 
+def plan_training(stage: Stage, store: Path) -> None:
+    """Do what a training does before its network is built, and print the memory in bytes that it took.
+
+    The cases are read, the splits are chosen and checked, and the cases of each are hashed for its checkpoints.
+    """
+    options = parse(stage, ["--store", str(store)])
+    centres = read_store(store)
+    splits = choose_splits(frozen_splits(store, centres), None, centres_with(centres, stage.sampling.target))
+    pairs = find_inseparable_pairs(splits, chain(*centres.values()))
+    for split in splits:
+        plan = plan_split(stage, split, centres)
+        check_leaks(split, pairs)
+        options.recipe(plan.train_cases)
+        digest([*plan.train_cases, *plan.validation_cases])
+    print(peak_bytes(torch.device("cpu")))
+
+
 def start_training(stage: Stage, store: Path) -> tuple[float, float]:
-    """Run the training script of a stage with --dry-run; return its processor time in s and its peak memory in MB.
+    """Start a training in a process of its own, as ``plan_training``; return its processor time in s and memory in MB.
 
     Raises:
         InputError: If it fails.
     """
-    # Without the steps that a dry run measures, which do not depend on the store.
-    without = "from engine.train import command; command.describe_cost = lambda *_: ''; "
-    script = [sys.executable, "-c", f"{without}raise SystemExit(command.main({stage.name!r}))"]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [*script, "--store", str(store), "--gpu", "cpu", "--dry-run", "--quiet"],
-            cwd=REPOSITORY,
-            stdout=said,
-            stderr=said,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            said.seek(0)
-            raise InputError(store, f"a dry run on it fails: {said.read()[-500:]}", "look at what the script says")
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
+    code = "import sys; from benchmarks import scaling; "
+    code += "scaling.plan_training(scaling.STAGES[sys.argv[1]], scaling.Path(sys.argv[2]))"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.run(
+        [sys.executable, "-c", code, stage.name, str(store)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode != 0:
+        problem = f"no training can be planned on it: {process.stderr[-500:]}"
+        raise InputError(store, problem, "look at what it says")
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, int(process.stdout.split()[-1]) / 1e6
 
 
 def measure_stores(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Start a training on stores of growing size."""
-    rows, store = [], folder / "store"
+    """Start a training on stores of growing size, for the first time and again."""
+    rows = []
     for count in args.stores:
+        store = folder / f"store_{count}"  # the splits of a store are those of its cases
         fill_store(store, count)
-        first, _ = start_training(STAGE, store)
-        cases: list[Case] = [case for centre in read_store(store).values() for case in centre]
-        begin = time.process_time()
-        load_thumbnails(cases)
-        made = time.process_time() - begin
+        first, first_memory = start_training(STAGE, store)
         later, memory = start_training(STAGE, store)
         rows.append(
             {
                 "cases": count,
                 "first start s": first,
+                "its peak MB": first_memory,
                 "later start s": later,
-                "thumbnails s": made,
                 "peak MB": memory,
             }
         )

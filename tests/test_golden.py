@@ -26,7 +26,7 @@ RECORD = Path(__file__).with_name("golden.json")
 STEPS = 3
 TARGET_MM = (4.0, 4.0, 4.0)  # coarser than the voxels of synthetic cases, so that a step takes little time
 # Machines sum in different orders. Adam turns what differs in the last digits of a gradient into steps of other signs.
-TOLERANCE = (1e-3, 1e-2, 3e-2)
+TOLERANCE = (1e-3, 1e-2, 1e-1)  # of each step; at its temperature the contrast amplifies rounding
 
 
 def render(folder: Path) -> Path:
