@@ -10,7 +10,7 @@ HELD_OUT := west
 SMALL := --store $(DEMO)/prepared --path $(RUNS)/checkpoints --data $(HELD_OUT)
 # The voxels of the synthetic scans measure about 3 mm; pancreas coarse sees larger ones. A narrow network, a high learning
 # rate and few epochs take minutes instead of days. In so few steps, more is learned from a single view of each box.
-TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --lr 3e-3 --validate-every 28
+TRAIN := $(SMALL) --resume --seed $(SEED) --width 8 --workers 0 --lr 3e-3 --validate-every 40
 
 # Tables and JSON of the benchmarks; for instance `make bench BENCH_OPTIONS="--threads 1 --clock cpu"`.
 BENCH := $(CURDIR)/bench
@@ -60,12 +60,12 @@ demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 
 demo-first demo-last: export OMP_NUM_THREADS := 1
 
 demo-first:
-	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --variant contrast --target-mm 6,6,6 --epochs 11
-	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --target-mm 3,3,3 --epochs 20
-	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --epochs 26
+	cd train_pancreas; $(PY) train_sh_pancreas_coarse.py $(TRAIN) --variant contrast --target-mm 6,6,6 --epochs 10
+	cd train_pancreas; $(PY) train_sh_pancreas_fine.py $(TRAIN) --target-mm 3,3,3 --epochs 18
+	cd train_tumor; $(PY) train_sh_tumor_coarse.py $(TRAIN) --variant sdf --target-mm 3,3,3 --epochs 24
 
 demo-last:
-	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0 --epochs 140
+	cd train_tumor; $(PY) train_sh_tumor_fine.py $(TRAIN) --quiet --variant sdf --target-mm 3,3,3 --ramp 0 --epochs 120
 
 bench: .venv/installed .venv-peers/installed ## compare the speed with other packages (about 8 minutes on 2 cores); JSON in bench/
 	$(call MEASURE,training_step).json --width 8
