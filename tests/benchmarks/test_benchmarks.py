@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import augmentation, input_pipeline, scaling, signed_distance, training_step
+from benchmarks import augmentation, gpu_session, input_pipeline, scaling, signed_distance, training_step
 from benchmarks.trainings import make_step, random_training
 from data.common.errors import InputError
+from data.common.files import REPOSITORY
 from engine.stages import STAGES
 
 ALONE = ["--peers", "none"]
@@ -99,3 +100,15 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(benchmark, capsys):
 def test_waiting_cannot_be_timed_by_the_processor(capsys):
     assert input_pipeline.main(["--clock", "cpu"]) == 2
     assert "does not count waiting" in capsys.readouterr().err
+
+
+def test_a_session_on_a_gpu_names_scripts_that_exist_and_ends_what_takes_too_long(tmp_path):
+    for device in ("cpu", "cuda"):
+        parts = gpu_session.list_parts(tmp_path, device, tiny=device == "cpu")
+        assert all((REPOSITORY / part.arguments[0]).is_file() for part in parts if part.arguments[0] != "-m")
+        assert {*STAGES, "tests", "training_step"} < {part.name for part in parts}
+    hanging = gpu_session.Part("hanging", ["-c", "print('begun', flush=True); import time; time.sleep(60)"], 60)
+    assert gpu_session.run_part(hanging, tmp_path, 3) == "took too long"
+    assert (tmp_path / "hanging.log").read_text() == "begun\n"
+    failing = gpu_session.Part("failing", ["-c", "raise SystemExit(3)"], 60)
+    assert gpu_session.run_part(failing, tmp_path, 60) == "failed with exit code 3"
