@@ -23,7 +23,7 @@ if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
 from benchmarks.boxes import random_sample
-from benchmarks.common import add_options, interleave, positive, report, start, timed
+from benchmarks.common import add_options, add_shape, interleave, report, start, timed
 from benchmarks.peers.process import Peers, add_peers
 from data.augment import Augmentation, make_batch
 from data.cases.labels import HU_WINDOW
@@ -37,14 +37,7 @@ PEERS = ("MONAI", "TorchIO", "batchgeneratorsv2")
 def main(argv: Sequence[str] | None = None) -> int:
     """Time the augmentations and print a row of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--shape",
-        type=positive,
-        nargs=3,
-        metavar=("D", "H", "W"),
-        default=(64, 128, 128),
-        help="sides of the box in voxels (default: 64 128 128)",
-    )
+    add_shape(parser, (64, 128, 128))
     add_peers(parser)
     add_options(parser, repeats=12)
     parser.set_defaults(threads=1)

@@ -48,6 +48,18 @@ class Timing(NamedTuple):
     runs: int
 
 
+def add_shape(parser: argparse.ArgumentParser, default: Sequence[int]) -> None:
+    """Add ``--shape``, the sides of the volume that a benchmark works on."""
+    parser.add_argument(
+        "--shape",
+        type=positive,
+        nargs=3,
+        metavar=("D", "H", "W"),
+        default=tuple(default),
+        help=f"sides of the volume in voxels (default: {' '.join(map(str, default))})",
+    )
+
+
 def add_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
     """Add the options of every benchmark; ``repeats`` is the default of ``--repeats``."""
     add = parser.add_argument

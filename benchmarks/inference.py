@@ -29,9 +29,8 @@ from data.common.process import set_up_process
 if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
-from benchmarks.common import Work, add_options, interleave, positive, report, start, timed
+from benchmarks.common import Work, add_options, add_shape, interleave, positive, report, start, timed
 from benchmarks.peers.process import Peers
-
 from data.common.errors import command
 from data.samples import mask_box, network_grid, patch_shape, scan_box
 from engine.device import avoid_slow_convolutions
@@ -123,14 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="INT",
         help="channels of the networks at full resolution, a multiple of 8 (default: 8 on a CPU, 32 on a GPU)",
     )
-    parser.add_argument(
-        "--shape",
-        type=positive,
-        nargs=3,
-        metavar=("D", "H", "W"),
-        default=SHAPE,
-        help=f"sides of the scan in voxels (default: {' '.join(map(str, SHAPE))})",
-    )
+    add_shape(parser, SHAPE)
     add_options(parser, repeats=1)
     args = parser.parse_args(argv)
     device = start(args)

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
 from benchmarks.boxes import random_blobs
-from benchmarks.common import add_options, interleave, positive, report, start, timed
+from benchmarks.common import add_options, add_shape, interleave, report, start, timed
 from benchmarks.peers.process import Peers, add_peers
 from benchmarks.peers.signed_distance import scipy_distance
 from data.common.errors import command
@@ -35,14 +35,7 @@ SPACING_MM = (2.5, 0.8, 0.8)
 def main(argv: Sequence[str] | None = None) -> int:
     """Time the implementations and print a row of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--shape",
-        type=positive,
-        nargs=3,
-        metavar=("D", "H", "W"),
-        default=(96, 160, 160),
-        help="sides of the box in voxels (default: 96 160 160)",
-    )
+    add_shape(parser, (96, 160, 160))
     add_peers(parser)
     add_options(parser, repeats=7)
     args = parser.parse_args(argv)

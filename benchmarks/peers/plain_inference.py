@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.peers.process import serve
 from skimage import measure
 from torch import Tensor, nn
 
+from benchmarks.peers.process import serve
 from data.augment import window
 from data.samples import NetworkGrid, network_grid, patch_shape
 from data.scans.boxes import Index3D, triple
