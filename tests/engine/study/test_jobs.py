@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, exclusive_lock
+from engine.stages import STAGES
 from engine.study import command as study
 from engine.study import jobs as study_jobs
 from engine.study.plan import assign_gpus
@@ -98,6 +100,8 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch, count, gpu, words):
 
 def test_every_gpu_makes_one_run_at_a_time(study_store, tmp_path, monkeypatch):
     """Each run notes what else is in the folder of its GPU while it lasts."""
+    fits = SimpleNamespace(sampling=STAGES["tumor_coarse"].sampling, recomputed=0)  # there is no GPU to ask
+    monkeypatch.setattr("engine.study.cost.fit_step", lambda *_: fits)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     code = "import os, sys, time; os.mkdir(sys.argv[1]); time.sleep(0.3); os.rmdir(sys.argv[1]); print('alone')"

@@ -260,6 +260,7 @@ def test_a_dry_run_leaves_nothing_in_the_store(leaking_store, tmp_path):
 
 def test_scans_are_compared_once_for_all_splits(study_store, tmp_path, monkeypatch):
     calls = []
+    (study_store / "duplicates.json").unlink(missing_ok=True)  # what an earlier command has found
     monkeypatch.setattr("data.duplicates.pairs.match_thumbnails", lambda *thumbnails: calls.append(thumbnails) or [])
     script = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--dry-run"]
     assert train_command.main("tumor_coarse", script) == 0
