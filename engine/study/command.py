@@ -139,7 +139,7 @@ def add_run_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
         "--gpu",
         default="auto",
         metavar="GPU",
-        help="devices to compute on: all GPUs, some of them such as 0,1, auto (as many GPUs as --jobs), or cpu",
+        help="devices to compute on: all (every GPU), some GPUs such as 0,1, auto (as many GPUs as --jobs), or cpu",
     )
     parser.add_argument(
         "--jobs",
