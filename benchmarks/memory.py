@@ -84,7 +84,7 @@ def _train_two_steps(
         image = torch.rand(batch_size, 1, *shape, device=device)
         mask = torch.zeros_like(image)
         mask[(..., *(slice(n // 4, 3 * n // 4) for n in shape))] = 1
-        spacing = torch.ones(batch_size, 3, device=device)
+        spacing = torch.ones(batch_size, 3)
         phi = method.distance_target(mask, spacing)
         images = image if count_views(method) == 1 else torch.cat([image, image])
         with autocast(device):

@@ -16,7 +16,7 @@ from data.splits.split import Split
 from engine.device import choose_execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import Stage
-from engine.train.step import StepInput, prepare_step, train_step
+from engine.train.step import prepare_step, train_step
 from engine.train.training import Training, prepare_training
 
 
@@ -96,12 +96,7 @@ def random_training(
     return training, samples
 
 
-def prepared(training: Training, samples: Sequence[Sample], seed: int) -> StepInput:
-    """Prepare a step on these samples; the same seed draws the same."""
-    generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(samples))]
-    return prepare_step(training, samples, generators)
-
-
 def make_step(training: Training, samples: Sequence[Sample], seed: int) -> dict[str, torch.Tensor]:
-    """Prepare and make a step at a time when all terms of the loss act."""
-    return train_step(training, prepared(training, samples, seed), int(0.6 * training.steps))
+    """Prepare and make a step at a time when all terms of the loss act; the same seed draws the same."""
+    generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(samples))]
+    return train_step(training, prepare_step(training, samples, generators), int(0.6 * training.steps))

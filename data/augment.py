@@ -165,7 +165,7 @@ def make_batch(
         grid = _widened(sample.grid, (depth, height, width))
         pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
         part, grid = _seen_part(sample, grid, pose)
-        image, mask = (_move(array[part.slices], device)[None, None] for array in (sample.image, sample.mask))
+        image, mask = (to_device(array[part.slices], device)[None, None] for array in (sample.image, sample.mask))
         pair = torch.cat([low_pass(window(image, hu_window), grid.factor), mask.float()], dim=1)
         image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)
         images.append(augment_intensity(image, augmentation, generator) if augmentation and generator else image)
@@ -180,13 +180,14 @@ def batch_shape(samples: Sequence[Sample], at_least: Sequence[int] = (0, 0, 0)) 
     return triple(max(least, *sides) for least, *sides in zip(at_least, *(s.grid.shape for s in samples), strict=True))
 
 
-def _move(array: np.ndarray, device: torch.device) -> Tensor:
-    """Move an array to a device; to a GPU from page-locked memory, which takes no synchronisation."""
-    tensor = torch.from_numpy(array)
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array, which may be a part of a read-only file, to a device; the host does not wait for a GPU."""
     if device.type != "cuda":
-        return tensor.to(device)
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)  # contiguous, which a part of a box is not
-    return pinned.copy_(tensor).to(device, non_blocking=True)
+        return torch.from_numpy(np.array(array)).to(device)
+    # Only from pinned memory is a copy asynchronous; torch reuses it when the copy has been made.
+    pinned = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=True)
+    pinned.numpy()[...] = array
+    return pinned.to(device, non_blocking=True)
 
 
 def _widened(grid: NetworkGrid, shape: Sequence[int]) -> NetworkGrid:

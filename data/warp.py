@@ -89,30 +89,49 @@ def resample(
     Args:
         volume: (1, C, D, H, W).
         grid: Shape and voxel size of the result, and where in the volume it starts.
-        pose: Deforms in mm about the centre of the grid.
+        pose: Deforms in mm about the centre of the grid; None for a grid whose axes are those of the volume.
         spacing: Of the volume, (z, y, x) in mm; only a pose needs it.
         beyond: What lies beyond the volume: "zeros", or its "border" repeated.
 
     Returns:
         (1, C, *grid.shape).
     """
+    if pose is None:
+        return _along_axes(volume, grid, beyond)
     start, size, source, mm = (
         torch.tensor(v, dtype=torch.float32) for v in (grid.start, grid.size, volume.shape[2:], spacing)
     )
     # Everything but the elastic displacement is one affine map between cubes of side 2 about the two centres.
     per_mm = 2 / (source * mm)  # (3,)
-    turned = torch.eye(3) if pose is None else pose.matrix
-    matrix = per_mm[:, None] * turned * (size * mm / 2)
+    matrix = per_mm[:, None] * pose.matrix * (size * mm / 2)
     theta = torch.cat([matrix, (2 * (start + size / 2) / source - 1)[:, None]], dim=1)  # (3, 4), for (z, y, x)
     theta = torch.cat([theta[:, :3].flip(0, 1), theta[:, 3:].flip(0)], dim=1)  # affine_grid wants (x, y, z)
-    position = F.affine_grid(
-        theta[None].to(volume, non_blocking=True), [1, 1, *grid.shape], align_corners=False
-    )  # (1, D, H, W, 3)
-    if pose is not None and pose.elastic is not None:
+    theta = theta[None].to(volume, non_blocking=True)
+    position = F.affine_grid(theta, [1, 1, *grid.shape], align_corners=False)  # (1, D, H, W, 3)
+    if pose.elastic is not None:
         voxel_mm = [f * s for f, s in zip(grid.factor, spacing, strict=True)]
         displacement = pose.elastic.on_grid(grid.shape, voxel_mm, volume.device)
         position += (displacement * per_mm.to(volume, non_blocking=True)).flip(-1)
     return F.grid_sample(volume, position, mode="bilinear", padding_mode=beyond, align_corners=False)
+
+
+def _along_axes(volume: Tensor, grid: NetworkGrid, beyond: str) -> Tensor:
+    """Interpolate along one axis after the other, as the axes of volume and grid are parallel.
+
+    That takes a third of the time of sampling every voxel at its own position, and no positions are kept.
+    """
+    for dim, (count, factor, start) in enumerate(zip(*grid, strict=True), start=2):
+        most = volume.shape[dim] - 1
+        position = start + (torch.arange(count, device=volume.device, dtype=torch.float32) + 0.5) * factor - 0.5
+        below = position.floor()
+        share = position - below
+        weights = [1 - share, share]
+        if beyond == "zeros":
+            weights = [weight * ((i >= 0) & (i <= most)) for weight, i in zip(weights, (below, below + 1), strict=True)]
+        low, high = (volume.index_select(dim, (below + i).clamp_(0, most).long()) for i in (0, 1))
+        low_weight, high_weight = (weight.reshape([-1] + [1] * (4 - dim)) for weight in weights)
+        volume = low.mul_(low_weight).addcmul_(high, high_weight)
+    return volume
 
 
 def _spline_weights(position: Tensor, points: int) -> Tensor:

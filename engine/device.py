@@ -147,7 +147,7 @@ def compile_blocks(net: nn.Module, execution: Execution) -> None:
         net: Network whose ``ResidualBlock`` modules are changed in place; their parameters and names stay.
         execution: How it will be computed.
     """
-    # Each number of channels is compiled on its own, with and without gradients, and the dropout draws as ever.
+    # Each number of channels is compiled on its own, with and without gradients.
     torch._dynamo.config.recompile_limit = MOST_COMPILED
     blocks = [module for module in net.modules() if isinstance(module, ResidualBlock)]
     trial = copy.deepcopy(blocks[0])

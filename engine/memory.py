@@ -154,10 +154,9 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     """Run the network on fake images and compute its loss, as in a step of the training."""
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         output = net(images.contiguous(memory_format=torch.channels_last_3d))
-    # Which cells are the anchors of the contrast depends on values. They take next to nothing, unlike their features.
-    criterion = DualTaskLoss(replace(method.weights, contrast=0.0), steepness=method.steepness)
+    criterion = DualTaskLoss(method.weights, steepness=method.steepness)
     loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), [torch.Generator()] * len(mask))
-    return loss if output.embedding is None else loss + output.embedding.float().mean()
+    return loss
 
 
 def count_views(method: Method) -> int:
@@ -172,9 +171,8 @@ def largest_shape(cases: Sequence[Case], sampling: Sampling) -> Index3D:
         cases: Cases with a labelled pancreas, one at least.
         sampling: Of the stage.
     """
-    shapes = [patch_shape(sampling)]
-    shapes.append(triple(map(max, zip(*(_largest_of_case(case, sampling) for case in cases), strict=True))))
-    return triple(map(min, zip(*shapes, strict=True)))
+    largest = map(max, zip(*(_largest_of_case(case, sampling) for case in cases), strict=True))
+    return triple(map(min, largest, patch_shape(sampling)))
 
 
 def _largest_of_case(case: Case, sampling: Sampling) -> Index3D:

@@ -35,18 +35,16 @@ def together(gpu: str) -> Iterator[torch.device]:
     Raises:
         InputError: If there are more processes than GPUs, or one GPU is named for all of them.
     """
-    if not distributed.is_torchelastic_launched():
-        device = choose_device(gpu)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # or the first GPU would be opened as well
+    joins = distributed.is_torchelastic_launched()
+    if joins and gpu not in ("auto", "cpu") and int(os.environ["LOCAL_WORLD_SIZE"]) > 1:
+        raise InputError(f"--gpu {gpu}", "every process of torchrun needs a GPU of its own", "leave out --gpu")
+    own = os.environ["LOCAL_RANK"] if joins and gpu == "auto" and torch.cuda.is_available() else gpu
+    device = choose_device(own)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or the first GPU would be opened as well
+    if not joins:
         yield device
         return
-    local, of_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if gpu not in ("auto", "cpu") and of_machine > 1:
-        raise InputError(f"--gpu {gpu}", "every process of torchrun needs a GPU of its own", "leave out --gpu")
-    device = choose_device(gpu if gpu == "cpu" or not torch.cuda.is_available() else str(local))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     # What decides on shapes stays on the CPU and goes through gloo, so that no GPU is waited for.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     with contextlib.ExitStack() as stack:

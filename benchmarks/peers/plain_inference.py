@@ -19,10 +19,11 @@ from benchmarks.peers.process import serve
 from data.augment import window
 from data.samples import NetworkGrid, network_grid, patch_shape
 from data.scans.boxes import Index3D, triple
-from data.warp import low_pass, resample
+from data.warp import Pose, low_pass, resample
 from engine.stages import STAGES, Stage
 from models.dual_task_net import DualTaskNet
 
+UNTURNED = Pose(torch.eye(3), None)  # with a pose, every voxel is sampled at a position of its own
 OVERLAP, SIGMA = 32, 1 / 8  # of the tiles: voxels, and share of a side
 
 
@@ -61,11 +62,11 @@ def probability_of(
     """Return the mean probability over the eight flips on the voxels of a box, shape (D, H, W)."""
     grid = network_grid(image.shape, spacing, stage.sampling)
     volume = window(torch.from_numpy(image).to(device), stage.sampling.hu_window)[None, None]
-    volume = resample(low_pass(volume, grid.factor), grid)
+    volume = resample(low_pass(volume, grid.factor), grid, UNTURNED)
     flips = [axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)]
     passes = [in_tiles(net, volume.flip(axes), patch_shape(stage.sampling)).flip(axes) for axes in flips]
     own_grid = NetworkGrid(triple(image.shape), triple(1 / factor for factor in grid.factor))
-    return resample(torch.stack(passes).mean(0), own_grid, beyond="border")[0, 0].cpu().numpy()
+    return resample(torch.stack(passes).mean(0), own_grid, UNTURNED, beyond="border")[0, 0].cpu().numpy()
 
 
 def in_tiles(net: nn.Module, image: Tensor, patch: Index3D) -> Tensor:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import window
+from data.augment import to_device, window
 from data.samples import NetworkGrid
-from data.warp import low_pass, low_pass_radius
+from data.warp import low_pass, low_pass_radius, resample
 
 SLAB_VOXELS = 1 << 22  # of a box that are interpolated or labelled at a time
 
@@ -38,10 +38,10 @@ def onto_grid(image: np.ndarray, grid: NetworkGrid, hu_window: tuple[float, floa
     for planes in slabs(depth, image[0].size * max(1.0, factor)):
         first = min(max(0, math.floor(planes.start * factor) - halo), len(image) - 1)
         last = math.ceil(planes.stop * factor) + halo
-        volume = window(_to_device(image[first:last], device), hu_window)
+        volume = window(to_device(image[first:last], device), hu_window)
         start = (planes.start * factor - first, 0.0, 0.0)
         part = NetworkGrid((planes.stop - planes.start, height, width), grid.factor, start)
-        parts.append(interpolate(low_pass(volume[None, None], grid.factor), part, beyond="zeros"))
+        parts.append(resample(low_pass(volume[None, None], grid.factor), part))
     return torch.cat(parts, dim=2)
 
 
@@ -60,42 +60,4 @@ def back_in_slabs(on_grid: Tensor, grid: NetworkGrid, shape: Sequence[int]) -> I
     z, y, x = (1 / f for f in grid.factor)
     for planes in slabs(depth, height * width):
         own_grid = NetworkGrid((planes.stop - planes.start, height, width), (z, y, x), (planes.start * z, 0.0, 0.0))
-        yield planes, interpolate(on_grid, own_grid, beyond="border")[0, 0]
-
-
-def interpolate(volume: Tensor, grid: NetworkGrid, *, beyond: str) -> Tensor:
-    """Sample a volume trilinearly on a grid, as ``data.warp.resample`` does without a pose.
-
-    As the axes of both are parallel, one axis follows the other. That takes a third of the time, and no position of
-    every voxel is kept.
-
-    Args:
-        volume: float32, shape (1, 1, D, H, W).
-        grid: Shape and voxel size of the result, and where in the volume it starts.
-        beyond: What lies beyond the volume: "zeros", or its "border" repeated.
-
-    Returns:
-        float32, shape (1, 1, *grid.shape).
-    """
-    for dim, (count, factor, start) in enumerate(zip(*grid, strict=True), start=2):
-        most = volume.shape[dim] - 1
-        position = start + (torch.arange(count, device=volume.device, dtype=torch.float32) + 0.5) * factor - 0.5
-        below = position.floor()
-        share = position - below
-        weights = [1 - share, share]
-        if beyond == "zeros":
-            weights = [weight * ((i >= 0) & (i <= most)) for weight, i in zip(weights, (below, below + 1), strict=True)]
-        low, high = (volume.index_select(dim, (below + i).clamp_(0, most).long()) for i in (0, 1))
-        low_weight, high_weight = (weight.reshape([-1] + [1] * (4 - dim)) for weight in weights)
-        volume = low.mul_(low_weight).addcmul_(high, high_weight)
-    return volume
-
-
-def _to_device(planes: np.ndarray, device: torch.device) -> Tensor:
-    """Copy planes, which may lie in a read-only file, to a device; the host does not wait for a GPU."""
-    if device.type != "cuda":
-        return torch.from_numpy(np.array(planes)).to(device)
-    # Only from pinned memory is a copy asynchronous; torch reuses it when the copy has been made.
-    pinned = torch.empty(planes.shape, dtype=torch.int16, pin_memory=True)
-    pinned.numpy()[...] = planes
-    return pinned.to(device, non_blocking=True)
+        yield planes, resample(on_grid, own_grid, beyond="border")[0, 0]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -18,7 +19,7 @@ from data.common.settings import differences
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, select_cases
-from engine.checkpoint import create_run, list_runs, load_checkpoint, load_newest
+from engine.checkpoint import Checkpoint, create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
@@ -65,6 +66,20 @@ class Plan:
         return cost.seconds(count_steps(self, settings), len(self.validation_cases), settings)
 
 
+class PlannedRun(NamedTuple):
+    """A run that is to be made.
+
+    Attributes:
+        plan: Its split and cases.
+        fit: How its steps fit into the memory.
+        done: Share of its epochs that an earlier call has made.
+    """
+
+    plan: Plan
+    fit: Fit
+    done: float
+
+
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     """Train a stage as the command line says.
@@ -105,16 +120,12 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
             print(describe(plan, options.training))
             if not plan.validation_cases:
                 print("    warning: no validation case, so the last epoch is used, and 0.5 as the threshold")
-            fit = fit_plan(options, plan, execution.device)
-            print(fit.description)
-            if options.dry_run and options.resume:
-                print(f"    {describe_resumption(options, plan, fit)}")
-            plans.append((plan, fit))
+            plans.append(plan_run(options, plan, execution.device))
         except InputError as error:
             faults.append(error)
     if options.dry_run and plans and process_number() == 0:
         print(describe_cost(options, plans, execution))
-    for plan, fit in plans if not options.dry_run else ():
+    for plan, fit, _ in plans if not options.dry_run else ():
         try:
             train_split(options, plan, fit, execution)
         except InputError as error:
@@ -170,8 +181,8 @@ def describe(plan: Plan, settings: TrainSettings) -> str:
     )
 
 
-def fit_plan(options: TrainOptions, plan: Plan, device: torch.device) -> Fit:
-    """Decide how the steps of a run fit into the memory; a run that is resumed keeps its patch.
+def plan_run(options: TrainOptions, plan: Plan, device: torch.device) -> PlannedRun:
+    """Decide how the steps of a run fit into the memory, and say so; a run that goes on keeps its patch.
 
     Raises:
         InputError: If they cannot, or the checkpoint of the run cannot be read.
@@ -179,16 +190,15 @@ def fit_plan(options: TrainOptions, plan: Plan, device: torch.device) -> Fit:
     found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
     recipe = found[1].recipe if found else options.recipe(plan.train_cases)
     cases = [*plan.train_cases, *plan.negatives]
-    return fit_step(recipe, cases, device, keep_patch=options.keep_patch or found is not None)
+    fit = fit_step(recipe, cases, device, keep_patch=options.keep_patch or found is not None)
+    print(fit.description)
+    if options.dry_run and options.resume:
+        print(f"    {describe_resumption(options, plan, fit, found)}")
+    return PlannedRun(plan, fit, found[1].epoch / recipe.training.epochs if found else 0.0)
 
 
-def describe_resumption(options: TrainOptions, plan: Plan, fit: Fit) -> str:
-    """Return what ``--resume`` would do with a split.
-
-    Raises:
-        InputError: If the checkpoint of the newest run cannot be read.
-    """
-    found = load_newest(options.path, options.stage, plan.split.name, options.store)
+def describe_resumption(options: TrainOptions, plan: Plan, fit: Fit, found: tuple[Path, Checkpoint] | None) -> str:
+    """Return what ``--resume`` would do with a split, of which this run was found."""
     if found is None:
         return "would start from the beginning"
     folder, checkpoint = found
@@ -211,30 +221,22 @@ def count_steps(plan: Plan, settings: TrainSettings) -> int:
     return settings.epochs * -(-boxes // settings.batch_size)
 
 
-def describe_cost(options: TrainOptions, plans: Sequence[tuple[Plan, Fit]], execution: Execution) -> str:
+def describe_cost(options: TrainOptions, plans: Sequence[PlannedRun], execution: Execution) -> str:
     """Measure some steps of the first plan, and return a line with the time that each plan and all together take.
 
     Raises:
         InputError: If a case cannot be read, or the memory does not suffice.
     """
-    plan, fit = plans[0]
+    plan, fit, _ = plans[0]
     recipe = options.recipe(plan.train_cases, fit)
     work = plan.to_measure(replace(options.stage, sampling=recipe.sampling), recipe, fit.recomputed)
     with measuring(execution.device, torch.get_num_threads(), plain=options.plain) as meter:
         cost = meter.measure(work)
-    seconds = {
-        plan.split.name: plan.seconds(cost, options.training) * (1 - share_done(options, plan)) for plan, _ in plans
-    }
+    seconds = {run.plan.split.name: run.plan.seconds(cost, options.training) * (1 - run.done) for run in plans}
     each = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
     total = f"; in total {format_duration(sum(seconds.values()))}" if len(seconds) > 1 else ""
     alone = ", in one process" if process_count() > 1 else ""
     return f"  measured on {meter.machine}{alone}: {format_duration(cost.step_s)} a step, so about {each}{total}"
-
-
-def share_done(options: TrainOptions, plan: Plan) -> float:
-    """Return the share of the epochs that the run of a split has made, if it is to go on."""
-    found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
-    return found[1].epoch / found[1].recipe.training.epochs if found else 0.0
 
 
 def check_shares(settings: TrainSettings) -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -280,3 +282,14 @@ def test_no_grey_value_leaves_the_window():
         image = torch.rand(1, 1, 8, 16, 16, generator=Generator().manual_seed(seed))
         changed = augment_intensity(image, Augmentation(grey_probability=1.0), Generator().manual_seed(seed))
         assert torch.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 1
+
+
+@pytest.mark.parametrize("beyond", ["zeros", "border"])
+def test_sampling_along_one_axis_after_the_other_is_that_at_the_position_of_every_voxel(beyond):
+    volume = torch.rand(1, 2, 7, 11, 9, generator=torch.Generator().manual_seed(0))
+    factors, starts = (0.3, 1.0, 2.7), (-2.4, 0.0, 1.7)
+    for factor, start in zip(itertools.permutations(factors), itertools.permutations(starts), strict=True):
+        grid = NetworkGrid((13, 8, 5), factor, start)
+        expected = resample(volume, grid, Pose(torch.eye(3), None), beyond=beyond)
+        torch.testing.assert_close(resample(volume, grid, beyond=beyond), expected, atol=1e-5, rtol=0)
+    assert resample(volume, grid, beyond=beyond).shape == (1, 2, 13, 8, 5)

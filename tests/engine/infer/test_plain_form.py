@@ -1,6 +1,5 @@
 """The masks are those of the plain form: float32, each flip alone, whole boxes, filters standardised in every pass."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,28 +9,28 @@ from scipy import ndimage
 
 from data.augment import window
 from data.samples import NetworkGrid, network_grid
-from data.warp import low_pass, resample
+from data.warp import Pose, low_pass, resample
 from engine.device import avoid_slow_convolutions
 from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
-from engine.infer.grid import interpolate
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet
 
 SPACING = (2.5, 0.8, 0.9)
 SHAPE = (14, 45, 38)
+UNTURNED = Pose(torch.eye(3), None)  # with a pose, every voxel is sampled at a position of its own
 
 
 def plain_probability(net, image, stage, readout, flips) -> np.ndarray:
     """What the network makes of a box, as directly as it can be written."""
     grid = network_grid(image.shape, SPACING, stage.sampling)
-    seen = resample(low_pass(window(torch.from_numpy(image), (-100, 240))[None, None], grid.factor), grid)
+    seen = resample(low_pass(window(torch.from_numpy(image), (-100, 240))[None, None], grid.factor), grid, UNTURNED)
     voxel_mm = torch.tensor([stage.sampling.target_mm])
     total = torch.zeros_like(seen)
     for axes in flips:
         output = net(seen.flip(axes))  # with gradients: the filters are standardised anew
         total += READOUTS[readout].probability(output, voxel_mm, stage.method.steepness).detach().flip(axes)
     back = NetworkGrid(image.shape, tuple(1 / factor for factor in grid.factor))
-    return resample(total / len(flips), back, beyond="border")[0, 0].numpy()
+    return resample(total / len(flips), back, UNTURNED, beyond="border")[0, 0].numpy()
 
 
 def plain_components(mask: np.ndarray) -> np.ndarray:
@@ -62,14 +61,3 @@ def test_masks_are_those_of_the_plain_form(readout, flips, target_mm):
     for _ in range(2):  # the second time with filters that were standardised before
         mask = segment_box(net, image, SPACING, threshold, **options)
         assert 2 * (mask & expected).sum() >= 0.999 * (mask.sum() + expected.sum()) > 1000
-
-
-@pytest.mark.parametrize("beyond", ["zeros", "border"])
-def test_interpolation_along_one_axis_after_the_other_is_that_of_the_augmentation(beyond):
-    volume = torch.rand(1, 1, 7, 11, 9, generator=torch.Generator().manual_seed(0))
-    factors, starts = (0.3, 1.0, 2.7), (-2.4, 0.0, 1.7)
-    for factor, start in zip(itertools.permutations(factors), itertools.permutations(starts), strict=True):
-        grid = NetworkGrid((13, 8, 5), factor, start)
-        expected = resample(volume, grid, beyond=beyond)
-        torch.testing.assert_close(interpolate(volume, grid, beyond=beyond), expected, atol=1e-5, rtol=0)
-    assert interpolate(volume, grid, beyond=beyond).shape == (1, 1, 13, 8, 5)
