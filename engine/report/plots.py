@@ -32,6 +32,7 @@ AXIS_LABELS = {
 SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
 NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")  # columns of a training's history
 VALIDATION_PREFIX = "validation_"
+STAR_MARGIN = 0.04  # of an axis, beyond its data: the star of the best epoch lies within the frame at every edge
 VALIDATIONS = {"weights": "validation_dice", "average of the weights": "validation_dice_average"}  # label -> column
 
 
@@ -199,9 +200,12 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
         _draw_validation(right, {label: _series(history, name) for label, name in VALIDATIONS.items()})
         for axes in (left, right):
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         if history:
-            left.set_xlim(float(history[0]["epoch"]) - 0.5, float(history[-1]["epoch"]) + 0.5)
+            first, last = float(history[0]["epoch"]), float(history[-1]["epoch"])
+            margin = max(0.5, STAR_MARGIN * (last - first))
+            left.set_xlim(first - margin, last + margin)
+            ticks = MaxNLocator(nbins=8, integer=True, min_n_ticks=1).tick_values(first, last)
+            left.set_xticks([tick for tick in ticks if first <= tick <= last])
         save_figure(figure, path)
 
 
@@ -225,7 +229,7 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]
 
 def _draw_validation(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
     series = {label: points for label, points in series.items() if points[1]}
-    axes.set(ylim=(0, 1), ylabel="validation Dice")
+    axes.set(ylim=(-STAR_MARGIN, 1 + STAR_MARGIN), ylabel="validation Dice")
     if not series:
         axes.text(0.5, 0.5, "not validated", ha="center", transform=axes.transAxes, color="0.5")
         return

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from data.common.errors import InputError
+from engine.report.lost import has_target, is_missed
 from engine.report.tables import CaseRow, failed, read_case_table
 from engine.statistics import compare
-from engine.study.report import format_difference, format_number, has_target, is_missed
+from engine.study.report import format_difference, format_number
 from engine.study.runs import CASES_TABLE
 
 METRICS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision")
