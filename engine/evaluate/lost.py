@@ -70,5 +70,5 @@ def _missed(
             return True
     if stage.segments_pancreas and not reader.segments_pancreas:
         tumour = target_mask(label, "tumour") > 0
-        return np.count_nonzero(mask & tumour) < LEAST_INSIDE * np.count_nonzero(tumour)
+        return bool(np.count_nonzero(mask & tumour) < LEAST_INSIDE * np.count_nonzero(tumour))
     return False

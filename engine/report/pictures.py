@@ -195,9 +195,7 @@ def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend
     return [*lines, (f"window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU", None), ("z, y: voxel index from 0", None)]
 
 
-def _panel_figure(
-    panels: Sequence[Panel], legend: Legend, title: str, remarks: Sequence[tuple[str, str]]
-) -> Figure:
+def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str, remarks: Sequence[tuple[str, str]]) -> Figure:
     """Arrange the panels at their exact size in pixels; the last cell of the grid holds the legend.
 
     Args:

@@ -180,6 +180,52 @@ def _draw_differences(axes: Axes, intervals: Sequence[tuple[float, float, float]
     axes.tick_params(axis="y", labelleft=False)
 
 
+def draw_side_by_side(
+    path: Path,
+    methods: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    words: Mapping[str, Sequence[str]],
+    title: str = "",
+) -> None:
+    """Write a PNG with one panel per metric, in which a line joins the values that the methods have for a case.
+
+    Args:
+        path: The file.
+        methods: By method, the rows of its cases by the name of the case. Undefined values are not drawn.
+        words: By metric, the lines above its panel, such as the difference of two methods.
+        title: Title of the figure.
+    """
+    names = list(methods)
+    palette = seaborn.color_palette("deep", len(names))
+    with _style():
+        columns = min(2, len(words))
+        lines = math.ceil(len(words) / columns)
+        height = 3.4 * lines + 0.2 * lines * max(map(len, words.values()), default=0)
+        figure = Figure(figsize=(5.6 * columns, height + 0.4), dpi=150, layout="constrained")
+        figure.suptitle(title, weight="bold")
+        for place, (metric, above) in enumerate(words.items(), start=1):
+            axes = figure.add_subplot(lines, columns, place)
+            values = {name: {c: float(row.get(metric, math.nan)) for c, row in methods[name].items()} for name in names}
+            for case in dict.fromkeys(case for found in values.values() for case in found):
+                axes.plot(
+                    [found.get(case, math.nan) for found in values.values()], color="0.75", linewidth=0.9, zorder=1
+                )
+            for i, (found, colour) in enumerate(zip(values.values(), palette, strict=True)):
+                defined = [value for value in found.values() if not math.isnan(value)]
+                axes.scatter([i] * len(defined), defined, s=26, color=colour, edgecolors="0.3", lw=0.5, zorder=3)
+                if defined:
+                    mean = float(np.mean(defined))
+                    axes.scatter(i + 0.16, mean, s=52, marker="D", color="white", edgecolors="0.1", zorder=4)
+            axes.set_title("\n".join(above), fontsize=9, color="0.35")
+            axes.set_xticks(range(len(names)), names)
+            axes.set(xlim=(-0.5, len(names) - 0.5), ylabel=AXIS_LABELS.get(metric, metric))
+            axes.grid(False, axis="x")
+            if metric in SHARES:
+                axes.set_ylim(-0.03, 1.03)
+        note = "grey lines join the cases, diamonds are means over all cases in which the metric is defined"
+        figure.supxlabel(note, fontsize=8, color="0.35")
+        save_figure(figure, path)
+
+
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Write a PNG of a training: every loss term on the left, the validation Dice on the right.
 

@@ -97,6 +97,6 @@ def explain_surface_dice(rows: Sequence[CaseRow], cases: Mapping[str, Case]) -> 
     if not coarse:
         return ()
     return (
-        f"nsd_1mm equals nsd_2mm in {coarse} of {len(scored)} cases: their voxels are longer than 2 mm along every axis,\n"
-        "so that surface voxels either coincide or lie more than 2 mm apart.",
+        f"nsd_1mm equals nsd_2mm in {coarse} of {len(scored)} cases: their voxels are longer than 2 mm along every\n"
+        "axis, so that surface voxels either coincide or lie more than 2 mm apart.",
     )

@@ -19,6 +19,7 @@ from data.common.files import replacing
 from engine.report.drawing import drawing
 from engine.report.lost import LOST_DICE, Losses, count_losses, has_target, is_missed
 from engine.report.plots import draw_study
+from engine.report.side_by_side import format_difference, format_number
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
 from engine.statistics import Comparison, compare
@@ -267,14 +268,3 @@ def format_markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) ->
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     table = [head, ["-" * width for width in widths], *rows]
     return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |" for row in table)
-
-
-def format_number(value: float, form: str = ".3f") -> str:
-    """Format a number for a table; NaN becomes "-"."""
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def format_difference(difference: float, low: float, high: float, p: float) -> tuple[str, str, str]:
-    """Format a mean difference, its interval and its p for a table."""
-    interval = f"{format_number(low, '+.3f')} to {format_number(high, '+.3f')}"
-    return format_number(difference, "+.3f"), interval, "< 0.001" if p < 0.001 else format_number(p)

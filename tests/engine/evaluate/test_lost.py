@@ -88,7 +88,9 @@ def test_the_first_stage_counts_and_those_that_the_reference_replaces_do_not():
 
 
 def test_the_margin_with_which_the_next_stage_reads_counts():
-    wide = replace(CASCADE["tumor_fine"], sampling=Sampling(**{**PLAIN, "margin_mm": (0, 0, 9)}, target="tumour", roi="tumour"))
+    wide = replace(
+        CASCADE["tumor_fine"], sampling=Sampling(**{**PLAIN, "margin_mm": (0, 0, 9)}, target="tumour", roi="tumour")
+    )
     masks = {**EXACT, "tumor_coarse": bar(20, 24)}
     without, with_margin = (
         find_lost_stage([*list(CASCADE.values())[:3], last], masks, LABEL, MM) for last in (CASCADE["tumor_fine"], wide)
