@@ -22,7 +22,8 @@ def read_methods(texts: Sequence[str], *, target: str, pattern: str | None, valu
     Args:
         texts: Each [NAME=]DIR.
         target: What is scored, "pancreas" or "tumour".
-        pattern: File name of folders that are not recognised; None for either name of a case.
+        pattern: File name in all folders but evaluations; None for that of ``predict.py`` in its folders, and for
+            either name of a case in others.
         values: Meaning of the voxels of folders that are not recognised.
 
     Returns:
@@ -62,8 +63,8 @@ def recognise(folder: Path, *, target: str, pattern: str | None, values: str) ->
             raise InputError(folder, problem, "give the evaluation of a stage that segments it, or change --label")
         return Predictions(evaluation / "predictions", None, target, MASK)
     ours = PredictionFolder(folder)
-    if pattern is None and ours.table.is_file():
-        return Predictions(folder, ours.mask_path("{case}").name, target, LABELS)
+    if ours.table.is_file():
+        return Predictions(folder, pattern or ours.mask_path("{case}").name, target, LABELS)
     return Predictions(folder, pattern, target, values)
 
 

@@ -55,7 +55,7 @@ def write_results(
         if row is None:
             continue
         said = f"Dice {row['dice']:.2f}" if has_target(row) else f"no tumour, {row['prediction_ml']:.2f} ml found"
-        said += f", lost in {STAGES[row['lost_in']].title}" if row.get("lost_in") else ""
+        said += f", lost in {STAGES[row['lost_in']].title}" if row.get("lost_in") in STAGES else ""
         remarks = tuple(filter(None, [row.get("note")]))
         case = cases[row["case"]]
         with drawing(folder / f"{rank}.png") as picture:

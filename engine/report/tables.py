@@ -220,7 +220,7 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True, rem
                 detail = f" ({row[volume]:.2f} ml)" if volume else ""
                 lines.append(f"{name.replace('_', ' '):<17}{row['case']}{detail}")
     for row in rows:
-        if is_lost(row) and row.get("lost_in"):
+        if is_lost(row) and row.get("lost_in") in STAGES:
             stage = STAGES[row["lost_in"]].title
             lines.append(f"{f'lost in {stage}':<24} {row['case']} (Dice {row['dice']:.3f})")
     lines += [f"failed           {row['case']}: {row['error']}" for row in rows if failed(row)]

@@ -164,7 +164,7 @@ def test_what_a_folder_is_decides_how_it_is_read(ours, theirs, predicted, tmp_pa
     assert found["q"].folder == found["evaluation_predicted"].folder == ours / "predictions"
     assert found["p"].pattern == "{case}_pancreas_tumour.nii.gz"
     (named,) = read_methods([str(predicted)], **{**given, "pattern": "{case}.mha"}).values()
-    assert (named.pattern, named.values) == ("{case}.mha", "auto")
+    assert (named.pattern, named.values) == ("{case}.mha", "labels")
     with_sign = tmp_path / "a=b"
     with_sign.mkdir()
     assert list(read_methods([str(with_sign)], **given)) == ["a=b"]  # the folder of this name
