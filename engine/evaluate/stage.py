@@ -52,6 +52,8 @@ from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
 
+WORDS = ("unreliable", "note", "lost_in")  # the last columns of the table
+
 
 @command
 def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
@@ -197,6 +199,8 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     earlier_rows = read_case_table(table) if table.exists() else []
     known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
     known = [row for row in known if row.get("lost_in") or not is_lost(row)]
+    # Reading leaves empty cells out, and a column that is empty in all of these rows would move to the end.
+    known = [{name: cell for name, cell in row.items() if name not in WORDS} | words_of(row) for row in known]
     rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
@@ -251,8 +255,14 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         "threshold": model.threshold,
         "unreliable": "yes" if doubts else "",
         "note": "; ".join(filter(None, (*doubts, fallback_note, note))),
+        "lost_in": "",
     }
-    return row | {"lost_in": lost_stage_of(evaluation, case) if is_lost(row) else ""}
+    return row | {"lost_in": lost_stage_of(evaluation, case)} if is_lost(row) else row
+
+
+def words_of(row: CaseRow) -> CaseRow:
+    """Return the last columns of a row, which hold words."""
+    return {name: row.get(name, "") for name in WORDS}
 
 
 def lost_stage_of(evaluation: Evaluation, case: Case) -> str:

@@ -305,6 +305,11 @@ def test_what_speaks_against_a_mask_is_in_the_table_and_on_the_picture(world, tm
     monkeypatch.setattr(evaluate, "find_doubts", lambda image: ())
     assert evaluate.main("pancreas_coarse", world.options) == 0
     assert set(shown) == {((), ("a remark",))}
+    table = world.evaluation("pancreas_coarse") / "cases.csv"
+    content = table.read_text()
+    (table.parent / "masks" / "scan1.npz").unlink()  # made again: the columns stay, also those that are empty
+    assert evaluate.main("pancreas_coarse", world.options) == 0
+    assert table.read_text().splitlines()[0] == content.splitlines()[0]
 
 
 def backup(content: bytes, folder: Path) -> Path:
