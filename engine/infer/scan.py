@@ -205,6 +205,8 @@ class ScanSegmenter:
         write_mask(self.folder.mask_path(name), label, scan.grid)
         pancreas_ml, tumour_ml = volume_ml(label > 0, scan.spacing), volume_ml(label == TUMOUR, scan.spacing)
         doubts = (*scan.doubts, *find_doubts_of_size(pancreas_ml), *doubts)
+        fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
+        notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
             draw_overlay(
                 self.folder.picture_path(name),
@@ -214,13 +216,13 @@ class ScanSegmenter:
                 spacing=scan.spacing,
                 title=f"{name}: pancreas {pancreas_ml:.1f} ml, tumour {tumour_ml:.1f} ml",
                 doubts=doubts,
+                notes=notes,
             )
-        fast = "without flips (--fast)" if any(model.fast for model in self.models.values()) else ""
         return {
             "pancreas_ml": round(pancreas_ml, 2),
             "tumour_ml": round(tumour_ml, 2),
             "unreliable": "yes" if doubts else "",
-            "note": "; ".join(filter(None, (*doubts, *notes, *scan.notes, fast, picture.fault))),
+            "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),
             "picture_fault": picture.fault,
         }
 
