@@ -34,6 +34,7 @@ from data.splits.split import centre_of, centres_with, choose_splits, exclude_ce
 from engine.evaluate.masks import read_reference, score_prepared_mask
 from engine.evaluate.predictions import LABELS, MASK, Predictions, infer_values
 from engine.metrics import case_metrics
+from engine.report.html.evaluation import PAGE
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, write_case_table
 from engine.stages import STAGES
@@ -173,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         title=title,
         heading=title,
         read_prediction=predictions.read_prepared_mask,
+        find_mask=predictions.find_file,
     )
     faults = [row for row in rows if failed(row)]
     for row in faults:
@@ -254,7 +256,7 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
         earlier = None
     if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):
         raise InputError(out, "the folder is not empty and was not made by this command", "choose another --out")
-    for path in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv")):
+    for path in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv"), *out.glob(PAGE)):
         path.unlink()
     settings = {
         "predictions": str(predictions.folder.resolve()),
