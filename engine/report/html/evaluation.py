@@ -64,13 +64,11 @@ def write_evaluation_page(
     """
     ordered = sorted(rows, key=badness)
 
-    def read(case: Case) -> View:
-        return view_case(case, read_prediction(case), target)
+    def reader(case: Case) -> Callable[[], View]:
+        return lambda: view_case(case, read_prediction(case), target)
 
     viewable = [
-        ViewableCase(row["case"], describe_case(row), lambda case=cases[row["case"]]: read(case))  # type: ignore[misc]
-        for row in ordered
-        if not failed(row)
+        ViewableCase(row["case"], describe_case(row), reader(cases[row["case"]])) for row in ordered if not failed(row)
     ]
     page = Page(
         title=heading,
@@ -118,7 +116,15 @@ def means_table(rows: Sequence[CaseRow]) -> Table:
         form = FORMS.get(name, ".3f")
         low, high = number_cell(s.low, form).text, number_cell(s.high, form).text
         numbers = [number_cell(s.mean, form), number_cell(s.sd, form.replace("+", ""))]
-        lines.append([Cell(COLUMNS.get(name, name)), *numbers, Cell(f"{low} to {high}"), Cell(str(s.n), s.n), Cell(str(s.excluded), s.excluded)])
+        lines.append(
+            [
+                Cell(COLUMNS.get(name, name)),
+                *numbers,
+                Cell(f"{low} to {high}"),
+                Cell(str(s.n), s.n),
+                Cell(str(s.excluded), s.excluded),
+            ]
+        )
     return Table("Means over the cases", ["metric", "mean", "sd", "95 % interval", "cases", "left out"], lines)
 
 

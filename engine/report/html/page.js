@@ -143,7 +143,7 @@ class Viewer {
         volumes.push(await this.volume(layer.mask, layer.name, `layer${i}`, 0));
       }
       const last = content.layers.length - 1;
-      const meshes = await Promise.all(content.layers.map((layer, i) => this.mesh(layer, i === last ? 1 : 0.35)));
+      const meshes = await Promise.all(content.layers.map((layer, i) => this.mesh(layer, i === last ? 1 : 0.5)));
       if (mine !== this.latest) return;
       this.show(index, content, volumes, meshes);
       this.say(holder.dataset.about);

@@ -1,7 +1,7 @@
 """A report as one HTML file: it holds everything that it shows, and needs neither a server nor a network.
 
-What it inlines is limited by its size. Tables come first, then the pictures, then a 3-D view of one case after the other
-as long as there is room; the page names what it left out, and why.
+What it inlines is limited by its size. Tables come first, then the pictures, then a 3-D view of one case after the
+other as long as there is room; the page names what it left out, and why.
 """
 
 import base64
@@ -117,7 +117,7 @@ def write_page(path: Path, page: Page, largest: int = LARGEST_PAGE) -> list[Left
         if not is_full:
             try:
                 holder = _format_case(case)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 left_out.append(LeftOut(case.key, str(error)))
                 continue
             size = len(holder.encode("utf-8", "replace"))
@@ -185,7 +185,7 @@ def _fill(
 def _format_picture(picture: Picture) -> str:
     caption = escape(picture.caption)
     source = base64.b64encode(picture.path.read_bytes()).decode("ascii")
-    image = f'<img alt="{caption}" loading="lazy" src="data:image/png;base64,{source}">'
+    image = f'<img alt="{caption}" src="data:image/png;base64,{source}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-
 LONG_TEXT = 30  # characters; a longer one gets room for several words in a line
 
 
@@ -38,7 +37,8 @@ class Table:
         title: Heading above it.
         columns: Headings of the columns.
         rows: The cells of every row, one for each column.
-        note: A sentence below the heading.
+        note: A sentence between the heading and the table.
+        below: How to read the table, paragraph by paragraph; written below it.
         is_sortable: Whether the headings are buttons that sort the rows.
     """
 
@@ -46,6 +46,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    below: Sequence[str] = ()
     is_sortable: bool = False
 
 
@@ -83,12 +84,14 @@ def format_table(table: Table, name: str, viewable: Container[str] = ()) -> str:
     sortable = ' class="sortable"' if table.is_sortable else ""
     lines = [
         f'<section aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(table.title)}</h2>',
-        f"<p>{escape(table.note)}</p>" if table.note else "",
+        f'<p class="note">{escape(table.note)}</p>' if table.note else "",
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-title">',
         f'<table id="{name}"{sortable}>',
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>",
         *(f"<tr>{''.join(_format_cell(i, cell, viewable) for i, cell in enumerate(row))}</tr>" for row in table.rows),
-        "</tbody></table></div></section>",
+        "</tbody></table></div>",
+        *(f'<p class="note">{escape(line)}</p>' for line in table.below),
+        "</section>",
     ]
     return "\n".join(filter(None, lines))
 
