@@ -121,6 +121,8 @@ class Viewer {
     const surface = new niivue.Niivue({ ...common, backColor: [0.07, 0.08, 0.1, 1], isOrientCube: true });
     await slices.attachToCanvas(byId("viewer-slices"));
     await surface.attachToCanvas(byId("viewer-surface"));
+    // What the mouse does there, sliders and buttons do, too; the keys of NiiVue would only be found by chance.
+    for (const name of ["viewer-slices", "viewer-surface"]) byId(name).tabIndex = -1;
     slices.onLocationChange = (place) => this.describe(place);
     surface.setSliceType(niivue.SLICE_TYPE.RENDER);
     surface.setRenderAzimuthElevation(180, 10); // from the front, as the coronal slice
