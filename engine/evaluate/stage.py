@@ -133,6 +133,10 @@ class Evaluation:
         """Return the file of a case's mask on the grid of its scan."""
         return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
 
+    def probability_path(self, case: Case) -> Path:
+        """Return the file of the probabilities of a case."""
+        return self.folder / "probabilities" / f"{file_stem(self.split, case)}.nii.gz"
+
     def has_mask(self, case: Case) -> bool:
         """Return whether the mask of a case can be read."""
         with contextlib.suppress(InputError):
@@ -214,6 +218,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         heading=f"{title} ({model.run.name}, threshold {model.threshold:g})",
         read_prediction=evaluation.read_mask,
         find_mask=evaluation.prediction_path,
+        find_probability=evaluation.probability_path,
         curves=model.run / "curves.png",
     )
     return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data.cases.labels import PANCREAS, TUMOUR
-from data.scans.volume import read_image, read_label
+from data.cases.labels import PANCREAS, TARGETS, TUMOUR
+from data.scans.volume import read_image, read_label, read_probability
 from engine.infer.cascade import StageModel
 from engine.infer.volumes import PredictionFolder
 from engine.report.html.page import Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
-from engine.report.html.viewer import Layer, View
+from engine.report.html.viewer import Layer, Map, View
 from engine.report.pictures import COLOURS
 from engine.report.tables import CaseRow, failed
 
@@ -51,7 +51,7 @@ def write_prediction_page(
             ViewableCase(
                 row["case"],
                 _describe(row),
-                partial(_read_view, Path(row["scan"]), folder.mask_path(row["case"]), series),
+                partial(_read_view, Path(row["scan"]), row["case"], folder, series),
             )
             for row in done
         ],
@@ -93,16 +93,22 @@ def _describe(row: CaseRow) -> str:
     return f"{row['case']}: {caution}pancreas {row['pancreas_ml']} ml, tumour {row['tumour_ml']} ml{note}"
 
 
-def _read_view(scan: Path, mask: Path, series: str) -> View:
-    """Read a scan and its mask.
+def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> View:
+    """Read a scan, its mask and the probabilities that are saved beside it.
 
     Raises:
-        InputError: If either has been damaged or removed since.
+        InputError: If one of them has been damaged or removed since.
     """
     volume = read_image(scan, series)
-    label = read_label(mask, volume).array
+    label = read_label(folder.mask_path(name), volume).array
     layers = [
         Layer("pancreas", label > 0, COLOURS["prediction", PANCREAS]),
         Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
     ]
-    return View(volume.array, volume.spacing, layers)
+    saved = {target: folder.map_path(name, target, "probability") for target in TARGETS}
+    maps = [
+        Map(f"probability of the {target}", read_probability(path, volume.grid))
+        for target, path in saved.items()
+        if path.exists()
+    ]
+    return View(volume.array, volume.spacing, layers, maps)

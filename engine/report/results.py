@@ -28,6 +28,7 @@ def write_results(
     heading: str,
     read_prediction: Callable[[Case], np.ndarray],
     find_mask: Callable[[Case], Path],
+    find_probability: Callable[[Case], Path] | None = None,
     curves: Path | None = None,
 ) -> None:
     """Write and print the summary, draw pictures of it and of some cases, and put everything into report.html.
@@ -43,6 +44,7 @@ def write_results(
         heading: Title of the summary.
         read_prediction: Reads the predicted mask of a case on the grid of the prepared case: boolean, shape (D, H, W).
         find_mask: Returns the file of a case's prediction, for the link in the report.
+        find_probability: Returns the file of a case's probabilities, for the report, which shows those that exist.
         curves: The picture of the losses of the training, if the report is to show it.
 
     A picture that cannot be drawn is reported and left out.
@@ -93,6 +95,7 @@ def write_results(
             pictures=shown,
             read_prediction=read_prediction,
             find_mask=find_mask,
+            find_probability=find_probability,
         )
     write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
     missing = sum(map(bool, faults))

@@ -8,10 +8,11 @@ import numpy as np
 
 from data.cases.case import Case
 from data.cases.labels import TUMOUR, target_mask
+from data.scans.volume import read_probability
 from engine.metrics import outcome
 from engine.report.html.page import LeftOut, Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
-from engine.report.html.viewer import Layer, View
+from engine.report.html.viewer import Layer, Map, View
 from engine.report.pictures import COLOURS
 from engine.report.tables import CaseRow, failed, summarise_metrics
 
@@ -42,6 +43,7 @@ def write_evaluation_page(
     pictures: Sequence[Picture],
     read_prediction: Callable[[Case], np.ndarray],
     find_mask: Callable[[Case], Path],
+    find_probability: Callable[[Case], Path] | None = None,
 ) -> list[LeftOut]:
     """Write the report of an evaluation.
 
@@ -55,6 +57,8 @@ def write_evaluation_page(
         pictures: PNG files to show.
         read_prediction: Reads the predicted mask of a case on the grid of the prepared case.
         find_mask: Returns the file of a case's prediction, for a link.
+        find_probability: Returns the file of a case's probabilities, which are shown if it exists; None if there are
+            none of any case.
 
     Returns:
         What was left out of the page.
@@ -65,7 +69,7 @@ def write_evaluation_page(
     ordered = sorted(rows, key=badness)
 
     def reader(case: Case) -> Callable[[], View]:
-        return lambda: view_case(case, read_prediction(case), target)
+        return lambda: view_case(case, read_prediction(case), target, find_probability and find_probability(case))
 
     viewable = [
         ViewableCase(row["case"], describe_case(row), reader(cases[row["case"]])) for row in ordered if not failed(row)
@@ -149,13 +153,14 @@ def cases_table(
     )
 
 
-def view_case(case: Case, prediction: np.ndarray, target: str) -> View:
-    """Return the scan of a prepared case with its reference and prediction.
+def view_case(case: Case, prediction: np.ndarray, target: str, probability: Path | None = None) -> View:
+    """Return the scan of a prepared case with its reference, its prediction and, if they are saved, probabilities.
 
     Args:
         case: The prepared case.
         prediction: Boolean mask of the target, shape (D, H, W).
         target: "pancreas" or "tumour"; around a tumour, the reference pancreas is a layer of its own.
+        probability: File of the probabilities on the grid of the scan, which need not exist.
 
     Raises:
         InputError: If a file of the case is damaged.
@@ -168,4 +173,6 @@ def view_case(case: Case, prediction: np.ndarray, target: str) -> View:
     ]
     if target == "tumour":
         layers.insert(0, Layer("pancreas (reference)", label > 0, CONTEXT_COLOUR))
-    return View(np.asarray(case.image()), case.spacing, layers)
+    is_saved = probability is not None and probability.exists()
+    maps = [Map("probability", read_probability(probability, case.grid))] if probability and is_saved else []
+    return View(np.asarray(case.image()), case.spacing, layers, maps)

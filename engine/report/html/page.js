@@ -43,6 +43,9 @@ async function inflate(base64) {
   return new Response(stream).arrayBuffer();
 }
 
+// Of probabilities: transparent at 0, then from blue over yellow to red.
+const HEAT = { R: [40, 40, 255, 255], G: [80, 120, 220, 30], B: [220, 255, 60, 30], A: [0, 110, 190, 255], I: [0, 26, 128, 255] };
+
 // The voxels of a mask that have a neighbour outside it; shape is (z, y, x), and x runs fastest.
 function shellOf(mask, [depth, height, width]) {
   const shell = new Uint8Array(mask.length);
@@ -144,6 +147,8 @@ class Viewer {
         niivue.cmapper.addColormap(`layer${i}`, this.ramp(layer.colour));
         volumes.push(await this.volume(layer.mask, layer.name, `layer${i}`, 0));
       }
+      niivue.cmapper.addColormap("probability", HEAT);
+      for (const map of content.maps) volumes.push(await this.volume(map.values, map.name, "probability", 0));
       const last = content.layers.length - 1;
       const meshes = await Promise.all(content.layers.map((layer, i) => this.mesh(layer, i === last ? 1 : 0.5)));
       if (mine !== this.latest) return;
@@ -181,14 +186,14 @@ class Viewer {
     for (const old of [...surface.meshes]) surface.removeMesh(old);
     this.content = content;
     this.meshes = meshes;
-    this.masks = volumes.slice(1).map((volume) => volume.img);
+    this.masks = volumes.slice(1, content.layers.length + 1).map((volume) => volume.img);
     this.shells = this.masks.map((mask) => shellOf(mask, content.shape));
     this.opened = index;
     byId("viewer-case").value = String(index);
     this.markButtons();
     for (const volume of volumes) slices.addVolume(volume);
     for (const mesh of [...meshes].reverse()) if (mesh) surface.addMesh(mesh); // opaque ones first
-    this.listLayers(content.layers);
+    this.listLayers([...content.layers, ...content.maps]);
     this.setSliders(content.cross);
     this.restyle();
     this.moveToSliders();
@@ -203,7 +208,7 @@ class Viewer {
       const box = document.createElement("input");
       box.type = "checkbox";
       box.dataset.name = layer.name;
-      box.checked = chosen.get(layer.name) ?? layer.shown; // a choice holds for the next case, too
+      box.checked = chosen.get(layer.name) ?? layer.shown ?? false; // a choice holds for the next case, too
       box.addEventListener("change", () => this.restyle());
       label.append(box);
       if (layer.colour) {
@@ -226,7 +231,7 @@ class Viewer {
     [slices.volumes[0].cal_min, slices.volumes[0].cal_max] = [low, high];
     const outline = byId("viewer-outline").checked;
     slices.volumes.forEach((volume, i) => {
-      if (i) volume.img = outline ? this.shells[i - 1] : this.masks[i - 1];
+      if (this.masks[i - 1]) volume.img = outline ? this.shells[i - 1] : this.masks[i - 1];
       volume.opacity = this.boxes[i].checked ? (i ? opacity : 1) : 0;
     });
     slices.updateGLVolume();
@@ -256,13 +261,14 @@ class Viewer {
     if (this.opened < 0 || !this.content) return;
     const shares = [place.frac[2], 1 - place.frac[1], 1 - place.frac[0]];
     this.setSliders(shares);
-    const { start, shape, factor, layers } = this.content;
+    const { start, shape, factor, layers, maps } = this.content;
     const shown = shares.map((share, i) => Math.min(shape[i] - 1, Math.floor(share * shape[i])));
     const voxel = shown.map((index, i) => start[i] + Math.floor((index + 0.5) * factor[i]));
     const offset = (shown[0] * shape[1] + shown[1]) * shape[2] + shown[2];
     const inside = layers.filter((_, i) => this.masks[i][offset]).map((layer) => layer.name);
     byId("viewer-place").textContent = `z ${voxel[0]}, y ${voxel[1]}, x ${voxel[2]}: `
-      + `${Math.round(place.values[0]?.value)} HU, ${inside.length ? `in ${inside.join(", ")}` : "in no mask"}`;
+      + `${Math.round(place.values[0]?.value)} HU, ${inside.length ? `in ${inside.join(", ")}` : "in no mask"}`
+      + maps.map((map, i) => `, ${map.name} ${place.values[layers.length + 1 + i]?.value.toFixed(2)}`).join("");
   }
 
   turn(azimuth, elevation) {

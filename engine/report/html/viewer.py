@@ -10,7 +10,7 @@ import gzip
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -46,26 +46,36 @@ class Layer:
     is_shown: bool = True
 
 
+class Map(NamedTuple):
+    """Probabilities over a scan: what they are called, and float values in [0, 1], shape (D, H, W) of the scan."""
+
+    name: str
+    values: np.ndarray
+
+
 @dataclass(frozen=True)
 class View:
-    """A scan with its masks.
+    """A scan with its masks and probabilities.
 
     Attributes:
         image: int16 HU, shape (D, H, W), in LPS.
         spacing: Voxel spacing (z, y, x) in mm.
         layers: The masks, those that are drawn on top last.
+        maps: Probabilities, which are shown only if somebody chooses them.
     """
 
     image: np.ndarray
     spacing: Sequence[float]
     layers: Sequence[Layer]
+    maps: Sequence[Map] = ()
 
 
 def pack_view(view: View) -> dict[str, Any]:
     """Pack what the viewer needs as plain values that JSON can hold.
 
     Returns:
-        ``scan`` and, for each of ``layers``, ``mask`` and ``surface`` (None for an empty mask) as base64;
+        ``scan`` and, for each of ``layers``, ``mask`` and ``surface`` (None for an empty mask) as base64, and so for
+        each of ``maps`` its ``values``;
         ``start`` and ``shape`` (z, y, x), the first voxel of what is shown and its number of voxels, and ``factor``,
         the number of voxels of the image for each that is shown; and ``cross``, where to look first, as a share of the
         box along (z, y, x).
@@ -87,9 +97,14 @@ def pack_view(view: View) -> dict[str, Any]:
         }
         for layer, mask in zip(view.layers, masks, strict=True)
     ]
+    maps = [
+        {"name": name, "values": _encode(nifti_bytes(_steps_of(values[box.slices], shape), spacing, slope=1 / 255))}
+        for name, values in view.maps
+    ]
     return {
         "scan": _encode(nifti_bytes(steps, spacing, slope=STEP_HU, intercept=LOWEST_HU)),
         "layers": layers,
+        "maps": maps,
         "start": list(box.start),
         "shape": list(shape),
         "factor": [n / m for n, m in zip(box.shape, shape, strict=True)],
@@ -185,6 +200,13 @@ def _middle_of_largest_slice(masks: Sequence[np.ndarray], shape: Sequence[int]) 
             y, x = (float(np.median(index)) for index in np.nonzero(mask[z]))
             return [(z + 0.5) / shape[0], (y + 0.5) / shape[1], (x + 0.5) / shape[2]]
     return [0.5, 0.5, 0.5]
+
+
+def _steps_of(probability: np.ndarray, shape: Index3D) -> np.ndarray:
+    """Return probabilities, thinned to a shape, in 255 steps."""
+    if probability.shape != shape:
+        probability = resize(probability.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=True)
+    return np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)
 
 
 def _encode(content: bytes) -> str:

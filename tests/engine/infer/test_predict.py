@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -368,5 +369,7 @@ def test_the_report_shows_every_scan_of_the_call(seen, tmp_path, capsys):
     assert files == ["a & b_pancreas_tumour.nii.gz", "a & b.png"] and all((out / name).is_file() for name in files)
     assert f"report: {out / 'report.html'}" in capsys.readouterr().out
     # Shares of the same scans may be segmented at the same time; a scan that was finished before is shown, too.
+    shutil.copy(out / "a & b_pancreas_tumour.nii.gz", out / "a & b_tumour_probability.nii.gz")
     assert predict.main([first, third, "-o", str(out), "--report", "--shard", "1/2"]) == 0
+    assert '"name": "probability of the tumour"' in (out / "report_1_of_2.html").read_text()
     assert [found["data-key"] for found in Reader(out / "report_1_of_2.html").all("script", class_="case")] == ["a & b"]

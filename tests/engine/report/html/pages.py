@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.report.html.page import Page, Picture, ViewableCase
 from engine.report.html.tables import Cell, Table, number_cell
-from engine.report.html.viewer import Layer, View
+from engine.report.html.viewer import Layer, Map, View
 
 HOSTILE = '<script>window.hacked=1</script>"&\'<img src=x onerror="window.hacked=1">'
 SHAPE, SPACING = (20, 36, 40), (3.0, 2.0, 2.0)
@@ -19,11 +19,11 @@ def ball(centre: tuple[int, int, int], radius_mm: float, shape=SHAPE, spacing=SP
 
 
 def small_view() -> View:
-    """A gland at HU 60 with a prediction beside it, which overlaps it; noise around."""
+    """A gland at HU 60 with a prediction of 0.75 beside it, which overlaps it; noise around."""
     reference, prediction = ball((10, 18, 16), 12.0), ball((10, 18, 20), 12.0)
     image = np.random.default_rng(0).normal(-60, 15, SHAPE) + 120 * reference
     layers = [Layer("reference", reference, (64, 224, 96)), Layer("prediction", prediction, (255, 70, 200))]
-    return View(image.astype(np.int16), SPACING, layers)
+    return View(image.astype(np.int16), SPACING, layers, [Map("probability", 0.75 * prediction)])
 
 
 def page_of(keys: list[str], pictures: list[Path] = ()) -> Page:  # type: ignore[assignment]

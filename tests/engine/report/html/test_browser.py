@@ -24,6 +24,7 @@ KEYS = ["west/a", HOSTILE, "west/c"]
 SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 PATIENCE_MS = 60_000
 PINK, GREEN = (255, 70, 200), (64, 224, 96)  # of the prediction and the reference
+RED = (255, 120, 45)  # between yellow and red, of a probability of 0.75
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,10 @@ def pixels(page: Any, canvas: str, colour: tuple[int, int, int]) -> int:
 def place_of(page: Any) -> tuple[int, int, int]:
     """Return the voxel (z, y, x) that all slices show, after the line about it was compared with the scan."""
     text = page.locator("#viewer-place").inner_text()
-    found = re.fullmatch(r"z (\d+), y (\d+), x (\d+): (-?\d+) HU, in (.+)", text)
+    found = re.fullmatch(r"z (\d+), y (\d+), x (\d+): (-?\d+) HU, in (.+), probability (.+)", text)
     voxel, view = tuple(int(n) for n in found.groups()[:3]), small_view()
     assert abs(int(found[4]) - view.image[voxel]) <= STEP_HU / 2
+    assert float(found[6]) == pytest.approx(view.maps[0].values[voxel], abs=0.01)
     assert found[5] == (", ".join(layer.name for layer in view.layers if layer.mask[voxel]) or "no mask")
     return voxel
 
@@ -120,6 +122,10 @@ def test_a_case_is_opened_and_changed_by_keyboard(tab):
     tab.keyboard.press("Space")
     assert pixels(tab, "#viewer-slices", PINK) == pixels(tab, "#viewer-surface", PINK) == 0
     assert pixels(tab, "#viewer-slices", GREEN) > 100
+    assert pixels(tab, "#viewer-slices", RED) == 0
+    tab.get_by_label("probability").focus()
+    tab.keyboard.press("Space")
+    assert pixels(tab, "#viewer-slices", RED) > 100  # it is high where the prediction was
     z, y, x = place_of(tab)
     tab.locator("#viewer-z").focus()
     tab.keyboard.press("ArrowRight")

@@ -4,11 +4,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pytest
 
 from data.cases.store import read_store
+from data.common.errors import InputError
+from data.prepare import command as prepare
 from engine.report.html.evaluation import badness, view_case
 from engine.report.results import write_results
 from engine.report.tables import write_case_table
+from tests.conftest import affine_of, save
 from tests.engine.report.html.pages import Reader
 from tests.study_parts import case
 
@@ -70,3 +74,24 @@ def test_the_view_of_a_case_shows_what_was_compared(study_store):
     assert np.array_equal(layers["reference"], label == 2) and np.array_equal(layers["pancreas (reference)"], label > 0)
     layers = {layer.name: layer.mask for layer in view_case(found, prediction, "pancreas").layers}
     assert list(layers) == ["reference", "prediction"] and np.array_equal(layers["reference"], label > 0)
+
+
+def test_saved_probabilities_are_shown_on_the_voxels_of_the_case(tmp_path):
+    affine, scan = affine_of((1, 0, 2), (-1, 1, 1), (3.0, 5.0, 0.0), (3.0, 4.0, 5.0)), np.zeros((20, 24, 10), np.int16)
+    scan[4:12, 6:18, 3:8] = 50
+    write = {"images": scan, "labels": (scan > 0).astype(np.uint8)}
+    for kind, array in write.items():
+        (tmp_path / "east" / kind).mkdir(parents=True)
+        save(tmp_path / "east" / kind / "a.nii.gz", array, affine)
+    options = ["--centre", "east", "--workers", "1", "--store", str(tmp_path / "store"), "--spacing", "6", "5", "5"]
+    assert prepare.main(["folder", str(tmp_path / "east"), *options]) == 0
+    (found,) = read_store(tmp_path / "store")["east"]
+    path = save(tmp_path / "probability.nii.gz", np.where(scan > 0, 0.9, 0.1).astype(np.float32), affine)
+    prediction = np.zeros(found.shape, bool)
+    (shown,) = view_case(found, prediction, "pancreas", path).maps
+    inside = np.asarray(found.label()) > 0
+    assert shown.values.shape == found.shape and shown.values[inside].mean() > 0.8 > 0.2 > shown.values[~inside].mean()
+    assert view_case(found, prediction, "pancreas", tmp_path / "none.nii.gz").maps == []
+    save(path, np.zeros((9, 9, 9), np.float32), affine_of(zooms=(1.0, 1.0, 1.3)))
+    with pytest.raises(InputError, match="not on the grid of its scan"):
+        view_case(found, prediction, "pancreas", path)

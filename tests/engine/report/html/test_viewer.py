@@ -13,6 +13,7 @@ from engine.report.html.viewer import (
     CONTEXT_MM,
     STEP_HU,
     Layer,
+    Map,
     View,
     nifti_bytes,
     pack_view,
@@ -57,6 +58,8 @@ def test_masks_and_grey_values_of_a_case_can_be_read_back():
     for layer, stored in zip(view.layers, packed["layers"], strict=True):
         assert (stored["name"], stored["shown"]) == (layer.name, True)
         assert np.array_equal(lps_array(unpack(stored["mask"])), layer.mask[box.slices])
+    (stored,) = packed["maps"]
+    assert np.abs(lps_array(unpack(stored["values"])) - view.maps[0].values[box.slices]).max() < 1 / 500
 
 
 def test_what_is_looked_at_first_lies_in_the_last_mask_that_is_not_empty():
@@ -97,7 +100,8 @@ def test_a_thinned_case_keeps_its_place_and_its_means():
     shape, spacing = (60, 150, 220), (1.5, 0.8, 0.8)
     mask = ball((30, 75, 110), 40.0, shape, spacing)
     image = (100 * mask).astype(np.int16)
-    packed = pack_view(View(image, spacing, [Layer("a", mask, (1, 2, 3)), Layer("b", image < 9, (1, 2, 3))]))
+    layers = [Layer("a", mask, (1, 2, 3)), Layer("b", image < 9, (1, 2, 3))]
+    packed = pack_view(View(image, spacing, layers, [Map("probability", mask.astype(np.float32))]))
     assert np.prod(packed["shape"]) <= 1_500_000 < image.size and max(packed["factor"]) > 1
     scan, thin = unpack(packed["scan"]), unpack(packed["layers"][0]["mask"])
     voxel = np.prod(scan.header.get_zooms())
@@ -107,6 +111,7 @@ def test_a_thinned_case_keeps_its_place_and_its_means():
     half = [z / 2 for z in scan.header.get_zooms()[::-1]]
     assert [m + h for m, h in zip(middle, half, strict=True)] == pytest.approx(expected, abs=0.2)
     assert lps_array(scan)[lps_array(thin) > 0].mean() == pytest.approx(100, abs=4)
+    assert np.corrcoef(lps_array(thin).ravel(), lps_array(unpack(packed["maps"][0]["values"])).ravel())[0, 1] > 0.97
 
 
 def test_a_surface_encloses_its_mask_and_faces_outwards():
