@@ -230,9 +230,10 @@ class Viewer {
     const [low, high] = byId("viewer-window").value.split(",").map(Number);
     [slices.volumes[0].cal_min, slices.volumes[0].cal_max] = [low, high];
     const outline = byId("viewer-outline").checked;
+    const strength = (i) => (this.masks[i - 1] && !outline ? opacity / 2 : opacity); // others are seen through a filled mask
     slices.volumes.forEach((volume, i) => {
       if (this.masks[i - 1]) volume.img = outline ? this.shells[i - 1] : this.masks[i - 1];
-      volume.opacity = this.boxes[i].checked ? (i ? opacity : 1) : 0;
+      volume.opacity = this.boxes[i].checked ? (i ? strength(i) : 1) : 0;
     });
     slices.updateGLVolume();
     this.meshes.forEach((mesh, i) => { if (mesh) mesh.visible = this.boxes[i + 1].checked; });
