@@ -17,16 +17,20 @@ from engine.report.pictures import COLOURS
 from engine.report.tables import CaseRow, failed, summarise_metrics
 
 PAGE = "report.html"
-COLUMNS = {
+NAMES = {
     "dice": "Dice",
     "nsd_2mm": "NSD 2 mm",
+    "nsd_1mm": "NSD 1 mm",
     "hd95_mm": "HD95 mm",
-    "recall": "recall",
-    "precision": "precision",
+    "asd_mm": "ASD mm",
+    "roi_recall": "ROI recall",
+    "roi_recall_margin": "ROI recall with margin",
     "reference_ml": "reference ml",
     "prediction_ml": "predicted ml",
     "volume_error_ml": "error ml",
 }
+# Columns of the table of cases; the others are in cases.csv.
+COLUMNS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision", "reference_ml", "prediction_ml", "volume_error_ml")
 FORMS = {"hd95_mm": ".1f", "reference_ml": ".2f", "prediction_ml": ".2f", "volume_error_ml": "+.2f"}
 TAGS = {"missed": "bad", "false_positive": "bad", "failed": "bad", "correctly_empty": "good"}
 CONTEXT_COLOUR = (64, 190, 224)  # of the pancreas around a tumour
@@ -122,7 +126,7 @@ def means_table(rows: Sequence[CaseRow]) -> Table:
         numbers = [number_cell(s.mean, form), number_cell(s.sd, form.replace("+", ""))]
         lines.append(
             [
-                Cell(COLUMNS.get(name, name)),
+                Cell(NAMES.get(name, name)),
                 *numbers,
                 Cell(f"{low} to {high}"),
                 Cell(str(s.n), s.n),
@@ -146,7 +150,7 @@ def cases_table(
         lines.append([*line, mask, Cell(row.get("error") or row.get("note") or "")])
     return Table(
         "Cases",
-        ["case", "result", *(COLUMNS[name] for name in columns), "file", "note"],
+        ["case", "result", *(NAMES.get(name, name) for name in columns), "file", "note"],
         lines,
         note="The name of a case opens its 3-D view. The headings sort the table.",
         is_sortable=True,

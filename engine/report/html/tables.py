@@ -98,7 +98,8 @@ def format_table(table: Table, name: str, viewable: Container[str] = ()) -> str:
 
 def _format_cell(index: int, cell: Cell, viewable: Container[str]) -> str:
     href = f"#view={quote(cell.view, safe='', errors='replace')}" if cell.view in viewable else cell.href
-    text = f'<a href="{escape(href)}">{escape(cell.text)}</a>' if href else escape(cell.text)
+    text = escape(cell.text).replace("/", "/<wbr>")  # a name is broken after its centre rather than within a word
+    text = f'<a href="{escape(href)}">{text}</a>' if href else text
     text = f'<span class="tag {cell.tag}">{text}</span>' if cell.tag else text
     if index == 0:
         return f'<th scope="row">{text}</th>'
