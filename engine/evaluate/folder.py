@@ -36,6 +36,7 @@ from engine.evaluate.masks import read_reference, score_prepared_mask
 from engine.evaluate.methods import read_methods
 from engine.evaluate.predictions import LABELS, MASK, Predictions, infer_values
 from engine.metrics import case_metrics
+from engine.report.html.evaluation import PAGE
 from engine.report.results import write_results
 from engine.report.side_by_side import write_side_by_side
 from engine.report.tables import CaseRow, failed, write_case_table
@@ -207,6 +208,7 @@ def score_folder(predictions: Predictions, references: References, out: Path, na
         title=title,
         heading=title,
         read_prediction=predictions.read_prepared_mask,
+        find_mask=predictions.find_file,
     )
     return rows
 
@@ -285,7 +287,7 @@ def open_folder(out: Path) -> None:
         earlier = None
     if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):
         raise InputError(out, "the folder is not empty and was not made by this command", "choose another --out")
-    for pattern in ("*.png", "summary.*", "side_by_side.*", "cases.csv"):
+    for pattern in ("*.png", "summary.*", "side_by_side.*", "cases.csv", PAGE):
         for path in out.glob(pattern):
             path.unlink()
 

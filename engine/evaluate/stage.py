@@ -5,6 +5,7 @@ An evaluation leaves in its folder, which is in the run folder of the model:
     settings.yaml           what it was made with; another setting starts it anew
     cases.csv               the scores of every case
     summary.txt, .json      the scores over all cases
+    report.html             all of it on one page, with the cases in 3-D
     *.png                   the distribution of the scores; the best, the median and the worst case
     predictions/*.nii.gz    every mask on the grid of the scan's file
     masks/*.npz             every mask on the grid of the prepared case, for the later stages of the cascade
@@ -135,6 +136,14 @@ class Evaluation:
         path = mask_path(self.folder, self.split, case)
         return read_prepared_mask(path, case.shape, command=self.options.command())
 
+    def prediction_path(self, case: Case) -> Path:
+        """Return the file of a case's mask on the grid of its scan."""
+        return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
+
+    def probability_path(self, case: Case) -> Path:
+        """Return the file of the probabilities of a case."""
+        return self.folder / "probabilities" / f"{file_stem(self.split, case)}.nii.gz"
+
     def has_mask(self, case: Case) -> bool:
         """Return whether the mask of a case can be read."""
         with contextlib.suppress(InputError):
@@ -219,6 +228,9 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         title=title,
         heading=f"{title} ({model.run.name}, threshold {model.threshold:g})",
         read_prediction=evaluation.read_mask,
+        find_mask=evaluation.prediction_path,
+        find_probability=evaluation.probability_path,
+        curves=model.run / "curves.png",
     )
     return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
 
@@ -243,8 +255,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     roi, fallback_note = select_roi(stage, masks, case.spacing)
     mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi, select_organ(stage, masks))
     seconds = time.monotonic() - start
-    prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
-    write_mask(prediction, mask.astype(np.uint8), case.grid)
+    write_mask(evaluation.prediction_path(case), mask.astype(np.uint8), case.grid)
     write_prepared_mask(mask_path(evaluation.folder, split, case), mask)
     doubts = [*find_doubts(case.image()), *filter(None, [doubt])]
     row = {

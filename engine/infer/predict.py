@@ -26,6 +26,7 @@ from data.splits.split import NONE_HELD_OUT
 from engine.device import choose_device
 from engine.infer.cascade import StageModel, check_runs_folder, load_model
 from engine.infer.overlap import overlap
+from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
 from engine.infer.volumes import PredictionFolder
 from engine.options import add_average, add_fast, add_gpu, add_path
@@ -41,6 +42,11 @@ class Shard(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
+
+    @property
+    def report_name(self) -> str:
+        """The file of the report; each share has its own, as they may be segmented at the same time."""
+        return "report.html" if self.of == 1 else f"report_{self.number}_of_{self.of}.html"
 
     @staticmethod
     def parse(text: str) -> "Shard":
@@ -68,6 +74,7 @@ class PredictOptions:
         average: Whether to average the two tasks in the stages that have a distance head.
         fast: As in engine.options.
         shard: Which of the scans.
+        report: Whether to write report.html.
         gpu: As in engine.options.
         path: As in engine.options.
     """
@@ -80,6 +87,7 @@ class PredictOptions:
     average: bool
     fast: bool
     shard: Shard
+    report: bool
     gpu: str
     path: Path
 
@@ -126,6 +134,11 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         help="segment only the I-th of every N scans, I from 1 to N, so that N processes with the same scans and the "
         "same --output share the work, each on a GPU of its own or as a job of its own",
     )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write report.html into the output folder: one page with the table, pictures and 3-D views of these scans",
+    )
     add_quiet(parser)
     args = parser.parse_args(argv)
     return PredictOptions(
@@ -137,6 +150,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         average=args.average,
         fast=args.fast,
         shard=args.shard,
+        report=args.report,
         gpu=args.gpu,
         path=args.path,
     )
@@ -171,6 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in rows:
         numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
         print(f"{row['case']:<32}{numbers}  {'failed' if failed(row) else describe(row)}")
+    if options.report:
+        path = options.output / options.shard.report_name
+        write_prediction_page(path, rows, folder=folder, series=options.series, models=models)
+        print(f"report: {path}")
     faults = [row["error"] for row in rows if failed(row)]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)

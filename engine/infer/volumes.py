@@ -41,6 +41,10 @@ class PredictionFolder:
         """Return the path of the picture of a scan."""
         return self.folder / f"{name}.png"
 
+    def map_path(self, name: str, target: str, kind: str) -> Path:
+        """Return the path of a map of a scan, such as the ``kind`` "probability" of the ``target`` "tumour"."""
+        return self.folder / f"{name}_{target}_{kind}.nii.gz"
+
     def read_rows(self) -> list[CaseRow]:
         """Read the table, all values as text; there are no rows if there is no table.
 

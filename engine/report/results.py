@@ -10,6 +10,8 @@ from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.common.files import replacing
 from engine.metrics import TOLERANCE_SLACK_MM
 from engine.report.drawing import drawing
+from engine.report.html.evaluation import PAGE, write_evaluation_page
+from engine.report.html.page import Picture
 from engine.report.lost import has_target
 from engine.report.pictures import draw_overlay
 from engine.report.plots import draw_distributions
@@ -28,17 +30,25 @@ def write_results(
     title: str,
     heading: str,
     read_prediction: Callable[[Case], np.ndarray],
+    find_mask: Callable[[Case], Path],
+    find_probability: Callable[[Case], Path] | None = None,
+    curves: Path | None = None,
 ) -> None:
-    """Write and print the summary, draw the distributions, the best, median and worst case and the false positive.
+    """Write and print the summary, draw pictures of it and of some cases, and put everything into report.html.
+
+    The pictures show the distributions, the best, median and worst case and the false positive.
 
     Args:
-        folder: Gets summary.txt, summary.json and the pictures; ``cases.csv`` is there already.
+        folder: Gets summary.txt, summary.json, report.html and the pictures; ``cases.csv`` is there already.
         rows: One row per case.
         cases: The cases of the rows by their key.
         target: What was segmented, "pancreas" or "tumour".
         title: Title of the pictures.
         heading: Title of the summary.
         read_prediction: Reads the predicted mask of a case on the grid of the prepared case: boolean, shape (D, H, W).
+        find_mask: Returns the file of a case's prediction, for the link in the report.
+        find_probability: Returns the file of a case's probabilities, for the report, which shows those that exist.
+        curves: The picture of the losses of the training, if the report is to show it.
 
     A picture that cannot be drawn is reported and left out.
     """
@@ -73,9 +83,30 @@ def write_results(
     text = summary_table(rows, heading, lesions=lesions, remarks=explain_surface_dice(rows, cases))
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
+    shown = [Picture(folder / "distributions.png", f"{title}: distribution of the scores over the cases")]
+    shown += [Picture(curves, "Losses and validation Dice of the training")] if curves else []
+    shown += [
+        Picture(folder / f"{rank}.png", f"{rank.replace('_', ' ').capitalize()}: {row['case']}")
+        for rank, row in reversed(picked.items())
+        if row is not None
+    ]
+    with drawing(folder / PAGE) as page:
+        write_evaluation_page(
+            folder / PAGE,
+            rows,
+            cases=cases,
+            target=target,
+            heading=heading,
+            summary=text.partition("\n\n")[2],
+            pictures=shown,
+            read_prediction=read_prediction,
+            find_mask=find_mask,
+            find_probability=find_probability,
+        )
     write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
     missing = sum(map(bool, faults))
     print(f"\n{text}\nper case: {folder / 'cases.csv'}")
+    print("report: " + (page.fault or str(folder / PAGE)))
     print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
 
 

@@ -35,6 +35,7 @@ from engine.study.compare import compare_runs
 from engine.study.condense import condense
 from engine.study.cost import describe_costs
 from engine.study.jobs import ScriptRunner, run_jobs, terminations_as_interrupts
+from engine.study.page import write_study_page
 from engine.study.plan import PROGRAM, RunOptions, assign_gpus, describe_plan, list_unfinished, plan_study
 from engine.study.report import write_report
 from engine.study.runs import merge_with_record, read_studies, write_study
@@ -248,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if missing := [str(run) for run in study.runs if not study.is_condensed and not study.is_finished(run)]:
                 some = "; ".join(missing[:MOST_NAMED]) + ("; ..." if missing[MOST_NAMED:] else "")
                 print(f"not finished: {len(missing)} of {len(study.runs)} run(s) of {study.stage.title}: {some}")
+        print(f"report: {write_study_page(studies, options.against)}")
     return 0
 
 
@@ -303,6 +305,7 @@ def run_study(options: RunOptions) -> int:
     try:
         if any(map(merged.find_evaluation, merged.runs)):
             print(write_report(merged, options.against))
+            print(f"report: {write_study_page(read_studies(study.folder), options.against)}")
     finally:
         for fault in faults:
             print(f"error: {fault}", file=sys.stderr)

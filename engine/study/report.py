@@ -61,7 +61,7 @@ def gather_results(study: Study) -> dict[str, VariantResults]:
         InputError: If there are none, or a table is damaged.
     """
     results: dict[str, VariantResults] = {}
-    for run, rows in _read_evaluations(study).items():
+    for run, rows in read_evaluations(study).items():
         found = results.setdefault(run.variant, VariantResults())
         found.runs.append((run.seed, run.centre))
         for row in rows:
@@ -79,7 +79,7 @@ def gather_results(study: Study) -> dict[str, VariantResults]:
     return results
 
 
-def _read_evaluations(study: Study) -> dict[Run, list[CaseRow]]:
+def read_evaluations(study: Study) -> dict[Run, list[CaseRow]]:
     """Read the rows of every evaluated run, in the order of ``study.runs``."""
     if study.is_condensed:
         return read_condensed(study)
@@ -166,20 +166,18 @@ def write_report(study: Study, against: str | None = None) -> str:
     """
     results = gather_results(study)
     if against is None:
-        against = "baseline" if "baseline" in results else next(iter(results))
+        against = default_variant(results)
     if against not in results:
         raise InputError(f"--against {against}", "has no finished run", f"choose one of {', '.join(results)}")
     rows = [summarise_variant(results, variant, against) for variant in results]
     dice = {variant: mean_dice_by_centre(found) for variant, found in results.items()}
     centres = sorted({centre for means in dice.values() for centre in means})
-    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed", "lost"]
-    head += [f"Dice - {against}", "95 % interval", "p", "compared"]
     centre_rows = [
         [v, *(format_number(means.get(centre, math.nan)) for centre in centres)] for v, means in dice.items()
     ]
     parts = [
         f"### {study.stage.title.capitalize()}, held-out centres",
-        format_markdown_table(head, [format_cells(row) for row in rows]),
+        format_markdown_table(head_cells(against), [format_cells(row) for row in rows]),
         "Mean Dice by the centre that was held out:",
         format_markdown_table(["variant", *centres], centre_rows),
         "\n".join(explain_tables(study, results, against)),
@@ -203,6 +201,17 @@ def _dice_points(found: VariantResults) -> list[tuple[str, float]]:
     """Return (centre, Dice) of every case that has a Dice."""
     centre = {case: row["centre"] for (_, case), row in found.rows.items()}
     return [(centre[case], dice) for case, dice in mean_per_case(found.rows, "dice").items() if not math.isnan(dice)]
+
+
+def default_variant(results: Mapping[str, VariantResults]) -> str:
+    """Return the variant that the others are compared with unless one is named: the baseline, or else the first."""
+    return "baseline" if "baseline" in results else next(iter(results))
+
+
+def head_cells(against: str) -> list[str]:
+    """Return the headings of ``format_cells``."""
+    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed", "lost"]
+    return [*head, f"Dice - {against}", "95 % interval", "p", "compared"]
 
 
 def format_cells(row: Mapping[str, Any]) -> list[str]:

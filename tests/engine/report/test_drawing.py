@@ -4,7 +4,6 @@ import errno
 import math
 import os
 
-import numpy as np
 import pytest
 
 from data.common.errors import InputError
@@ -71,8 +70,13 @@ def test_an_evaluation_whose_plot_cannot_be_drawn_has_its_summary(tmp_path, caps
     (tmp_path / "distributions.png").mkdir()
     row = dict.fromkeys((*COLUMNS, "seconds"), math.nan) | {"case": "a/b", "centre": "a", "error": ""}
     row |= dict.fromkeys((*LESIONS, "reference_ml", "prediction_ml"), 0.0)
-    given = {"target": "tumour", "title": "t", "heading": "h"}
-    write_results(tmp_path, [row], cases={}, read_prediction=lambda case: np.zeros(1), **given)
+
+    def lost(case):
+        raise InputError("a/b.npz", "no such mask", "run this evaluation again")
+
+    given = {"target": "tumour", "title": "t", "heading": "h", "read_prediction": lost}
+    write_results(tmp_path, [row], cases={"a/b": None}, find_mask=lambda case: tmp_path / "b.nii.gz", **given)
     captured = capsys.readouterr()
     assert captured.out.endswith("*.png; 1 could not be drawn, see the warnings\n") and captured.err.count("\n") == 1
     assert (tmp_path / "summary.json").exists()
+    assert "a/b: a/b.npz: no such mask." in (tmp_path / "report.html").read_text()

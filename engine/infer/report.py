@@ -1,0 +1,114 @@
+"""The report of a call of predict.py: its scans with their masks on one page, report.html."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from data.cases.labels import PANCREAS, TARGETS, TUMOUR
+from data.scans.volume import read_image, read_label, read_probability
+from engine.infer.cascade import StageModel
+from engine.infer.volumes import PredictionFolder
+from engine.report.html.page import Page, Picture, ViewableCase, write_page
+from engine.report.html.tables import Cell, Table, number_cell, relative_link
+from engine.report.html.viewer import Layer, Map, View
+from engine.report.pictures import COLOURS
+from engine.report.tables import CaseRow, failed
+
+MOST_PICTURES = 6  # the table leads to the others; every case with a 3-D view needs none
+
+
+def write_prediction_page(
+    path: Path, rows: Sequence[CaseRow], *, folder: PredictionFolder, series: str, models: Mapping[str, StageModel]
+) -> None:
+    """Write the report of the scans that one call has segmented. The files are read again for the 3-D views.
+
+    Args:
+        path: The HTML file.
+        rows: The rows of the scans in the table of volumes.
+        folder: Has the masks and pictures.
+        series: As for ``read_image``.
+        models: The models that the masks were made with, by the name of their stage.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    ordered = sorted(rows, key=lambda row: (not failed(row), not row["unreliable"]))
+    done = [row for row in ordered if not failed(row)]
+    used = [f"{m.stage.title:<16}{m.run}, threshold {m.threshold:g}" for m in models.values()]
+    page = Page(
+        title=f"Segmented scans in {folder.folder.absolute().name}",
+        lead=[
+            "Masks that a program has drawn and nobody has corrected. Scans that failed come first, then those whose "
+            "mask is not reliable.",
+        ],
+        tables=[_scans_table(ordered, folder, path.parent)],
+        summary="\n".join(["Models:", *used]),
+        pictures=[
+            Picture(folder.picture_path(row["case"]), f"{row['case']}: contours of the prediction")
+            for row in done[:MOST_PICTURES]
+        ],
+        cases=[
+            ViewableCase(
+                row["case"],
+                _describe(row),
+                partial(_read_view, Path(row["scan"]), row["case"], folder, series),
+            )
+            for row in done
+        ],
+    )
+    write_page(path, page)
+
+
+def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) -> Table:
+    lines = []
+    for row in rows:
+        name = row["case"]
+        if failed(row):
+            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 4, Cell(row["error"])])
+            continue
+        picture = folder.picture_path(name)
+        lines.append(
+            [
+                Cell(name, view=name),
+                Cell("unreliable", tag="bad") if row["unreliable"] else Cell("segmented"),
+                number_cell(float(row["pancreas_ml"]), ".2f"),
+                number_cell(float(row["tumour_ml"]), ".2f"),
+                Cell("mask", href=relative_link(folder.mask_path(name), here)),
+                Cell("picture", href=relative_link(picture, here)) if picture.exists() else Cell("-"),
+                Cell(row["note"]),
+            ]
+        )
+    return Table(
+        "Scans",
+        ["scan", "result", "pancreas ml", "tumour ml", "mask", "picture", "note"],
+        lines,
+        note="The name of a scan opens its 3-D view. The headings sort the table.",
+        is_sortable=True,
+    )
+
+
+def _describe(row: CaseRow) -> str:
+    caution = "UNRELIABLE. " if row["unreliable"] else ""
+    note = f". {row['note']}" if row["note"] else ""
+    return f"{row['case']}: {caution}pancreas {row['pancreas_ml']} ml, tumour {row['tumour_ml']} ml{note}"
+
+
+def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> View:
+    """Read a scan, its mask and the probabilities that are saved beside it.
+
+    Raises:
+        InputError: If one of them has been damaged or removed since.
+    """
+    volume = read_image(scan, series)
+    label = read_label(folder.mask_path(name), volume).array
+    layers = [
+        Layer("pancreas", label > 0, COLOURS["prediction", PANCREAS]),
+        Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
+    ]
+    saved = {target: folder.map_path(name, target, "probability") for target in TARGETS}
+    maps = [
+        Map(f"probability of the {target}", read_probability(path, volume.grid))
+        for target, path in saved.items()
+        if path.exists()
+    ]
+    return View(volume.array, volume.spacing, layers, maps)

@@ -1,0 +1,191 @@
+"""The report of an evaluation, report.html: its summary, its cases with the worst first, and their 3-D views."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.cases.case import Case
+from data.cases.labels import TUMOUR, target_mask
+from data.scans.volume import read_probability
+from engine.metrics import outcome
+from engine.report.html.page import LeftOut, Page, Picture, ViewableCase, write_page
+from engine.report.html.tables import Cell, Table, number_cell, relative_link
+from engine.report.html.viewer import Layer, Map, View
+from engine.report.pictures import COLOURS
+from engine.report.tables import CaseRow, failed, summarise_metrics
+
+PAGE = "report.html"
+NAMES = {
+    "dice": "Dice",
+    "nsd_2mm": "NSD 2 mm",
+    "nsd_1mm": "NSD 1 mm",
+    "hd95_mm": "HD95 mm",
+    "asd_mm": "ASD mm",
+    "roi_recall": "ROI recall",
+    "roi_recall_margin": "ROI recall with margin",
+    "reference_ml": "reference ml",
+    "prediction_ml": "predicted ml",
+    "volume_error_ml": "error ml",
+}
+# Columns of the table of cases; the others are in cases.csv.
+COLUMNS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision", "reference_ml", "prediction_ml", "volume_error_ml")
+FORMS = {"hd95_mm": ".1f", "reference_ml": ".2f", "prediction_ml": ".2f", "volume_error_ml": "+.2f"}
+TAGS = {"missed": "bad", "false_positive": "bad", "failed": "bad", "correctly_empty": "good"}
+CONTEXT_COLOUR = (64, 190, 224)  # of the pancreas around a tumour
+
+
+def write_evaluation_page(
+    path: Path,
+    rows: Sequence[CaseRow],
+    *,
+    cases: Mapping[str, Case],
+    target: str,
+    heading: str,
+    summary: str,
+    pictures: Sequence[Picture],
+    read_prediction: Callable[[Case], np.ndarray],
+    find_mask: Callable[[Case], Path],
+    find_probability: Callable[[Case], Path] | None = None,
+) -> list[LeftOut]:
+    """Write the report of an evaluation.
+
+    Args:
+        path: The HTML file.
+        rows: One row per case.
+        cases: The cases of the rows by their key.
+        target: What was segmented, "pancreas" or "tumour".
+        heading: Title of the report.
+        summary: Lines of plain text below the means.
+        pictures: PNG files to show.
+        read_prediction: Reads the predicted mask of a case on the grid of the prepared case.
+        find_mask: Returns the file of a case's prediction, for a link.
+        find_probability: Returns the file of a case's probabilities, which are shown if it exists; None if there are
+            none of any case.
+
+    Returns:
+        What was left out of the page.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    ordered = sorted(rows, key=badness)
+
+    def reader(case: Case) -> Callable[[], View]:
+        return lambda: view_case(case, read_prediction(case), target, find_probability and find_probability(case))
+
+    viewable = [
+        ViewableCase(row["case"], describe_case(row), reader(cases[row["case"]])) for row in ordered if not failed(row)
+    ]
+    page = Page(
+        title=heading,
+        lead=[
+            f"What is segmented: the {target}{' with its tumour' if target == 'pancreas' else ''}. Cases with the "
+            "worst result come first. The views have the voxels of the prepared cases; the scores were computed on "
+            "those of the scans."
+        ],
+        tables=[means_table(rows), cases_table(ordered, cases, path.parent, find_mask)],
+        summary=summary,
+        pictures=pictures,
+        cases=viewable,
+    )
+    return write_page(path, page)
+
+
+def badness(row: CaseRow) -> tuple[int, float, float, str]:
+    """Return a key that sorts rows by how bad their result is, the worst first.
+
+    Cases that failed come first, then tumours that were missed or invented, larger ones before smaller ones, then the
+    others by their Dice, and cases in which rightly nothing was found last.
+    """
+    if failed(row):
+        return 0, 0.0, 0.0, row["case"]
+    kind = outcome(row)
+    if kind == "correctly_empty":
+        return 3, 0.0, 0.0, row["case"]
+    dice = 0.0 if kind == "false_positive" else float(row["dice"])
+    largest = max(float(row["reference_ml"]), float(row["prediction_ml"]))
+    return (1 if dice == 0 else 2), dice, -largest, row["case"]
+
+
+def describe_case(row: CaseRow) -> str:
+    """Return a line about a case that was evaluated."""
+    dice = "" if math.isnan(row["dice"]) else f"Dice {row['dice']:.3f}, "
+    volumes = f"reference {row['reference_ml']:.2f} ml, predicted {row['prediction_ml']:.2f} ml"
+    note = f". {row['note']}" if row.get("note") else ""
+    return f"{row['case']}: {outcome(row).replace('_', ' ')}, {dice}{volumes}{note}"
+
+
+def means_table(rows: Sequence[CaseRow]) -> Table:
+    """Return the table of the means over all cases."""
+    lines = []
+    for name, s in summarise_metrics(rows).items():
+        form = FORMS.get(name, ".3f")
+        low, high = number_cell(s.low, form).text, number_cell(s.high, form).text
+        numbers = [number_cell(s.mean, form), number_cell(s.sd, form.replace("+", ""))]
+        lines.append(
+            [
+                Cell(NAMES.get(name, name)),
+                *numbers,
+                Cell(f"{low} to {high}"),
+                Cell(str(s.n), s.n),
+                Cell(str(s.excluded), s.excluded),
+            ]
+        )
+    return Table("Means over the cases", ["metric", "mean", "sd", "95 % interval", "cases", "left out"], lines)
+
+
+def cases_table(
+    rows: Sequence[CaseRow], cases: Mapping[str, Case], folder: Path, find_mask: Callable[[Case], Path]
+) -> Table:
+    """Return the table of the cases, in the order of the rows; the columns that no row has are left out."""
+    columns = [name for name in COLUMNS if any(name in row for row in rows)]
+    lost = any(row.get("lost_in") for row in rows)
+    lines = []
+    for row in rows:
+        kind = "failed" if failed(row) else outcome(row)
+        line = [Cell(row["case"], view=row["case"]), Cell(kind.replace("_", " "), tag=TAGS.get(kind, ""))]
+        line += [number_cell(float(row.get(name, math.nan)), FORMS.get(name, ".3f")) for name in columns]
+        line += [Cell((row.get("lost_in") or "-").replace("_", " "))] if lost else []
+        mask = Cell("-") if failed(row) else Cell("mask", href=relative_link(find_mask(cases[row["case"]]), folder))
+        lines.append([*line, mask, Cell(row.get("error") or row.get("note") or "")])
+    return Table(
+        "Cases",
+        [
+            "case",
+            "result",
+            *(NAMES.get(name, name) for name in columns),
+            *(["lost in"] if lost else []),
+            "file",
+            "note",
+        ],
+        lines,
+        note="The name of a case opens its 3-D view. The headings sort the table.",
+        is_sortable=True,
+    )
+
+
+def view_case(case: Case, prediction: np.ndarray, target: str, probability: Path | None = None) -> View:
+    """Return the scan of a prepared case with its reference, its prediction and, if they are saved, probabilities.
+
+    Args:
+        case: The prepared case.
+        prediction: Boolean mask of the target, shape (D, H, W).
+        target: "pancreas" or "tumour"; around a tumour, the reference pancreas is a layer of its own.
+        probability: File of the probabilities on the grid of the scan, which need not exist.
+
+    Raises:
+        InputError: If a file of the case is damaged.
+    """
+    label = np.asarray(case.label())
+    code = TUMOUR if target == "tumour" else 1
+    layers = [
+        Layer("reference", target_mask(label, target) > 0, COLOURS["reference", code]),
+        Layer("prediction", prediction > 0, COLOURS["prediction", code]),
+    ]
+    if target == "tumour":
+        layers.insert(0, Layer("pancreas (reference)", label > 0, CONTEXT_COLOUR))
+    is_saved = probability is not None and probability.exists()
+    maps = [Map("probability", read_probability(probability, case.grid))] if probability and is_saved else []
+    return View(np.asarray(case.image()), case.spacing, layers, maps)
