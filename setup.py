@@ -38,12 +38,14 @@ def requirements(name: str) -> list[str]:
 
 
 packages = find_packages(include=[part for folder in (PACKAGE, *FOLDERS) for part in (folder, f"{folder}.*")])
+# What the pages of reports are made of, for instance; data/ may hold the data sets of a user and is not searched.
+assets = [str(p.relative_to("engine")) for p in Path("engine").rglob("*") if p.is_file() and p.suffix[:3] != ".py"]
 places = {name if name.startswith(PACKAGE) else f"{PACKAGE}.{name}": name.replace(".", "/") for name in packages}
 
 setup(
     packages=packages if IS_EDITABLE else list(places),
     package_dir={} if IS_EDITABLE else places,
-    package_data={"": ["py.typed", "*.js", "*.css", "*.html"]},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.engine": assets},
     install_requires=requirements("requirements.txt"),
     extras_require={
         "dicom": requirements("requirements-dicom.txt"),

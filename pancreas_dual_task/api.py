@@ -17,7 +17,7 @@ from data.scans.volume import from_image, write_image, write_mask
 from data.splits.split import NONE_HELD_OUT
 from engine.infer.cascade import StageModel, check_runs_folder
 from engine.infer.detection import detect
-from engine.infer.predict import PredictOptions, Shard, find_complete_splits, load_models
+from engine.infer.predict import find_complete_splits, load_models, parse
 from engine.infer.scan import SegmentedScan, prepare_scan, read_scan, segment_prepared
 
 
@@ -146,19 +146,11 @@ def load_cascade(
     """
     runs = Path(path)
     check_runs_folder(runs)
-    options = PredictOptions(
-        scans=(),
-        series="",
-        output=Path(),
-        split=_only_split(runs) if split is None else split,
-        until=until,
-        average=average,
-        fast=fast,
-        shard=Shard(1, 1),
-        gpu=device,
-        path=runs,
-    )
-    return Cascade(load_models(options))
+    # The options of the command, so that both load the same models; no scan and no folder is named.
+    words = [f"--path={runs}", f"--data={_only_split(runs) if split is None else split}", f"--gpu={device}"]
+    words += [f"--time={until}"] if until else []
+    words += [flag for flag, is_set in (("--average", average), ("--fast", fast)) if is_set]
+    return Cascade(load_models(parse(["-", "--output=-", *words])))
 
 
 def _only_split(runs: Path) -> str:

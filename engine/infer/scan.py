@@ -239,8 +239,9 @@ def read_scan(models: Mapping[str, StageModel], path: Path, series: str = "") ->
     Raises:
         InputError: If it cannot be read.
     """
-    scan = prepare_scan(models, _read_volume(path, series), path)
-    return scan if path.is_dir() else scan._replace(notes=())  # those on a file concern its header only
+    volume = _read_volume(path, series)
+    scan = prepare_scan(models, volume, path)
+    return scan._replace(notes=volume.notes) if path.is_dir() else scan  # those on a file concern its header only
 
 
 def prepare_scan(models: Mapping[str, StageModel], volume: Volume, name: Path | str) -> PreparedScan:
@@ -263,7 +264,7 @@ def prepare_scan(models: Mapping[str, StageModel], volume: Volume, name: Path | 
         grid=replace(volume.grid, part=part),
         voxels=volume.array.size,
         doubts=find_doubts(volume.array),
-        notes=volume.notes,
+        notes=(),
     )
 
 

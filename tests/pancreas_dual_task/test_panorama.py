@@ -11,6 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from data.common.files import REPOSITORY
+from engine.infer import scan as scan_steps
+from engine.infer.cascade import CascadeResult
 from pancreas_dual_task import panorama
 from tests.tiny_cascade import write_runs, write_scan
 
@@ -40,15 +42,19 @@ def test_as_a_process_it_writes_the_map_on_the_scan_and_a_number(tmp_path, runs)
     assert likelihood == pytest.approx(sitk.GetArrayFromImage(found).max(), abs=1e-6) and 0 < likelihood <= 1
 
 
-def test_a_scan_without_a_pancreas_has_the_likelihood_0(tmp_path, runs, capsys):
-    empty = sitk.Image([30, 28, 14], sitk.sitkInt16) - 1000
-    (tmp_path / "input" / "images" / "venous-ct").mkdir(parents=True)
-    sitk.WriteImage(empty, str(tmp_path / "input" / "images" / "venous-ct" / "air.mha"))
-    assert panorama.main([*words(tmp_path, runs), "--fast"]) == 0
-    said = capsys.readouterr().out
-    assert "air.mha: likelihood of a tumour" in said
-    if "no pancreas found" in said:
-        assert json.loads((tmp_path / "output" / "pdac-likelihood.json").read_text()) == 0.0
+def test_a_scan_without_a_pancreas_has_an_empty_map_and_the_likelihood_0(tmp_path, runs, capsys, monkeypatch):
+    doubt = "no pancreas found: the mask is empty"
+
+    def find_nothing(models, image, spacing):
+        return CascadeResult(np.zeros(image.shape, np.uint8), (), (doubt,))
+
+    monkeypatch.setattr(scan_steps, "segment_scan", find_nothing)
+    scan = write_scan(tmp_path / "input" / "images" / "venous-ct" / "0a1b.mha")
+    assert panorama.main(words(tmp_path, runs)) == 0
+    assert doubt in capsys.readouterr().out
+    assert json.loads((tmp_path / "output" / "pdac-likelihood.json").read_text()) == 0.0
+    found = sitk.ReadImage(str(tmp_path / "output" / panorama.DETECTION_MAP))
+    assert found.GetSize() == sitk.ReadImage(str(scan)).GetSize() and not sitk.GetArrayFromImage(found).any()
 
 
 def test_no_scan_and_two_scans_are_refused_in_one_line(tmp_path, runs, capsys):

@@ -38,11 +38,9 @@ def run(command: list[str | Path], folder: Path, **more: str) -> subprocess.Comp
 def wheel(tmp_path_factory) -> Path:
     """Build the wheel from a copy of the code, because setuptools leaves its work beside it."""
     root = tmp_path_factory.mktemp("build")
-    for name in FOLDERS:  # not the data sets that may lie below data/
-        for source in (*(REPOSITORY / name).rglob("*.py"), *(REPOSITORY / name).rglob("py.typed")):
-            target = root / "source" / source.relative_to(REPOSITORY)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    for name in FOLDERS:  # without the data sets of a user
+        ignored = shutil.ignore_patterns("__pycache__", "prepared", "raw")
+        shutil.copytree(REPOSITORY / name, root / "source" / name, ignore=ignored)
     for name in FILES:
         shutil.copyfile(REPOSITORY / name, root / "source" / name)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -57,11 +55,11 @@ def scripts(wheel, tmp_path_factory) -> Path:
     """Install the wheel into a fresh environment that has the dependencies; return the folder of its programs."""
     root = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root], check=True)
-    python = root / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
-    assert run(pip, root).returncode == 0
     packages = sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)})
     Path(packages, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [root / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
+    ended = run([*pip, wheel], root)
+    assert ended.returncode == 0, ended.stderr
     return root / "bin"
 
 
@@ -71,7 +69,8 @@ def test_the_wheel_holds_one_package_whose_modules_import_each_other_by_their_ne
         sources = {name: archive.read(name).decode() for name in names if name.endswith(".py")}
     assert {name.split("/")[0] for name in names} == {"pancreas_dual_task"} and "pancreas_dual_task/py.typed" in names
     ours = [path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py")]
-    assert len(sources) == len(ours)
+    assets = [path for path in (REPOSITORY / "engine").rglob("*") if path.is_file() and path.suffix[:3] != ".py"]
+    assert len(sources) == len(ours) and len(names) == len(ours) + len(assets) + 1
     for name, source in sources.items():
         for node in ast.walk(ast.parse(source)):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
