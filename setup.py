@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 
 PACKAGE = "pancreas_dual_task"
 FOLDERS = ("data", "models", "engine")
-IMPORT = re.compile(rf"^(\s*)from (?=(?:{'|'.join(FOLDERS)})[. ])", re.MULTILINE)
+IMPORT = re.compile(rf"^([ ]*)from (?=(?:{'|'.join(FOLDERS)})(?:\.\w+)* import )", re.MULTILINE)
 IS_EDITABLE = "editable_wheel" in sys.argv  # pip install -e: the repository as it is, with its own names
 
 

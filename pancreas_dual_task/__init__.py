@@ -7,9 +7,10 @@ The names below are imported when they are first used, because torch takes secon
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from data.common.errors import InputError
     from pancreas_dual_task.api import Cascade, Detection, Segmentation, load_cascade
 
-__all__ = ["Cascade", "Detection", "Segmentation", "load_cascade"]
+__all__ = ["Cascade", "Detection", "InputError", "Segmentation", "load_cascade"]
 
 
 def __getattr__(name: str) -> object:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from engine.infer import predict
-from pancreas_dual_task import Cascade, load_cascade
+from pancreas_dual_task import Cascade, InputError, load_cascade
 from tests.tiny_cascade import OBLIQUE, write_runs, write_scan
 
 
