@@ -13,12 +13,12 @@ import SimpleITK as sitk
 
 from data.common.errors import InputError
 from data.scans.grid import Grid
-from data.scans.volume import from_image, write_image, write_mask
+from data.scans.volume import from_image, read_image, write_image, write_mask
 from data.splits.split import NONE_HELD_OUT
-from engine.infer.cascade import StageModel, check_runs_folder
+from engine.infer.cascade import StageModel, check_runs_folder, segment_scan
 from engine.infer.detection import detect
 from engine.infer.predict import find_complete_splits, load_models, parse
-from engine.infer.scan import SegmentedScan, prepare_scan, read_scan, segment_prepared
+from engine.infer.scan import SegmentedScan, prepare_scan
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Cascade:
                 for the only one.
 
         Raises:
-            InputError: If the scan cannot be read, or the memory does not suffice.
+            InputError: If the scan cannot be used, or the memory does not suffice.
+            OSError: If the file cannot be read.
         """
         return Segmentation(**_describe(self._segment(scan, series)))
 
@@ -107,6 +108,7 @@ class Cascade:
 
         Raises:
             InputError: As in ``segment``.
+            OSError: As in ``segment``.
         """
         segmented = self._segment(scan, series)
         likelihoods, likelihood = detect(self.models, segmented)
@@ -115,10 +117,10 @@ class Cascade:
 
     def _segment(self, scan: str | os.PathLike[str] | sitk.Image, series: str) -> SegmentedScan:
         if isinstance(scan, sitk.Image):
-            prepared = prepare_scan(self.models, from_image(scan), "the image")
+            prepared = prepare_scan(self.models, from_image(scan))
         else:
-            prepared = read_scan(self.models, Path(scan), series)
-        return segment_prepared(self.models, prepared)
+            prepared = prepare_scan(self.models, read_image(Path(scan), series), Path(scan))
+        return SegmentedScan(prepared, segment_scan(self.models, prepared.image, prepared.spacing))
 
 
 def load_cascade(

@@ -199,10 +199,10 @@ class ScanSegmenter:
         return replace(scan, content=content, seconds=scan.seconds + time.monotonic() - start)
 
     def _read(self, path: Path) -> PreparedScan:
-        return read_scan(self.models, path, self.series)
+        return prepare_scan(self.models, _read_volume(path, self.series), path)
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
-        return segment_prepared(self.models, scan)
+        return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing))
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
         scan, (label, notes, _) = segmented
@@ -228,34 +228,18 @@ class ScanSegmenter:
         }
 
 
-def read_scan(models: Mapping[str, StageModel], path: Path, series: str = "") -> PreparedScan:
-    """Read a scan and prepare it like the training cases of the models.
-
-    Args:
-        models: As in ``ScanSegmenter``.
-        path: File, or folder of DICOM slices.
-        series: As in ``ScanSegmenter``.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    volume = _read_volume(path, series)
-    scan = prepare_scan(models, volume, path)
-    return scan._replace(notes=volume.notes) if path.is_dir() else scan  # those on a file concern its header only
-
-
-def prepare_scan(models: Mapping[str, StageModel], volume: Volume, name: Path | str) -> PreparedScan:
+def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | None = None) -> PreparedScan:
     """Prepare a scan like the training cases of the models.
 
     Args:
         models: As in ``ScanSegmenter``.
         volume: The scan in HU.
-        name: What to call it in an error.
+        path: File or folder of the scan; None if it comes from neither.
 
     Raises:
         InputError: If the memory does not suffice.
     """
-    require_memory(name, WORK_BYTES * volume.array.size)
+    require_memory(path or "the image", WORK_BYTES * volume.array.size)
     preparation = next(iter(models.values())).preparation
     image, spacing, part = apply_preparation(volume.array, volume.spacing, preparation)
     return PreparedScan(
@@ -264,13 +248,8 @@ def prepare_scan(models: Mapping[str, StageModel], volume: Volume, name: Path | 
         grid=replace(volume.grid, part=part),
         voxels=volume.array.size,
         doubts=find_doubts(volume.array),
-        notes=(),
+        notes=volume.notes if path and path.is_dir() else (),  # others concern the header of a file only
     )
-
-
-def segment_prepared(models: Mapping[str, StageModel], scan: PreparedScan) -> SegmentedScan:
-    """Segment a prepared scan with the cascade of the models, as in ``ScanSegmenter``."""
-    return SegmentedScan(scan, segment_scan(models, scan.image, scan.spacing))
 
 
 def _read_volume(scan: Path, series: str) -> Volume:

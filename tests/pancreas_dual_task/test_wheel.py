@@ -22,9 +22,11 @@ USE = """
 import sys
 import data
 from pancreas_dual_task import load_cascade
+from pancreas_dual_task.engine.stages import STAGES
 
 result = load_cascade("runs", device="cpu").segment("scan.nii.gz")
 print(data.OWN, result.mask.shape, result.tumour_ml > 0, "models" in sys.modules, "engine" in sys.modules)
+print(STAGES["tumor_fine"].script("evaluate"), *STAGES["tumor_fine"].words("train")[1:])
 """
 
 
@@ -98,4 +100,7 @@ def test_the_library_leaves_the_names_of_the_user_alone(scripts, tmp_path):
     (tmp_path / "data.py").write_text("OWN = 'my own module'\n")
     (tmp_path / "use.py").write_text(USE)
     ended = run([scripts / "python", "use.py"], tmp_path)
-    assert ended.stdout == "my own module (14, 28, 30) True False False\n", ended.stderr
+    assert ended.stdout.splitlines() == [
+        "my own module (14, 28, 30) True False False",
+        "pancreas-dual-task evaluate tumor_fine -m pancreas_dual_task train tumor_fine",  # a study runs the latter
+    ], ended.stderr
