@@ -32,5 +32,11 @@ ARG MODEL=checkpoints
 COPY ${MODEL} /opt/model
 ENTRYPOINT ["pancreas-dual-task", "panorama", "--path", "/opt/model"]
 
-# The target by default.
+# The target by default. Training compiles its blocks, for which torch needs a C compiler on a GPU.
 FROM base AS command
+USER root
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 1000
