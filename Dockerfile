@@ -13,6 +13,11 @@ COPY pancreas_dual_task pancreas_dual_task
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM ${PYTHON} AS base
+# GPU kernels are compiled when they are first used, for which Triton needs a C compiler.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 # Where torch is taken from. Empty for pip's own index, whose torch for Linux computes on GPUs (CUDA) and on CPUs; the
 # address of PyTorch's index of CPU wheels makes a smaller image that computes on CPUs.
 ARG TORCH_INDEX=""
@@ -32,11 +37,5 @@ ARG MODEL=checkpoints
 COPY ${MODEL} /opt/model
 ENTRYPOINT ["pancreas-dual-task", "panorama", "--path", "/opt/model"]
 
-# The target by default. Training compiles its blocks, for which torch needs a C compiler on a GPU.
+# The target by default.
 FROM base AS command
-USER root
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
-    && rm -rf /var/lib/apt/lists/*
-USER 1000
