@@ -55,7 +55,7 @@ def list_parts(folder: Path, device: str, tiny: bool) -> list[Part]:
         Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 60),
         *(Part(stage.name, [str(stage.script_path("train")), *train], 60) for stage in STAGES.values()),
         benchmark("training_step", 120, "--peers", "none", "--width", "32"),
-        Part("tests", ["-m", "pytest", "-m", "gpu", "-v", "--durations=0", "-p", "no:cacheprovider"], 150),
+        Part("tests", ["-m", "pytest", "tests/test_gpu.py", "-v", "--durations=0", "-p", "no:cacheprovider"], 150),
         Part("memory", ["benchmarks/memory.py", "--measure", "--gpu", gpu], 40) if device == "cuda" else None,
         benchmark("inference", 60),
         benchmark("signed_distance", 20, "--peers", "none"),

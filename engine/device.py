@@ -1,7 +1,6 @@
 """Which device to compute on, and what to say when its memory does not suffice."""
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 
 from data.common.errors import InputError
 from data.common.memory import free_memory
-from models.blocks import ResidualBlock, StandardisedConv3d
+from models.blocks import StandardisedConv3d
 
 READ_EVERY = 50  # steps
-MOST_COMPILED = 64  # versions of a block
 ONEDNN_ABOVE = (
     20480  # channels x slices x rows; for a single sample of no more, torch convolves without oneDNN on a CPU
 )
@@ -69,21 +67,16 @@ class Execution:
     Attributes:
         device: Where to compute.
         precision: Type in which the network computes. For float16, which has a smaller range, the loss is scaled.
-        compiled: Whether the blocks of the network are compiled.
+        prepares_ahead: Whether the next step is prepared beside this one, which a GPU can do.
         memory_format: Of its weights and images.
         read_every: After how many steps the losses are read and checked; a GPU has to be waited for then.
     """
 
     device: torch.device
     precision: torch.dtype = torch.float32
-    compiled: bool = False
+    prepares_ahead: bool = False
     memory_format: torch.memory_format = torch.channels_last_3d
     read_every: int = 1
-
-    @property
-    def prepares_ahead(self) -> bool:
-        """Whether the next step is prepared beside this one, which a GPU can do."""
-        return self.compiled and self.device.type == "cuda"
 
     @property
     def scales_loss(self) -> bool:
@@ -106,7 +99,7 @@ def choose_execution(device: torch.device, *, plain: bool = False) -> Execution:
         return Execution(device, memory_format=torch.contiguous_format)
     if device.type != "cuda":
         return Execution(device)
-    return Execution(device, fast_precision(device), compiled=True, read_every=READ_EVERY)
+    return Execution(device, fast_precision(device), prepares_ahead=True, read_every=READ_EVERY)
 
 
 def set_up_plain() -> None:
@@ -134,35 +127,6 @@ def fast_precision(device: torch.device) -> torch.dtype:
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context in which a network that is trained is applied fastest."""
     return Execution(device, fast_precision(device)).autocast()
-
-
-def compile_blocks(net: nn.Module, execution: Execution) -> None:
-    """Compile the residual blocks of a network, which hold nearly all of its work, at their first use.
-
-    Boxes have many shapes. A block that keeps the shape of its input is compiled once for all of them; the whole
-    network cannot be, as torch 2.13 fails on the sizes of its coarser grids. Whether this machine has what a compiler
-    needs is tried first on a small block. If it has not, a note says so and the network stays as it is.
-
-    Args:
-        net: Network whose ``ResidualBlock`` modules are changed in place; their parameters and names stay.
-        execution: How it will be computed.
-    """
-    # Each number of channels is compiled on its own, with and without gradients.
-    torch._dynamo.config.recompile_limit = MOST_COMPILED
-    blocks = [module for module in net.modules() if isinstance(module, ResidualBlock)]
-    trial = copy.deepcopy(blocks[0])
-    try:
-        trial.compile(dynamic=True)
-        channels = trial.conv1.in_channels
-        images = torch.zeros(2, channels, 8, 16, 24, device=execution.device, requires_grad=True)
-        with execution.autocast():
-            trial(images.to(execution.precision)).float().sum().backward()
-    except Exception as error:  # whatever a compiler may lack
-        reason = str(error).strip().splitlines()[0]
-        print(f"note: the network cannot be compiled here, so it runs without ({reason})")
-        return
-    for block in blocks:
-        block.compile(dynamic=True)
 
 
 def avoid_slow_convolutions(net: nn.Module) -> None:

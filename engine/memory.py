@@ -44,17 +44,14 @@ _RESOLUTIONS = ("full", "full and half", "full, half and quarter")
 class MemoryTracker(TorchDispatchMode):
     """Follow how many bytes the tensors take that are made inside its context, with their peak.
 
-    Args:
-        gpu: Whether to add the copies that torch makes inside its operations on a GPU.
-
     Attributes:
         live: Bytes of the tensors that exist.
         peak: Largest value of ``live`` so far.
     """
 
-    def __init__(self, *, gpu: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.gpu, self.live, self.peak = gpu, 0, 0
+        self.live, self.peak = 0, 0
         self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -68,7 +65,7 @@ class MemoryTracker(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.follow(leaf)
-        self.reserve(_copies_on_gpu(name, args) if self.gpu else 0)
+        self.reserve(0)
         return result
 
     def follow(self, tensor: Tensor) -> None:
@@ -88,16 +85,6 @@ class MemoryTracker(TorchDispatchMode):
     def reserve(self, size: int) -> None:
         """Note that so many more bytes were taken for a moment."""
         self.peak = max(self.peak, self.live + size)
-
-
-def _copies_on_gpu(name: str, args: Sequence[Any]) -> int:
-    """Return the bytes that an operation on a GPU takes for copies of its inputs in another memory format.
-
-    Convolutions there work on channels last and GroupNorm on channels first, so that each of them copies what the other
-    has left.
-    """
-    count = {"convolution": 1, "native_group_norm": 1, "convolution_backward": 2, "native_group_norm_backward": 2}
-    return sum(x.numel() * x.element_size() for x in args[: count.get(name, 0)])
 
 
 @functools.lru_cache(maxsize=512)
@@ -130,7 +117,7 @@ def step_memory(
         if not gpu:
             avoid_slow_convolutions(net)
         weights = list(net.parameters())
-        with MemoryTracker(gpu=gpu) as tracker:
+        with MemoryTracker() as tracker:
             for weight in weights:
                 tracker.follow(weight)
                 weight.grad = torch.empty_like(weight)  # of the step before

@@ -1,12 +1,13 @@
 """Building blocks of the network: a weight-standardised convolution and a pre-activation residual block."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.channels_last import GroupNorm, convolve
+from models.channels_last import NormReLU, convolve
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,9 @@ class Activation:
     groups: int = 8
     leak: float = 0.0
 
-    def norm(self, channels: int) -> GroupNorm:
-        """Build the normalisation of (B, channels, ...)."""
-        return GroupNorm(self.groups or channels, channels)
-
-    def relu(self) -> nn.Module:
-        """Build the function that follows the normalisation, whose result it overwrites: no gradient needs that."""
-        return nn.LeakyReLU(self.leak, inplace=True) if self.leak else nn.ReLU(inplace=True)
+    def build(self, channels: int) -> NormReLU:
+        """Build it for features (B, channels, D, H, W)."""
+        return NormReLU(self.groups or channels, channels, self.leak)
 
 
 class StandardisedConv3d(nn.Conv3d):
@@ -60,8 +57,6 @@ class StandardisedConv3d(nn.Conv3d):
 
     def _filters(self) -> Tensor:
         """Return the standardised weights; without gradients they are computed again only after a change."""
-        if torch.compiler.is_compiling():  # a condition on the version of the weights would compile anew at every step
-            return self._standardise()
         if torch.is_grad_enabled():
             self._kept = None
             return self._standardise()
@@ -114,10 +109,12 @@ def norm_relu_conv(
         stride: Step of the kernel in voxels.
         dropout: Probability of zeroing a whole channel before the convolution; 0 builds no dropout layer.
     """
-    layers: list[nn.Module] = [activation.norm(in_channels), activation.relu()]
+    # The names of the parameters are places in the published network, where the ReLU is a layer of its own.
+    layers: dict[str, nn.Module] = {"0": activation.build(in_channels)}
     if dropout:
-        layers.append(nn.Dropout3d(dropout))
-    return nn.Sequential(*layers, StandardisedConv3d(in_channels, out_channels, kernel_size, stride))
+        layers["2"] = nn.Dropout3d(dropout)
+    layers[str(3 if dropout else 2)] = StandardisedConv3d(in_channels, out_channels, kernel_size, stride)
+    return nn.Sequential(OrderedDict(layers))
 
 
 class ResidualBlock(nn.Module):
@@ -138,11 +135,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, activation: Activation, dilation: int = 1) -> None:
         super().__init__()
-        self.norm1 = activation.norm(in_channels)
+        self.norm1 = activation.build(in_channels)
         self.conv1 = StandardisedConv3d(in_channels, out_channels, dilation=dilation)
-        self.norm2 = activation.norm(out_channels)
+        self.norm2 = activation.build(out_channels)
         self.conv2 = StandardisedConv3d(out_channels, out_channels, dilation=dilation)
-        self.relu = activation.relu()
         same_width = in_channels == out_channels
         self.shortcut = (
             nn.Identity() if same_width else norm_relu_conv(in_channels, out_channels, activation, kernel_size=1)
@@ -150,6 +146,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, D, H, W) to (B, out_channels, D, H, W)."""
-        y = self.conv1(self.relu(self.norm1(x)))
-        y = self.conv2(self.relu(self.norm2(y)))
+        y = self.conv1(self.norm1(x))
+        y = self.conv2(self.norm2(y))
         return y + self.shortcut(x)

@@ -1,8 +1,10 @@
-"""What torch computes slowly on a CPU with channels last, computed faster: group norm and narrow convolutions.
+"""What torch computes slowly with channels last, computed faster: group norm, and narrow convolutions on a CPU.
 
-On other devices, in other layouts and when compiled, torch's own functions are used.
+In other layouts torch's own functions are used.
 """
 
+import functools
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -17,21 +19,38 @@ HALF_A_VECTOR = 8  # channels of float32; a vector of AVX-512 holds twice as man
 
 
 def is_slow_in_torch(x: Tensor, weight: Tensor) -> bool:
-    """Return whether (B, C, D, H, W) has the layout and is on the device that this module is for."""
+    """Return whether (B, C, D, H, W) has the layout and the type that a CPU is made fast for here."""
     if x.device.type != "cpu" or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
         return False
-    return x.ndim == 5 and x.is_contiguous(memory_format=CHANNELS_LAST) and not torch.compiler.is_compiling()
+    return x.ndim == 5 and x.is_contiguous(memory_format=CHANNELS_LAST)
 
 
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation whose backward pass is fast on a CPU with channels last.
+class NormReLU(nn.GroupNorm):
+    """Group normalisation followed by a (leaky) ReLU.
 
-    In that layout torch's own backward pass does not vectorise over a few channels: with 8 it takes longer than the
-    gradients of a 3x3x3 convolution. The forward pass is torch's.
+    On a GPU with channels last both are one (``models.fused_norm``). On a CPU in that layout, torch's own backward pass
+    of the normalisation does not vectorise over a few channels: with 8 it takes longer than the gradients of a 3x3x3
+    convolution. Ours does; the forward pass is torch's.
+
+    Args:
+        groups: Groups of channels that are normalised together.
+        channels: Channels of the features.
+        leak: Slope for negative values; 0 is ReLU.
     """
 
+    def __init__(self, groups: int, channels: int, leak: float = 0.0) -> None:
+        super().__init__(groups, channels)
+        self.leak = leak
+
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, D, H, W) over the voxels and the channels of each group."""
+        """Normalise (B, C, D, H, W) over the voxels and the channels of each group, and apply the ReLU."""
+        fused = _fused_norm_relu() if x.is_cuda and x.is_contiguous(memory_format=CHANNELS_LAST) else None
+        if fused is not None:
+            return fused(x, self.weight, self.bias, self.num_groups, self.eps, self.leak)
+        y = self._normalise(x)  # may be overwritten, as no gradient needs it
+        return F.leaky_relu_(y, self.leak) if self.leak else F.relu_(y)
+
+    def _normalise(self, x: Tensor) -> Tensor:
         large = x.shape[1] <= MOST_CHANNELS and x.shape[2:].numel() >= LEAST_VOXELS
         if large and is_slow_in_torch(x, self.weight):
             return cast("Tensor", _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps))
@@ -82,6 +101,46 @@ class _GroupNorm(torch.autograd.Function):
         dx.addcmul_(x_rows, along_rows(slope))
         dx = dx.unflatten(3, (width, -1)).movedim(-1, 1)
         return dx, sum_gn.sum(0).flatten(), sum_g.sum(0).flatten(), None, None
+
+
+@functools.cache
+def _fused_norm_relu() -> Callable[..., Tensor] | None:
+    """Return the kernels for GPUs; None where Triton is missing, as on Windows."""
+    try:
+        from models.fused_norm import norm_relu
+    except ModuleNotFoundError:
+        return None
+    return norm_relu
+
+
+def add_upsampled(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Double the sides of (B, C, D/2, H/2, W/2) by nearest-neighbour interpolation and add (B, C, D, H, W).
+
+    torch interpolates on a GPU in its default layout only, so that the features would be copied there and back.
+    """
+    if coarse.is_cuda and fine.is_contiguous(memory_format=CHANNELS_LAST):
+        return cast("Tensor", _AddUpsampled.apply(coarse, fine))
+    return F.interpolate(coarse, scale_factor=2, mode="nearest") + fine
+
+
+class _AddUpsampled(torch.autograd.Function):
+    """Adds each coarse voxel to the eight fine ones in its place."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, coarse: Tensor, fine: Tensor) -> Tensor:
+        pairs = fine.movedim(1, -1)
+        for axis in (3, 2, 1):
+            pairs = pairs.unflatten(axis, (-1, 2))  # (B, D/2, 2, H/2, 2, W/2, 2, C)
+        pairs = pairs + coarse.movedim(1, -1)[:, :, None, :, None, :, None]
+        return pairs.flatten(5, 6).flatten(3, 4).flatten(1, 2).movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        coarse = gradient.movedim(1, -1)
+        for axis in (1, 2, 3):
+            coarse = torch.add(*coarse.unflatten(axis, (-1, 2)).unbind(axis + 1))
+        return coarse.movedim(-1, 1), gradient
 
 
 def convolve(x: Tensor, filters: Tensor, stride: int, dilation: int) -> Tensor:

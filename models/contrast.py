@@ -52,25 +52,25 @@ def draw_anchors(
         generators: Source of the random draws of each sample, on the CPU.
         ring_mm: Largest width of the ring in mm.
     """
-    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
-    drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for features, target, mm, generator in zip(embedding, mask, spacing.tolist(), generators, strict=True):
+    shares, scores = [], []
+    for target, mm, generator in zip(mask, spacing.tolist(), generators, strict=True):
         width = ring_mm * (0.5 + 0.5 * float(torch.rand((), generator=generator)))
         ring = _dilate(target, [max(1, round(width / s)) for s in mm]) - target
-        for group, region in enumerate((target, ring)):
-            # A cell is occupied if at least half of it is; in a region smaller than that, the fullest cells are.
-            share = F.avg_pool3d(region.float(), REDUCTION)[0]  # (D/8, H/8, W/8)
-            cells = (share >= share.amax().clamp(max=0.5)) & (share > 0)
-            per_slice = cells.sum(dim=(1, 2), keepdim=True)
-            candidates = ridge(cells) & (per_slice >= per_slice.amax().clamp(1, min_cells))
-            # The candidate with the highest random score of each slice is its anchor.
-            score = torch.rand(candidates.shape, generator=generator).to(candidates.device, non_blocking=True)
-            best, cell = score.masked_fill(~candidates, -1).flatten(1).max(dim=1)  # (D/8,)
-            of_slice = features.flatten(2).gather(2, cell.expand(len(features), 1, -1).mT)  # (C, D/8, 1)
-            groups[group].append(of_slice.squeeze(2).T)
-            drawn[group].append(best >= 0)
-    positive, negative = map(torch.cat, groups)
-    return Anchors(positive, negative, torch.stack([*map(torch.cat, drawn)]))
+        shares.append(F.avg_pool3d(torch.cat([target, ring]).float(), REDUCTION))  # (2, D/8, H/8, W/8)
+        scores.append(torch.rand(shares[-1].shape, generator=generator))
+    share = torch.stack(shares, dim=1)  # (2, B, D/8, H/8, W/8), target and ring
+    # A cell is occupied if at least half of it is; in a region smaller than that, the fullest cells are.
+    cells = (share >= share.amax((2, 3, 4), keepdim=True).clamp(max=0.5)) & (share > 0)
+    per_slice = cells.sum((3, 4), keepdim=True)
+    enough = per_slice >= per_slice.amax(2, keepdim=True).clamp(1, min_cells)
+    candidates = ridge(cells.flatten(0, 2)).view(cells.shape) & enough
+    # The candidate with the highest random score of each slice is its anchor.
+    score = torch.stack(scores, dim=1).to(mask.device, non_blocking=True)
+    best, cell = score.masked_fill(~candidates, -1).flatten(3).max(dim=3)  # (2, B, D/8)
+    rows = embedding.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, D/8, cells of a slice, C)
+    chosen = rows.expand(2, *rows.shape).gather(3, cell[..., None, None].expand(*cell.shape, 1, rows.shape[3]))
+    positive, negative = chosen.flatten(1, 3)  # (S, C) each
+    return Anchors(positive, negative, (best >= 0).flatten(1))
 
 
 def ridge(region: Tensor) -> Tensor:

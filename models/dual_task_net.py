@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Activation, PointwiseConv3d, ResidualBlock, StandardisedConv3d, norm_relu_conv
+from models.channels_last import add_upsampled
 from models.signed_distance import distance_to_mask, scale_steepness
 
 R = TypeVar("R")
@@ -59,13 +60,13 @@ class SliceHead(nn.Module):
 
     def __init__(self, channels: int, hidden: int, activation: Activation) -> None:
         super().__init__()
-        self.norm = activation.norm(channels)
+        self.norm = activation.build(channels)
         self.hidden = nn.Linear(channels, hidden)
         self.logit = nn.Linear(hidden, 1)
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Map bottom features (B, channels, D/8, H/8, W/8) to slice logits (B, D)."""
-        pooled = F.relu(self.norm(bottom)).mean(dim=(3, 4)).transpose(1, 2)  # (B, D/8, C)
+        pooled = self.norm(bottom).mean(dim=(3, 4)).transpose(1, 2)  # (B, D/8, C)
         logits = self.logit(F.relu(self.hidden(pooled))).squeeze(-1)  # (B, D/8)
         return logits.repeat_interleave(REDUCTION, dim=1)  # (B, D)
 
@@ -126,10 +127,10 @@ class DualTaskNet(nn.Module):
         self.decoder1 = block(w1, w1)
 
         def head(channels: int) -> nn.Sequential:
-            return nn.Sequential(activation.norm(channels), activation.relu(), PointwiseConv3d(channels, 1))
+            return nn.Sequential(activation.build(channels), PointwiseConv3d(channels, 1))
 
         normalised = head_input == "normalised"
-        self.head_input = nn.Sequential(activation.norm(w1), activation.relu()) if normalised else nn.Identity()
+        self.head_input = nn.Sequential(activation.build(w1)) if normalised else nn.Identity()
         self.seg = PointwiseConv3d(w1, 1)
         self.sdf = PointwiseConv3d(w1, 1) if "sdf" in heads else None
         if normalised:
@@ -183,7 +184,7 @@ class DualTaskNet(nn.Module):
         return x
 
     def _decode(self, block: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:
-        return block(_upsample(coarse) + skip)
+        return block(add_upsampled(coarse, skip))
 
     def _head_outputs(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map the features of the decoder (B, width, D, H, W) to mask logits and raw distance, (B, 1, D, H, W)."""
@@ -220,8 +221,3 @@ def averaged_probability(output: DualTaskOutput, spacing: Tensor, steepness: flo
         raise ValueError("the network has no head 'sdf' to average with")
     transformed = distance_to_mask(torch.tanh(output.sdf.float()), scale_steepness(spacing, steepness))
     return (segmentation_probability(output) + transformed) / 2
-
-
-def _upsample(x: Tensor) -> Tensor:
-    """Double the sides of (B, C, D, H, W) by nearest-neighbour interpolation."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")

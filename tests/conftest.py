@@ -3,6 +3,7 @@
 import contextlib
 import json
 import locale
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -27,6 +29,9 @@ from engine.study import jobs as study_jobs
 from engine.train import command as train_command
 from engine.train.cost import Cost, Work
 from tests.study_parts import CENTRES, case, fake_run
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels for GPUs then run on the CPU
 
 # The same examples on every machine and in every run: a pull request never fails for an example that it did not
 # cause. `pytest --hypothesis-profile=explore` draws new ones.

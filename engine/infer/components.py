@@ -90,5 +90,7 @@ def _touching(below: _Slab, above: _Slab) -> np.ndarray:
     padded = np.pad(first, 1)
     height, width = second.shape
     shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    pairs = [np.stack([plane, second], axis=-1)[(plane > 0) & (second > 0)] for plane in shifted]
-    return np.unique(np.concatenate(pairs), axis=0) - 1 + [below.before, above.before]
+    # Both numbers in one, because numpy sorts pairs many times more slowly.
+    pairs = [(plane * (above.parts + 1) + second)[(plane > 0) & (second > 0)] for plane in shifted]
+    both = np.divmod(np.unique(np.concatenate(pairs)), above.parts + 1)
+    return np.stack(both, axis=1) - 1 + [below.before, above.before]

@@ -16,7 +16,7 @@ from data.common.errors import InputError
 from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint
-from engine.device import Execution, compile_blocks
+from engine.device import Execution
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
@@ -122,8 +122,6 @@ def prepare_training(
     net = recipe.build_network(device, execution.memory_format)
     net.recomputed = recomputed
     average = copy.deepcopy(net) if settings.ema_decay else None
-    if execution.compiled:
-        compile_blocks(net, execution)
     drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
     cases = [*train_cases, *(negatives if drawn else ())]
     dataset = BoxDataset(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models import channels_last as module
 from models.blocks import PointwiseConv3d, StandardisedConv3d
-from models.channels_last import GroupNorm, convolve
+from models.channels_last import NormReLU, add_upsampled, convolve
 from models.dual_task_net import DualTaskNet
 
 ROWS = (16, 16, 16)  # sides of enough voxels for our own backward pass
@@ -24,7 +24,8 @@ def channels_last(*shape: int) -> Tensor:
 
 
 def is_ours(y: Tensor) -> bool:
-    return y.grad_fn is not None and y.grad_fn.name() in ("_GroupNormBackward", "_PairedConvolutionBackward")
+    functions = [y.grad_fn, *(before for before, _ in y.grad_fn.next_functions)] if y.grad_fn else []
+    return any(f and f.name() in ("_GroupNormBackward", "_PairedConvolutionBackward") for f in functions)
 
 
 def gradients(module: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
@@ -33,11 +34,13 @@ def gradients(module: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize(("groups", "channels"), [(8, 8), (2, 8), (1, 3), (3, 3)])
 @pytest.mark.parametrize("sides", [ROWS, (17, 13, 19)], ids=str)
-def test_group_norm_has_the_values_and_gradients_of_torch(groups, channels, sides):
+@pytest.mark.parametrize("leak", [0, 0.01])
+def test_norm_relu_has_the_values_and_gradients_of_torch(groups, channels, sides, leak):
     torch.manual_seed(0)
-    ours, torchs = (kind(groups, channels).double() for kind in (GroupNorm, nn.GroupNorm))
+    ours = NormReLU(groups, channels, leak).double()
+    torchs = nn.Sequential(nn.GroupNorm(groups, channels).double(), nn.LeakyReLU(leak))
     random_like(ours)
-    torchs.load_state_dict(ours.state_dict())
+    torchs[0].load_state_dict(ours.state_dict())
     x = channels_last(2, channels, *sides)
     assert is_ours(ours(x))
     assert torch.equal(ours(x), torchs(x))
@@ -48,7 +51,7 @@ def test_group_norm_has_the_values_and_gradients_of_torch(groups, channels, side
 
 def test_gradient_of_group_norm_is_that_of_finite_differences(monkeypatch):
     torch.manual_seed(0)
-    norm = GroupNorm(2, 4).double()
+    norm = NormReLU(2, 4, leak=1).double()  # without the kink of the ReLU
     random_like(norm)
     monkeypatch.setattr(module, "LEAST_VOXELS", 1)
     arguments = (channels_last(2, 4, 2, 3, 4), *norm.parameters())
@@ -63,7 +66,7 @@ def test_gradient_of_group_norm_is_that_of_finite_differences(monkeypatch):
 def test_group_norm_sums_the_gradient_of_its_bias_to_rounding():
     torch.manual_seed(0)
     x = torch.randn(2, 8, 32, 32, 32).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    upstream, norm = torch.rand_like(x), GroupNorm(8, 8)
+    upstream, norm = torch.rand_like(x), NormReLU(8, 8, leak=1)
     exact = upstream.double().sum((0, 2, 3, 4)).float()
     torch.testing.assert_close(gradients(norm, x, upstream)[-1], exact, rtol=2e-6, atol=0)
 
@@ -74,8 +77,8 @@ def test_group_norm_sums_the_gradient_of_its_bias_to_rounding():
 )
 def test_group_norm_is_torchs_where_that_is_faster(channels, sides, layout):
     x = torch.randn(1, channels, *sides).contiguous(memory_format=layout)
-    assert not is_ours(GroupNorm(8, channels)(x))
-    assert is_ours(GroupNorm(8, 8)(torch.randn(1, 8, *ROWS).contiguous(memory_format=torch.channels_last_3d)))
+    assert not is_ours(NormReLU(8, channels)(x))
+    assert is_ours(NormReLU(8, 8)(torch.randn(1, 8, *ROWS).contiguous(memory_format=torch.channels_last_3d)))
 
 
 @pytest.mark.parametrize("channels", [3, 8])
@@ -109,6 +112,18 @@ def test_other_convolutions_are_torchs(shape, side, stride, dilation):
     y = convolve(x, filters, stride, dilation)
     assert not is_ours(y)
     torch.testing.assert_close(y, F.conv3d(x, filters, None, stride, dilation * (side // 2), dilation))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_upsampled_features_are_added_as_torch_interpolates_them(batch):
+    """By the function for GPUs, which gives the same on a CPU; only slower."""
+    torch.manual_seed(0)
+    coarse, fine = channels_last(batch, 4, 2, 3, 5), channels_last(batch, 4, 4, 6, 10)
+    ours, expected = module._AddUpsampled.apply(coarse, fine), add_upsampled(coarse, fine)
+    assert torch.equal(ours, expected) and ours.is_contiguous(memory_format=torch.channels_last_3d)
+    upstream = torch.randn_like(fine)
+    for a, b in zip(*(torch.autograd.grad(y, (coarse, fine), upstream) for y in (ours, expected)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def losses_of_ten_steps(layout: torch.memory_format) -> list[float]:

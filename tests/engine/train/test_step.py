@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.common.errors import InputError
-from engine.device import Execution, choose_execution
+from engine.device import choose_execution
 from engine.recipe import TrainSettings
 from engine.stages import STAGES, VARIANTS
 from engine.train.loader import read_batches
@@ -50,34 +50,6 @@ def test_the_plain_way_gives_the_same_losses(tmp_path):
     execution = choose_execution(CPU, plain=True)
     reference = losses_of(training_of(tmp_path, "tumor_fine", settings, execution=execution))
     assert losses_of(training_of(tmp_path, "tumor_fine", settings)) == pytest.approx(reference, rel=1e-3)
-
-
-def test_a_network_that_cannot_be_compiled_runs_without_and_says_so(tmp_path, monkeypatch, capsys):
-    def fail(*_, **__):
-        raise RuntimeError("no compiler found\nand more")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", fail)
-    compiled = training_of(tmp_path, "pancreas_fine", SETTINGS, execution=Execution(CPU, compiled=True))
-    note = "the network cannot be compiled here, so it runs without (no compiler found)"
-    assert capsys.readouterr().out.count(note) == 1
-    assert losses_of(compiled, 2) == losses_of(training_of(tmp_path, "pancreas_fine", SETTINGS), 2)
-
-
-@pytest.mark.slow
-def test_the_compiled_network_gives_the_same_losses_whatever_the_shape(tmp_path, capsys):
-    settings = replace(SETTINGS, lr=1e-5)  # so that rounding is not made more of
-    found = {}
-    for compiled in (True, False):
-        training = training_of(tmp_path, "tumor_fine", settings, execution=Execution(CPU, compiled=compiled))
-        training.net.train()
-        found[compiled] = []
-        for epoch in (1, 2, 3):
-            torch.manual_seed(epoch)
-            steps = step_inputs(training, epoch)
-            found[compiled] += [float(train_step(training, step, 1)["loss"]) for step in steps]
-        names = training.net.state_dict().keys()
-    assert found[True] == pytest.approx(found[False], rel=1e-3) and not any("_orig_mod" in name for name in names)
-    assert "cannot be compiled" not in capsys.readouterr().out
 
 
 def test_losses_are_read_several_steps_at_a_time_and_a_fault_names_its_case():
