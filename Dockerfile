@@ -28,7 +28,7 @@ COPY --from=wheel /wheels /tmp/wheels
 RUN pip install --no-cache-dir /tmp/wheels/*.whl \
     && useradd --create-home --uid 1000 user
 USER 1000
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["pancreas-dual-task"]
 
 FROM base AS panorama
