@@ -19,6 +19,7 @@ from data.scans.boxes import bounding_box
 COLUMNS, ROWS = 8, 6  # tiles on a page
 TILE_SIZE = (232, 180)  # width and height in pixels, without the caption
 CAPTION_HEIGHT, HEADER_HEIGHT, GAP = 20, 34, 4  # pixels
+HEADER_WIDTH, HEADER_LINE = 700, 22  # a page that is narrower has a header of three lines, each of this height
 # Colours are blue, green, red, as OpenCV has them.
 PANCREAS_COLOUR, TUMOUR_COLOUR = (96, 224, 64), (60, 90, 255)
 TEXT_COLOUR, BACKGROUND_GREY = (235, 235, 235), 24
@@ -113,7 +114,7 @@ def _draw_text(
 
 
 def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list[Path]:
-    """Lay out the tiles of a centre on pages of 8 x 6 and write them as ``<centre>_<page>.png``.
+    """Lay out the tiles of a centre on pages of at most 8 x 6 and write them as ``<centre>_<page>.png``.
 
     Pages that are left from an earlier, longer sheet of the same centre are removed.
 
@@ -131,7 +132,7 @@ def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list
     written = []
     for number, page in enumerate(pages, 1):
         path = folder / f"{centre}_{number:02d}.png"
-        title = f"{centre}: {len(tiles)} cases, page {number} of {len(pages)}"
+        title = f"{centre}: {len(tiles)} case{'s' * (len(tiles) != 1)}, page {number} of {len(pages)}"
         with replacing(path) as unfinished:
             unfinished.write_bytes(cv2.imencode(".png", _draw_page(page, title))[1].tobytes())
         written.append(path)
@@ -142,16 +143,40 @@ def write_sheets(folder: Path, centre: str, tiles: Sequence[np.ndarray]) -> list
 
 
 def _draw_page(tiles: Sequence[np.ndarray], title: str) -> np.ndarray:
-    columns = min(COLUMNS, max(4, len(tiles)))
+    """Lay out tiles below a header; cells without a tile have the grey that surrounds the scans in their tiles."""
+    columns = choose_columns(len(tiles))
     rows = -(-len(tiles) // columns)
     height, width = TILE_SIZE[1] + CAPTION_HEIGHT + GAP, TILE_SIZE[0] + GAP
-    page = np.zeros((HEADER_HEIGHT + rows * height, GAP + columns * width, 3), np.uint8)
+    right = GAP + columns * width
+    is_narrow = right < HEADER_WIDTH
+    header = HEADER_HEIGHT + (2 * HEADER_LINE if is_narrow else 0)
+    page = np.full((header + rows * height, right, 3), BACKGROUND_GREY, np.uint8)
     for i, tile in enumerate(tiles):
-        top, left = HEADER_HEIGHT + i // columns * height, GAP + i % columns * width
+        top, left = header + i // columns * height, GAP + i % columns * width
         page[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    right = page.shape[1]
-    _draw_text(page, title, (8, 22), max_width=right - 440)
-    _draw_text(page, "pancreas", (right - 420, 22), max_width=80, colour=PANCREAS_COLOUR)
-    _draw_text(page, "tumour", (right - 335, 22), max_width=70, colour=TUMOUR_COLOUR)
-    _draw_text(page, "up: anterior, left: patient's right", (right - 265, 22), max_width=255)
+    if is_narrow:  # title, colours and orientation one below the other
+        x, lines, title_width = 8, (22, 22 + HEADER_LINE, 22 + 2 * HEADER_LINE), right - 16
+    else:
+        x, lines, title_width = right - 420, (22, 22, 22), right - 440
+    _draw_text(page, title, (8, lines[0]), max_width=title_width)
+    _draw_text(page, "pancreas", (x, lines[1]), max_width=80, colour=PANCREAS_COLOUR)
+    _draw_text(page, "tumour", (x + 85, lines[1]), max_width=70, colour=TUMOUR_COLOUR)
+    _draw_text(
+        page,
+        "up: anterior, left: patient's right",
+        (x if is_narrow else x + 155, lines[2]),
+        max_width=title_width if is_narrow else 255,
+    )
     return page
+
+
+def choose_columns(count: int) -> int:
+    """Choose the number of columns, at most ``COLUMNS``, with which the fewest cells of a page have no tile.
+
+    Up to ``COLUMNS`` tiles are a single row. More are divided into rows of more than half of that, because a page that
+    is much higher than wide does not fit on a screen.
+    """
+    if count <= COLUMNS:
+        return max(1, count)
+    fewest = max(COLUMNS // 2 + 1, -(-count // ROWS))
+    return min(range(fewest, COLUMNS + 1), key=lambda columns: (-count % columns, -columns))

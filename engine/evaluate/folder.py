@@ -2,11 +2,12 @@
 
     python -m engine.evaluate --predictions DIR --centre CENTRE --label tumour --out DIR
     python -m engine.evaluate --predictions DIR --data SPLIT --part validation --label tumour --out DIR
+    python -m engine.evaluate --predictions ours=EVALUATION nnunet=DIR --data SPLIT --label tumour --out DIR
 
 The references are the cases of a centre, or those of a split that ``data.export`` gave nnU-Net to be tested or
 validated on. A prediction is found by the name of its case (``<case>.nii.gz`` or another format, or the name that
 ``data.export`` gave it) and must lie on the grid of its scan. A prediction that is missing, damaged or on another grid
-is a failed case.
+is a failed case. Several folders are scored one after the other and compared case by case.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -33,9 +34,11 @@ from data.sources.base import case_name
 from data.splits.frozen import frozen_splits
 from data.splits.split import centre_of, centres_with, choose_splits, exclude_centres_without_tumours, select_cases
 from engine.evaluate.masks import read_reference, score_prepared_mask
+from engine.evaluate.methods import read_methods
 from engine.evaluate.predictions import LABELS, MASK, Predictions, infer_values
 from engine.metrics import case_metrics
 from engine.report.results import write_results
+from engine.report.side_by_side import write_side_by_side
 from engine.report.tables import CaseRow, failed, write_case_table
 from engine.stages import STAGES
 
@@ -47,7 +50,8 @@ class ScoreOptions:
     """What the command line asks for.
 
     Attributes:
-        predictions: The folder of predictions and how to read them; its values may be "auto".
+        target: What is scored, "pancreas" or "tumour".
+        methods: By name, the folders of predictions and how to read them; their values may be "auto".
         centre: The centre whose cases are scored; None if a split is given.
         split: The split, or the name of several folds, whose cases are scored; None if a centre is given.
         part: The part of the split, "test" or "validation".
@@ -55,7 +59,8 @@ class ScoreOptions:
         out: Folder for tables and pictures.
     """
 
-    predictions: Predictions
+    target: str
+    methods: dict[str, Predictions]
     centre: str | None
     split: str | None
     part: str
@@ -88,10 +93,11 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
     )
     parser.add_argument(
         "--predictions",
-        type=Path,
-        metavar="DIR",
+        nargs="+",
+        metavar="[NAME=]DIR",
         required=True,
-        help="folder with one mask per case, on the grid of its scan",
+        help="folder with one mask per case, on the grid of its scan: of any program, of predict.py, or an evaluation "
+        "of a run; several folders are compared with each other, each under its NAME (default: that of the folder)",
     )
     references = parser.add_mutually_exclusive_group(required=True)
     references.add_argument("--centre", metavar="CENTRE", help="score all cases of this centre")
@@ -106,22 +112,23 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
         default="test",
         help="with --data: score the test cases, or the validation cases of fold 0 of data.export",
     )
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument(
+    scored = parser.add_mutually_exclusive_group(required=True)
+    scored.add_argument(
         "--label", choices=("pancreas", "tumour"), help="score the pancreas with its tumour, or the tumour"
     )
-    target.add_argument("--stage", choices=STAGES, help="score what this stage segments")
+    scored.add_argument("--stage", choices=STAGES, help="score what this stage segments")
     parser.add_argument(
         "--values",
         choices=(AUTO, LABELS, MASK),
         default=AUTO,
-        help="meaning of the voxels: labels 0/1/2, a mask of what is scored, or to be inferred from the files",
+        help="meaning of the voxels: labels 0/1/2, a mask of what is scored, or to be inferred from the files; not "
+        "needed for folders of predict.py and evaluations",
     )
     parser.add_argument(
         "--pattern",
         metavar="NAME",
         help="name of the files, with {case} for the case or {export} for its name in data.export "
-        "(default: both names in any format)",
+        "(default: both names in any format); not needed for folders of predict.py and evaluations",
     )
     add_store(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and pictures")
@@ -130,17 +137,12 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
     if args.pattern and "{case}" not in args.pattern and "{export}" not in args.pattern:
         problem = "this is the name of one file for all cases"
         raise InputError(f"--pattern {args.pattern}", problem, "put {case} or {export} into it")
-    if not args.predictions.is_dir():
-        raise InputError(args.predictions, "no such folder", "give the folder of the masks with --predictions")
     if args.centre and args.part != "test":
         raise InputError(f"--part {args.part}", "a centre has no parts", "give a split with --data instead of --centre")
+    target = args.label or STAGES[args.stage].sampling.target
     return ScoreOptions(
-        predictions=Predictions(
-            folder=args.predictions,
-            pattern=args.pattern,
-            target=args.label or STAGES[args.stage].sampling.target,
-            values=args.values,
-        ),
+        target=target,
+        methods=read_methods(args.predictions, target=target, pattern=args.pattern, values=args.values),
         centre=args.centre,
         split=args.data,
         part=args.part,
@@ -157,19 +159,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 2 if a case failed, else 0.
     """
     options = parse(argv)
-    predictions = options.predictions
     references = find_references(options)
-    check_files(predictions, references)
-    if predictions.values == AUTO:
-        predictions = replace(predictions, values=infer_values(predictions, references.cases))
-    open_folder(options.out, predictions, references)
-    title = f"{predictions.target}, {references.name}, {predictions.folder.resolve().name}"
+    methods = {}
+    for name, predictions in options.methods.items():
+        check_files(predictions, references)
+        is_settled = predictions.values != AUTO
+        values = predictions.values if is_settled else infer_values(predictions, references.cases)
+        methods[name] = replace(predictions, values=values)
+    folders = {name: options.out / name if len(methods) > 1 else options.out for name in methods}
+    for folder in dict.fromkeys((options.out, *folders.values())):
+        open_folder(folder)
+    if len(methods) > 1:
+        compared = {name: str(predictions.folder.resolve()) for name, predictions in methods.items()}
+        write_settings(options.out, {"predictions": compared, "of": references.name, "label": options.target})
+    tables = {}
+    for name, predictions in methods.items():
+        record_settings(folders[name], predictions, references)
+        tables[name] = score_folder(predictions, references, folders[name], name)
+    if len(methods) > 1:
+        title = f"{options.target}, {references.name}: {', '.join(methods)}"
+        write_side_by_side(options.out, tables, title=title, lesions=options.target == "tumour")
+    faults = [(name, row) for name, rows in tables.items() for row in rows if failed(row)]
+    for name, row in faults:
+        print(f"error: {f'{name}: ' if len(methods) > 1 else ''}{row['case']}: {row['error']}", file=sys.stderr)
+    return EXIT_BAD_INPUT if faults else 0
+
+
+def score_folder(predictions: Predictions, references: References, out: Path, name: str) -> list[CaseRow]:
+    """Score a folder of predictions and write its tables and pictures.
+
+    Args:
+        predictions: The folder.
+        references: The cases.
+        out: Folder for tables and pictures.
+        name: What the predictions are called in titles.
+
+    Returns:
+        One row per case.
+    """
+    title = f"{predictions.target}, {references.name}, {name}"
     rows: list[CaseRow] = []
     for case in progress(references.cases, title=title, unit="case"):
         rows.append(score_case(predictions, case))
-        write_case_table(options.out / "cases.csv", rows)
+        write_case_table(out / "cases.csv", rows)
     write_results(
-        options.out,
+        out,
         rows,
         cases={case.key: case for case in references.cases},
         target=predictions.target,
@@ -177,10 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         heading=title,
         read_prediction=predictions.read_prepared_mask,
     )
-    faults = [row for row in rows if failed(row)]
-    for row in faults:
-        print(f"error: {row['case']}: {row['error']}", file=sys.stderr)
-    return EXIT_BAD_INPUT if faults else 0
+    return rows
 
 
 def find_references(options: ScoreOptions) -> References:
@@ -193,7 +224,7 @@ def find_references(options: ScoreOptions) -> References:
     Raises:
         InputError: If there is no such centre or split, or no such case in it.
     """
-    target = options.predictions.target
+    target = options.target
     centres = read_store(options.store)
     if options.centre is not None:
         if options.centre not in centres:
@@ -242,8 +273,8 @@ def check_files(predictions: Predictions, references: References) -> None:
         )
 
 
-def open_folder(out: Path, predictions: Predictions, references: References) -> None:
-    """Remove earlier results of this command from a folder and record what the new ones are made with.
+def open_folder(out: Path) -> None:
+    """Remove earlier results of this command from a folder.
 
     Raises:
         InputError: If the folder holds anything else, such as the results of an evaluation script, or cannot be written
@@ -257,8 +288,13 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
         earlier = None
     if out.exists() and any(out.iterdir()) and not (isinstance(earlier, dict) and "predictions" in earlier):
         raise InputError(out, "the folder is not empty and was not made by this command", "choose another --out")
-    for path in (*out.glob("*.png"), *out.glob("summary.*"), *out.glob("cases.csv")):
-        path.unlink()
+    for pattern in ("*.png", "summary.*", "side_by_side.*", "cases.csv"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def record_settings(out: Path, predictions: Predictions, references: References) -> None:
+    """Record in ``settings.yaml`` what results are made with."""
     settings = {
         "predictions": str(predictions.folder.resolve()),
         "of": references.name,
@@ -267,7 +303,12 @@ def open_folder(out: Path, predictions: Predictions, references: References) -> 
         "pattern": predictions.pattern,
         "cases": digest(references.cases),
     }
-    with replacing(record) as unfinished:
+    write_settings(out, settings)
+
+
+def write_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write ``settings.yaml``, which also marks a folder as one of this command."""
+    with replacing(out / "settings.yaml") as unfinished:
         unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

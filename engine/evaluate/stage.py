@@ -35,6 +35,7 @@ from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, held_out_cases
 from engine.checkpoint import find_run, stage_command
 from engine.device import choose_device, naming_memory_errors
+from engine.evaluate.lost import find_lost_stage
 from engine.evaluate.masks import (
     file_stem,
     mask_path,
@@ -45,9 +46,13 @@ from engine.evaluate.masks import (
 )
 from engine.evaluate.options import EvaluateOptions, parse
 from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_organ, select_roi
+from engine.infer.scan import find_doubts
+from engine.report.lost import is_lost
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
+
+WORDS = ("unreliable", "note", "lost_in")  # the last columns of the table
 
 
 @command
@@ -93,10 +98,12 @@ class EarlierEvaluation:
     Attributes:
         folder: Where its results are.
         command: The command that runs it again.
+        before: The evaluations that it was made from, by the name of the stage.
     """
 
     folder: Path
     command: str
+    before: dict[str, "EarlierEvaluation"]
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,8 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
 def run_evaluation(evaluation: Evaluation) -> list[str]:
     """Segment and score the cases that are not done yet, then write the tables and pictures of all.
 
-    A case is done if it has a row in the table and a mask that can be read.
+    A case is done if it has a row in the table and a mask that can be read. A lost case of a table that does not say
+    where is not done: earlier versions wrote such tables.
 
     Returns:
         A line for every case that failed.
@@ -190,6 +198,9 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
     known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
+    known = [row for row in known if row.get("lost_in") or not is_lost(row)]
+    # Reading leaves empty cells out, and a column that is empty in all of these rows would move to the end.
+    known = [{name: cell for name, cell in row.items() if name not in WORDS} | words_of(row) for row in known]
     rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
@@ -224,10 +235,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     model, options, split = evaluation.model, evaluation.options, evaluation.split
     stage = model.stage
     reference = read_reference(case, stage.sampling.target)
-    masks = {
-        name: read_prepared_mask(mask_path(earlier.folder, split, case), case.shape, command=earlier.command)
-        for name, earlier in evaluation.earlier.items()
-    }
+    masks = read_masks(evaluation.earlier, split, case)
     if options.roi == "reference":
         pancreas = np.asarray(case.label()) > 0
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
@@ -238,13 +246,51 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
     write_mask(prediction, mask.astype(np.uint8), case.grid)
     write_prepared_mask(mask_path(evaluation.folder, split, case), mask)
-    return {
+    doubts = [*find_doubts(case.image()), *filter(None, [doubt])]
+    row = {
         "case": case.key,
         "centre": case.centre,
         **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
         "seconds": round(seconds, 2),
         "threshold": model.threshold,
-        "note": "; ".join(filter(None, (fallback_note, note, doubt and f"unreliable: {doubt}"))),
+        "unreliable": "yes" if doubts else "",
+        "note": "; ".join(filter(None, (*doubts, fallback_note, note))),
+        "lost_in": "",
+    }
+    return row | {"lost_in": lost_stage_of(evaluation, case)} if is_lost(row) else row
+
+
+def words_of(row: CaseRow) -> CaseRow:
+    """Return the last columns of a row, which hold words."""
+    return {name: row.get(name, "") for name in WORDS}
+
+
+def lost_stage_of(evaluation: Evaluation, case: Case) -> str:
+    """Return the name of the stage that lost a case: the evaluated one, or one on whose mask its box depends.
+
+    Raises:
+        InputError: If the mask of an earlier stage is missing or damaged.
+    """
+    masks = read_masks(all_earlier(evaluation.earlier), evaluation.split, case)
+    chain = [STAGES[name] for name in STAGES if name in masks]
+    return find_lost_stage([*chain, evaluation.model.stage], masks, np.asarray(case.label()), case.spacing)
+
+
+def all_earlier(evaluations: dict[str, EarlierEvaluation]) -> dict[str, EarlierEvaluation]:
+    """Return evaluations with all those that they were made from, by the name of the stage."""
+    made_from = (all_earlier(evaluation.before) for evaluation in evaluations.values())
+    return {name: found for before in (*made_from, evaluations) for name, found in before.items()}
+
+
+def read_masks(evaluations: dict[str, EarlierEvaluation], split: Split, case: Case) -> dict[str, np.ndarray]:
+    """Read the masks of a case in the evaluations of earlier stages, by the name of the stage.
+
+    Raises:
+        InputError: If one is missing or damaged.
+    """
+    return {
+        name: read_prepared_mask(mask_path(earlier.folder, split, case), case.shape, command=earlier.command)
+        for name, earlier in evaluations.items()
     }
 
 
@@ -291,11 +337,12 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
         if not (folder / "summary.json").exists():
             problem = f"the stage {stage.title} has not been evaluated yet"
             raise InputError(folder, problem, "evaluate it first", command=earlier.command())
-        made_from = {n: read_settings(e.folder) for n, e in find_earlier_evaluations(earlier, split).items()}
+        before = find_earlier_evaluations(earlier, split)
+        made_from = {n: read_settings(e.folder) for n, e in before.items()}
         if read_settings(folder).get("before") != made_from:
             problem = "older than the evaluations that it was made from"
             raise InputError(folder, problem, "evaluate this stage again", command=earlier.command())
-        found[name] = EarlierEvaluation(folder, earlier.command())
+        found[name] = EarlierEvaluation(folder, earlier.command(), before)
     return found
 
 

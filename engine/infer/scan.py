@@ -208,6 +208,8 @@ class ScanSegmenter:
         scan, (label, notes, _) = segmented
         write_mask(self.folder.mask_path(name), label, scan.grid)
         pancreas_ml, tumour_ml, doubts = segmented.pancreas_ml, segmented.tumour_ml, segmented.doubts
+        fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
+        notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
             draw_overlay(
                 self.folder.picture_path(name),
@@ -217,13 +219,13 @@ class ScanSegmenter:
                 spacing=scan.spacing,
                 title=f"{name}: pancreas {pancreas_ml:.1f} ml, tumour {tumour_ml:.1f} ml",
                 doubts=doubts,
+                notes=notes,
             )
-        fast = "without flips (--fast)" if any(model.fast for model in self.models.values()) else ""
         return {
             "pancreas_ml": round(pancreas_ml, 2),
             "tumour_ml": round(tumour_ml, 2),
             "unreliable": "yes" if doubts else "",
-            "note": "; ".join(filter(None, (*doubts, *notes, *scan.notes, fast, picture.fault))),
+            "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),
             "picture_fault": picture.fault,
         }
 

@@ -31,7 +31,7 @@ OVERSAMPLING = 3
 LINE_WIDTHS = {"reference": 5, "prediction": 4}
 DPI = 100
 BACKGROUND = "#1b1d21"
-CAUTION_COLOUR = "#ffb020"
+CAUTION_COLOUR, NOTE_COLOUR = "#ffb020", "#c8ccd4"
 
 # Colours (red, green, blue) by the origin of a contour and its label code. A mask without the code 2 is drawn in the
 # colours of the pancreas.
@@ -70,6 +70,7 @@ def draw_overlay(
     spacing: Sequence[float],
     title: str,
     doubts: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write a PNG with up to four axial slices and a coronal one around the organ, and contours on them.
 
@@ -82,6 +83,7 @@ def draw_overlay(
         spacing: Voxel spacing (z, y, x) in mm; the pixels of the picture are square in mm.
         title: Title of the picture.
         doubts: Why the prediction is not reliable; written below the title.
+        notes: What else a reader of the prediction should know; written below the doubts.
     """
     masks = {"prediction": prediction} if reference is None else {"reference": reference, "prediction": prediction}
     legend = _legend(masks, spacing)
@@ -100,7 +102,9 @@ def draw_overlay(
         upright = {origin: mask[::-1, y] for origin, mask in masks.items()}
         view = _draw_slice(image[::-1, y], upright, (spacing[0], spacing[2]), scale)
         panels.append(Panel(f"coronal  y {box.start[1] + y}", "RLHF", view, scale))
-    save_figure(_panel_figure(panels, legend, title, doubts), path)
+    remarks = [(f"UNRELIABLE: {doubt}", CAUTION_COLOUR) for doubt in doubts]
+    remarks += [(f"note: {note}", NOTE_COLOUR) for note in notes]
+    save_figure(_panel_figure(panels, legend, title, remarks), path)
 
 
 def choose_slices(masks: Mapping[str, np.ndarray], axis: int, count: int) -> list[int]:
@@ -191,8 +195,15 @@ def _legend(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> Legend
     return [*lines, (f"window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g} HU", None), ("z, y: voxel index from 0", None)]
 
 
-def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str, doubts: Sequence[str]) -> Figure:
-    """Arrange the panels at their exact size in pixels; the last cell of the grid holds the legend."""
+def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str, remarks: Sequence[tuple[str, str]]) -> Figure:
+    """Arrange the panels at their exact size in pixels; the last cell of the grid holds the legend.
+
+    Args:
+        panels: The slices.
+        legend: Its lines.
+        title: Title of the picture.
+        remarks: What is written below the title, each with its colour.
+    """
     gap, title_height, line_height = 8, 44, 20
     columns = 2 if len(panels) == 3 else 3
     cells = [*(panel.view.shape[:2] for panel in panels), (26 * len(legend) + 20, 250)]
@@ -200,17 +211,18 @@ def _panel_figure(panels: Sequence[Panel], legend: Legend, title: str, doubts: S
     widths = [max(row[i][1] for row in rows if i < len(row)) for i in range(min(columns, len(cells)))]
     heights = [max(h for h, _ in row) for row in rows]
     width = sum(widths) + gap * (len(widths) + 1)
-    cautions = [line for doubt in doubts for line in wrap_words(f"UNRELIABLE: {doubt}", (width - 2 * gap) // 9)]
-    head = title_height + line_height * len(cautions)
+    room = (width - 2 * gap) // 9  # characters in a line
+    lines = [(line, colour) for remark, colour in remarks for line in wrap_words(remark, room)]
+    head = title_height + line_height * len(lines)
     height = sum(heights) + gap * (len(heights) + 1) + head
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
     size = 12 * min(1, (width - 2 * gap) / (10.6 * max(1, len(title))))
     # Names of files may hold "$", between which matplotlib would read formulas.
     text: dict[str, Any] = {"va": "center", "weight": "bold", "parse_math": False}
     figure.text(gap / width, 1 - title_height / 2 / height, title, color="white", fontsize=size, **text)
-    for i, line in enumerate(cautions):
+    for i, (line, colour) in enumerate(lines):
         y = title_height + line_height * (i + 0.3)
-        figure.text(gap / width, 1 - y / height, line, color=CAUTION_COLOUR, fontsize=10, **text)
+        figure.text(gap / width, 1 - y / height, line, color=colour, fontsize=10, **text)
     for i, (h, w) in enumerate(cells):
         left = gap + sum(widths[: i % columns]) + gap * (i % columns)
         top = head + gap + sum(heights[: i // columns]) + gap * (i // columns)

@@ -32,6 +32,7 @@ AXIS_LABELS = {
 SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
 NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")  # columns of a training's history
 VALIDATION_PREFIX = "validation_"
+STAR_MARGIN = 0.04  # of an axis, beyond its data: the star of the best epoch lies within the frame at every edge
 VALIDATIONS = {"weights": "validation_dice", "average of the weights": "validation_dice_average"}  # label -> column
 
 
@@ -179,6 +180,52 @@ def _draw_differences(axes: Axes, intervals: Sequence[tuple[float, float, float]
     axes.tick_params(axis="y", labelleft=False)
 
 
+def draw_side_by_side(
+    path: Path,
+    methods: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    words: Mapping[str, Sequence[str]],
+    title: str = "",
+) -> None:
+    """Write a PNG with one panel per metric, in which a line joins the values that the methods have for a case.
+
+    Args:
+        path: The file.
+        methods: By method, the rows of its cases by the name of the case. Undefined values are not drawn.
+        words: By metric, the lines above its panel, such as the difference of two methods.
+        title: Title of the figure.
+    """
+    names = list(methods)
+    palette = seaborn.color_palette("deep", len(names))
+    with _style():
+        columns = min(2, len(words))
+        lines = math.ceil(len(words) / columns)
+        height = 3.4 * lines + 0.2 * lines * max(map(len, words.values()), default=0)
+        figure = Figure(figsize=(5.6 * columns, height + 0.4), dpi=150, layout="constrained")
+        figure.suptitle(title, weight="bold")
+        for place, (metric, above) in enumerate(words.items(), start=1):
+            axes = figure.add_subplot(lines, columns, place)
+            values = {name: {c: float(row.get(metric, math.nan)) for c, row in methods[name].items()} for name in names}
+            for case in dict.fromkeys(case for found in values.values() for case in found):
+                axes.plot(
+                    [found.get(case, math.nan) for found in values.values()], color="0.75", linewidth=0.9, zorder=1
+                )
+            for i, (found, colour) in enumerate(zip(values.values(), palette, strict=True)):
+                defined = [value for value in found.values() if not math.isnan(value)]
+                axes.scatter([i] * len(defined), defined, s=26, color=colour, edgecolors="0.3", lw=0.5, zorder=3)
+                if defined:
+                    mean = float(np.mean(defined))
+                    axes.scatter(i + 0.16, mean, s=52, marker="D", color="white", edgecolors="0.1", zorder=4)
+            axes.set_title("\n".join(above), fontsize=9, color="0.35")
+            axes.set_xticks(range(len(names)), names)
+            axes.set(xlim=(-0.5, len(names) - 0.5), ylabel=AXIS_LABELS.get(metric, metric))
+            axes.grid(False, axis="x")
+            if metric in SHARES:
+                axes.set_ylim(-0.03, 1.03)
+        note = "grey lines join the cases, diamonds are means over all cases in which the metric is defined"
+        figure.supxlabel(note, fontsize=8, color="0.35")
+        save_figure(figure, path)
+
+
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Write a PNG of a training: every loss term on the left, the validation Dice on the right.
 
@@ -199,9 +246,12 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
         _draw_validation(right, {label: _series(history, name) for label, name in VALIDATIONS.items()})
         for axes in (left, right):
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         if history:
-            left.set_xlim(float(history[0]["epoch"]) - 0.5, float(history[-1]["epoch"]) + 0.5)
+            first, last = float(history[0]["epoch"]), float(history[-1]["epoch"])
+            margin = max(0.5, STAR_MARGIN * (last - first))
+            left.set_xlim(first - margin, last + margin)
+            ticks = MaxNLocator(nbins=8, integer=True, min_n_ticks=1).tick_values(first, last)
+            left.set_xticks([tick for tick in ticks if first <= tick <= last])
         save_figure(figure, path)
 
 
@@ -225,7 +275,7 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]
 
 def _draw_validation(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
     series = {label: points for label, points in series.items() if points[1]}
-    axes.set(ylim=(0, 1), ylabel="validation Dice")
+    axes.set(ylim=(-STAR_MARGIN, 1 + STAR_MARGIN), ylabel="validation Dice")
     if not series:
         axes.text(0.5, 0.5, "not validated", ha="center", transform=axes.transAxes, color="0.5")
         return

@@ -8,10 +8,13 @@ import numpy as np
 from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.common.files import replacing
+from engine.metrics import TOLERANCE_SLACK_MM
 from engine.report.drawing import drawing
+from engine.report.lost import has_target
 from engine.report.pictures import draw_overlay
 from engine.report.plots import draw_distributions
 from engine.report.tables import CaseRow, failed, pick_cases, pick_false_positive, summary_table, write_summary
+from engine.stages import STAGES
 
 PLOTTED = ("dice", "nsd_2mm", "hd95_mm", "volume_error_ml")
 
@@ -51,8 +54,9 @@ def write_results(
     for rank, row in picked.items():
         if row is None:
             continue
-        has_target = row["reference_ml"] > 0
-        said = f"Dice {row['dice']:.2f}" if has_target else f"no tumour, {row['prediction_ml']:.2f} ml found"
+        said = f"Dice {row['dice']:.2f}" if has_target(row) else f"no tumour, {row['prediction_ml']:.2f} ml found"
+        said += f", lost in {STAGES[row['lost_in']].title}" if row.get("lost_in") in STAGES else ""
+        remarks = tuple(filter(None, [row.get("note")]))
         case = cases[row["case"]]
         with drawing(folder / f"{rank}.png") as picture:
             draw_overlay(
@@ -62,12 +66,37 @@ def write_results(
                 prediction=read_prediction(case) * code,
                 spacing=case.spacing,
                 title=f"{title}: {rank.replace('_', ' ')}, {case.name}, {said}",
+                doubts=remarks if row.get("unreliable") else (),
+                notes=() if row.get("unreliable") else remarks,
             )
         faults.append(picture.fault)
-    text = summary_table(rows, heading, lesions=lesions)
+    text = summary_table(rows, heading, lesions=lesions, remarks=explain_surface_dice(rows, cases))
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
     write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
     missing = sum(map(bool, faults))
     print(f"\n{text}\nper case: {folder / 'cases.csv'}")
     print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
+
+
+def explain_surface_dice(rows: Sequence[CaseRow], cases: Mapping[str, Case]) -> tuple[str, ...]:
+    """Say in how many cases the voxels are too large to tell the tolerances of 1 and 2 mm apart.
+
+    If the shortest side of the voxels is longer than 2 mm, two surface voxels either coincide or lie further apart than
+    both tolerances, so that ``nsd_1mm`` and ``nsd_2mm`` are the same.
+
+    Args:
+        rows: One row per case.
+        cases: The cases of the rows by their key.
+
+    Returns:
+        One sentence; empty if there are no such cases.
+    """
+    scored = [cases[row["case"]] for row in rows if not failed(row) and row["case"] in cases and has_target(row)]
+    coarse = sum(min(case.scan_spacing) > 2 + TOLERANCE_SLACK_MM for case in scored)
+    if not coarse:
+        return ()
+    return (
+        f"nsd_1mm equals nsd_2mm in {coarse} of {len(scored)} cases: their voxels are longer than 2 mm along every\n"
+        "axis, so that surface voxels either coincide or lie more than 2 mm apart.",
+    )

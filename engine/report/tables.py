@@ -18,12 +18,13 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.records import read_json
 from engine.metrics import AGREEMENT, COLUMNS, LESIONS, OUTCOMES, VOLUMES, outcome
-from engine.stages import MIN_TUMOUR_ML
+from engine.report.lost import LOST_DICE, count_losses, is_lost
+from engine.stages import MIN_TUMOUR_ML, STAGES
 from engine.statistics import Summary, summarise
 
 CaseRow = dict[str, Any]
 
-TEXT_COLUMNS = ("case", "patient", "centre", "stage", "error")
+TEXT_COLUMNS = ("case", "patient", "centre", "stage", "lost_in", "unreliable", "note", "error")
 NEEDED = ("dice", "reference_ml", "prediction_ml", *LESIONS)  # of every case that was evaluated
 SHARES = ("dice", "recall", "precision")  # within 0 and 1, or NaN
 SUMMARISED = (*AGREEMENT, *VOLUMES, "seconds")
@@ -183,22 +184,27 @@ def tumour_free_by_centre(rows: Sequence[CaseRow]) -> dict[str, TumourFree]:
     return {name: summary for name, summary in found.items() if summary.cases}
 
 
-def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True) -> str:
+def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True, remarks: Sequence[str] = ()) -> str:
     """Return a summary to read: the metrics over all cases, then every case that is not plainly segmented.
 
     Args:
         rows: One row per case.
         title: First line of the summary.
         lesions: Whether to report detected lesions and cases without any, which makes no sense for the pancreas.
+        remarks: What a reader of the metrics should know, one sentence each; written below them.
     """
     lines = [title, "=" * len(title), f"{'metric':<16}{'mean':>9}    {'sd':<9}{'95 % interval':<21}{'n':>4}  left out"]
     for name, s in summarise_metrics(rows).items():
         mean, sd, low, high = ("-" if math.isnan(value) else f"{value:.3f}" for value in (s.mean, s.sd, s.low, s.high))
         interval = f"{low} to {high}"
         lines.append(f"{name:<16}{mean:>9} +- {sd:<9}{interval:<21}{s.n:>4}{s.excluded or '':>10}".rstrip())
+    lines += ["", *remarks] if remarks else []
     count = count_outcomes(rows)
     others = [f", {count[name]} {name.replace('_', ' ')}" for name in (*OUTCOMES[1:], "failed") if count[name]]
     lines += ["", f"cases            {count['cases']}: {count['segmented']} segmented{''.join(others)}"]
+    losses = count_losses(rows)
+    if losses.with_target:
+        lines.append(f"lost             {losses.describe()} (Dice below {LOST_DICE:g})")
     if lesions:
         present, detected, spurious = (count[name] for name in LESIONS)
         share = f" ({100 * detected / present:.0f} %)" if present else ""
@@ -213,6 +219,10 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True) -> 
             if not failed(row) and outcome(row) == name:
                 detail = f" ({row[volume]:.2f} ml)" if volume else ""
                 lines.append(f"{name.replace('_', ' '):<17}{row['case']}{detail}")
+    for row in rows:
+        if is_lost(row) and row.get("lost_in") in STAGES:
+            stage = STAGES[row["lost_in"]].title
+            lines.append(f"{f'lost in {stage}':<24} {row['case']} (Dice {row['dice']:.3f})")
     lines += [f"failed           {row['case']}: {row['error']}" for row in rows if failed(row)]
     return "\n".join(lines) + "\n"
 
@@ -221,8 +231,8 @@ def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> 
     """Write a summary for programs, atomically.
 
     Args:
-        path: A .json file, with ``counts``, ``metrics`` and ``tumour_free`` and null for what is undefined; or a .csv
-            file, with one line per metric and per count.
+        path: A .json file, with ``counts``, ``metrics``, ``lost`` and ``tumour_free`` and null for what is undefined;
+            or a .csv file, with one line per metric and per count.
         rows: One row per case.
         lesions: Whether to report cases without a lesion, which makes no sense for the pancreas.
 
@@ -233,7 +243,7 @@ def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> 
     metrics = {name: asdict(summary) for name, summary in summarise_metrics(rows).items()}
     counts = count_outcomes(rows)
     if path.suffix == ".json":
-        content: dict[str, Any] = {"counts": counts, "metrics": metrics}
+        content: dict[str, Any] = {"counts": counts, "metrics": metrics, "lost": asdict(count_losses(rows))}
         if lesions:
             centres = {name: asdict(summary) for name, summary in tumour_free_by_centre(rows).items()}
             content["tumour_free"] = {**asdict(summarise_tumour_free(rows)), "centres": centres}

@@ -17,7 +17,9 @@ import numpy as np
 from data.common.errors import InputError
 from data.common.files import replacing
 from engine.report.drawing import drawing
+from engine.report.lost import LOST_DICE, Losses, count_losses, has_target, is_missed
 from engine.report.plots import draw_study
+from engine.report.side_by_side import format_difference, format_number
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
 from engine.stages import STAGES
 from engine.statistics import Comparison, compare
@@ -104,16 +106,6 @@ def mean_of_defined(values: Iterable[float]) -> float:
     return float(np.mean(defined)) if defined else math.nan
 
 
-def has_target(row: CaseRow) -> bool:
-    """Return whether the reference of a case contains what the stage segments."""
-    return row["reference_ml"] > 0
-
-
-def is_missed(row: CaseRow) -> bool:
-    """Return whether a target was missed: no predicted voxel lies in it, whether or not there are any elsewhere."""
-    return has_target(row) and row["dice"] == 0
-
-
 def compare_variants(ours: VariantResults, theirs: VariantResults) -> tuple[Comparison, list[int]]:
     """Compare the Dice of two variants case by case over the evaluations that both have.
 
@@ -130,6 +122,7 @@ def summarise_variant(results: Mapping[str, VariantResults], variant: str, again
     found = results[variant]
     with_target = [row for row in found.rows.values() if has_target(row)]
     missed = sum(map(is_missed, with_target))
+    losses = count_losses(with_target)
     row = {
         "variant": variant,
         "runs": len(found.runs),
@@ -140,6 +133,8 @@ def summarise_variant(results: Mapping[str, VariantResults], variant: str, again
         "hd95_defined": sum(not math.isnan(row["hd95_mm"]) for row in with_target),
         "missed": missed,
         "missed_share": missed / len(with_target) if with_target else math.nan,
+        "lost": losses.lost,
+        **{f"lost_in_{stage}": losses.stages.get(stage, 0) for stage in STAGES},
     }
     if variant != against:
         comparison, seeds = compare_variants(found, results[against])
@@ -177,7 +172,7 @@ def write_report(study: Study, against: str | None = None) -> str:
     rows = [summarise_variant(results, variant, against) for variant in results]
     dice = {variant: mean_dice_by_centre(found) for variant, found in results.items()}
     centres = sorted({centre for means in dice.values() for centre in means})
-    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed"]
+    head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed", "lost"]
     head += [f"Dice - {against}", "95 % interval", "p", "compared"]
     centre_rows = [
         [v, *(format_number(means.get(centre, math.nan)) for centre in centres)] for v, means in dice.items()
@@ -218,7 +213,9 @@ def format_cells(row: Mapping[str, Any]) -> list[str]:
     )
     cells = [str(row[name]) for name in ("variant", "runs", "seeds", "cases")]
     cells += [format_number(row["dice"]), format_number(row["nsd_2mm"])]
-    cells += [format_number(row["hd95_mm"], ".1f") + defined, missed]
+    lost_in = {stage: row[f"lost_in_{stage}"] for stage in STAGES if row[f"lost_in_{stage}"]}
+    lost = Losses(row["evaluations"], row["lost"], lost_in).describe() if row["evaluations"] else "-"
+    cells += [format_number(row["hd95_mm"], ".1f") + defined, missed, lost]
     if "difference" not in row:
         return [*cells, "", "", "", ""]
     return [*cells, *format_difference(row["difference"], row["low"], row["high"], row["p"]), str(row["n"])]
@@ -242,7 +239,8 @@ def explain_tables(study: Study, results: Mapping[str, VariantResults], against:
         f"only these have a Dice. Settings: {settings}.",
         "The value of a case is its mean over the seeds; means are taken over the cases. HD95 is undefined where the "
         "prediction is empty (in brackets: evaluations in which it is defined). A target is missed if no predicted "
-        "voxel lies in it (in brackets: of all evaluations).",
+        "voxel lies in it (in brackets: of all evaluations). An evaluation is lost if its Dice is below "
+        f"{LOST_DICE:g}, in the first stage that did not show the next one where to look.",
         f"The difference to {against} is taken over the cases (last column) and seeds that both variants have, with "
         "the bootstrap interval of its mean and the p of the two-sided Wilcoxon signed-rank test, which is not "
         "corrected for the number of variants.",
@@ -270,14 +268,3 @@ def format_markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) ->
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     table = [head, ["-" * width for width in widths], *rows]
     return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |" for row in table)
-
-
-def format_number(value: float, form: str = ".3f") -> str:
-    """Format a number for a table; NaN becomes "-"."""
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def format_difference(difference: float, low: float, high: float, p: float) -> tuple[str, str, str]:
-    """Format a mean difference, its interval and its p for a table."""
-    interval = f"{format_number(low, '+.3f')} to {format_number(high, '+.3f')}"
-    return format_number(difference, "+.3f"), interval, "< 0.001" if p < 0.001 else format_number(p)

@@ -7,6 +7,7 @@ import pytest
 from data.cases.case import write_case
 from data.contact_sheet.command import main
 from data.contact_sheet.sheet import (
+    BACKGROUND_GREY,
     CAPTION_HEIGHT,
     COLUMNS,
     HEADER_HEIGHT,
@@ -14,6 +15,7 @@ from data.contact_sheet.sheet import (
     ROWS,
     TILE_SIZE,
     TUMOUR_COLOUR,
+    choose_columns,
     draw_tile,
     write_sheets,
 )
@@ -87,6 +89,28 @@ def test_many_cases_fill_pages_and_old_pages_are_removed(tmp_path):
     )
     assert len(write_sheets(tmp_path, "a", pictures[:3])) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"a_01.png", "ab_01.png", "a_b_01.png"}
+
+
+@pytest.mark.parametrize("count", range(1, COLUMNS * ROWS + 1))
+def test_few_cells_of_a_page_have_no_tile(count):
+    columns = choose_columns(count)
+    rows = -(-count // columns)
+    assert columns <= COLUMNS and rows <= ROWS and columns * rows - count <= 5
+    assert rows == 1 or columns > COLUMNS // 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_a_page_is_as_wide_as_its_tiles_and_not_black_beside_them(tmp_path, count):
+    tile = np.full((TILE_SIZE[1] + CAPTION_HEIGHT, TILE_SIZE[0], 3), 255, np.uint8)
+    (path,) = write_sheets(tmp_path, "a", [tile] * count)
+    page = cv2.imread(str(path))
+    assert page.min() == BACKGROUND_GREY
+    assert page.shape[1] < (choose_columns(count) + 0.2) * TILE_SIZE[0]
+    header = page[: page.shape[0] - -(-count // choose_columns(count)) * (tile.shape[0] + 2)]
+    for colour in (PANCREAS_COLOUR, TUMOUR_COLOUR):
+        columns = np.nonzero((np.abs(header.astype(int) - colour).max(-1) < 40).any(0))[0]
+        assert columns.size and columns.max() < page.shape[1] - 8
+    assert not (header[:, -4:] > BACKGROUND_GREY).any()  # no word of it runs out of the page
 
 
 def test_the_command_draws_the_centres_that_are_asked_for(tmp_path, capsys):

@@ -4,6 +4,7 @@ The networks are stand-ins whose masks depend on the whole box that they see, as
 interest that differs in one slice shows in the masks of all later stages.
 """
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +27,15 @@ from data.prepare import command as prepare
 from data.samples import mask_box, reference_box
 from data.scans.volume import read_label
 from data.splits.frozen import frozen_splits
-from engine.checkpoint import Checkpoint, save_checkpoint
+from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.evaluate import folder as score
 from engine.evaluate import stage as evaluate
 from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
 from engine.infer import predict
 from engine.metrics import COLUMNS, case_metrics
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
-from engine.report.tables import read_case_table
+from engine.report import results
+from engine.report.tables import read_case_table, write_case_table
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskOutput
 from tests.conftest import affine_of, save
@@ -241,6 +243,73 @@ def test_a_lost_mask_is_made_again_by_the_command_that_the_next_stage_names(worl
     assert np.array_equal(*(np.load(file)["bits"] for file in (lost, backup(content, tmp_path))))
     assert other.stat().st_mtime_ns == before  # the other case was done
     assert evaluate.main("pancreas_fine", world.options) == 0
+
+
+def blind(world: World, *stages: str) -> None:
+    """Let stages find nothing, and evaluate the whole cascade anew."""
+    for stage in STAGES:
+        if stage in stages:
+            best = world.evaluation(stage).parent / "best.pt"
+            checkpoint = load_checkpoint(best, stage)
+            save_checkpoint(best, replace(checkpoint, net={"offset": torch.tensor(9.0)}))
+        shutil.rmtree(world.evaluation(stage))
+        assert evaluate.main(stage, world.options) == 0
+
+
+@pytest.mark.parametrize("world", ["cropped"], indirect=True)
+@pytest.mark.parametrize(
+    ("blinded", "expected"),
+    [
+        (["tumor_fine"], "tumor_fine"),
+        (["tumor_coarse"], ""),  # tumour fine then searches the pancreas, and finds the tumour
+        (["tumor_coarse", "tumor_fine"], "tumor_coarse"),
+        (["pancreas_coarse"], "pancreas_coarse"),
+    ],
+)
+def test_a_lost_case_says_which_stage_lost_it(world, tmp_path, blinded, expected):
+    world = world.copied_to(tmp_path / "world")
+    blind(world, *blinded)
+    folder = world.evaluation("tumor_fine")
+    with_tumour, without = (row.get("lost_in", "") for row in read_case_table(folder / "cases.csv"))
+    assert (with_tumour, without) == (expected, "")
+    assert "lost_in" in (folder / "cases.csv").read_text().splitlines()[0].split(",")
+    where = f"1 of 1: 1 in {STAGES[expected].title}" if expected else "0 of 1"
+    assert f"\nlost             {where} (Dice below 0.1)\n" in (folder / "summary.txt").read_text()
+    counted = {expected: 1} if expected else {}
+    lost = json.loads((folder / "summary.json").read_text())["lost"]
+    assert lost == {"with_target": 1, "lost": len(counted), "stages": counted}
+    if not expected:
+        return
+    table = read_case_table(folder / "cases.csv")  # as an earlier version wrote it
+    write_case_table(folder / "cases.csv", [{k: v for k, v in row.items() if k != "lost_in"} for row in table])
+    assert evaluate.main("tumor_fine", world.options) == 0
+    assert {row["case"]: row.get("lost_in", "") for row in read_case_table(folder / "cases.csv")} == {
+        case.key: expected if case.tumour_box else "" for case in world.cases
+    }
+
+
+@pytest.mark.parametrize("world", ["plain"], indirect=True)
+def test_what_speaks_against_a_mask_is_in_the_table_and_on_the_picture(world, tmp_path, monkeypatch):
+    world = world.copied_to(tmp_path / "world")
+    shutil.rmtree(world.evaluation("pancreas_coarse"))
+    shown = []
+    monkeypatch.setattr(results, "draw_overlay", lambda path, *_, doubts, notes, **__: shown.append((doubts, notes)))
+    monkeypatch.setattr(evaluate, "find_doubts", lambda image: ("the values are no HU",) if image.any() else ())
+    monkeypatch.setattr(evaluate, "select_roi", lambda *_: (None, "a remark"))
+    assert evaluate.main("pancreas_coarse", world.options) == 0
+    rows = read_case_table(world.evaluation("pancreas_coarse") / "cases.csv")
+    assert {(row["unreliable"], row["note"]) for row in rows} == {("yes", "the values are no HU; a remark")}
+    assert set(shown) == {(("the values are no HU; a remark",), ())}
+    shown.clear()
+    shutil.rmtree(world.evaluation("pancreas_coarse"))
+    monkeypatch.setattr(evaluate, "find_doubts", lambda image: ())
+    assert evaluate.main("pancreas_coarse", world.options) == 0
+    assert set(shown) == {((), ("a remark",))}
+    table = world.evaluation("pancreas_coarse") / "cases.csv"
+    content = table.read_text()
+    (table.parent / "masks" / "scan1.npz").unlink()  # made again: the columns stay, also those that are empty
+    assert evaluate.main("pancreas_coarse", world.options) == 0
+    assert table.read_text().splitlines()[0] == content.splitlines()[0]
 
 
 def backup(content: bytes, folder: Path) -> Path:

@@ -21,9 +21,9 @@ def scan() -> np.ndarray:
     return np.random.default_rng(0).normal(40, 15, SHAPE).astype(np.int16)
 
 
-def draw(path, image, reference, prediction, spacing=SPACING, title="", doubts=()) -> np.ndarray:
+def draw(path, image, reference, prediction, spacing=SPACING, title="", doubts=(), notes=()) -> np.ndarray:
     """Draw a picture and read it: uint8 RGB."""
-    looks = {"spacing": spacing, "title": title, "doubts": doubts}
+    looks = {"spacing": spacing, "title": title, "doubts": doubts, "notes": notes}
     draw_overlay(path, image, reference=reference, prediction=prediction, **looks)
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
@@ -133,6 +133,9 @@ def test_doubts_stand_in_words_above_the_panels(tmp_path, scan):
     assert added >= 4 * 15 and np.array_equal(doubted[44 + added :], plain[44:])  # the long one takes several lines
     amber = np.abs(doubted[: 44 + added].astype(int) - (255, 176, 32)).max(-1) < 40
     assert amber.sum() > 500 and not amber[:, -8:].any()  # and none runs out of the picture
+    noted = draw(tmp_path / "c.png", scan, None, mask, notes=("tumour coarse found nothing",))
+    assert 15 <= noted.shape[0] - plain.shape[0] <= 25  # one line, which is not in the colour of a doubt
+    assert not (np.abs(noted[:64].astype(int) - (255, 176, 32)).max(-1) < 40).any()
 
 
 def test_any_file_name_can_be_the_title(tmp_path, scan, recwarn):

@@ -74,6 +74,22 @@ def test_the_numbers_of_a_logarithmic_axis_are_numbers(monkeypatch, tmp_path):
     assert axes.get_yscale() == "log" and {"1", "0.001"} <= set(labels) and not any("$" in label for label in labels)
 
 
+@pytest.mark.parametrize(("epochs", "best"), [(120, 120), (120, 1), (1, 1), (30, 17)])
+@pytest.mark.parametrize("dice", [0.0, 0.5, 1.0])
+def test_the_star_of_the_best_epoch_lies_inside_the_frame(monkeypatch, tmp_path, epochs, best, dice):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or figure.canvas.draw())
+    rows = [{"epoch": n, "loss": 1.0, "validation_dice": dice if n == best else ""} for n in range(1, epochs + 1)]
+    draw_curves(tmp_path / "curves.png", rows, "west")
+    axes = figures[0].axes[1]
+    (star,) = (line for line in axes.lines if line.get_marker() == "*")
+    radius = star.get_markersize() / 2 / 72 * figures[0].dpi
+    x, y = axes.transData.transform((star.get_xdata()[0], star.get_ydata()[0]))
+    frame = axes.get_window_extent()
+    assert frame.x0 + radius <= x <= frame.x1 - radius and frame.y0 + radius <= y <= frame.y1 - radius
+    assert all(1 <= tick <= epochs for tick in axes.get_xticks())
+
+
 def test_plots_do_not_change_the_state_of_matplotlib(tmp_path):
     before = dict(matplotlib.rcParams)
     draw_distributions(tmp_path / "a.png", table(3), ["dice"])

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from data.common.errors import InputError
+from engine.report.lost import is_missed
 from engine.report.plots import draw_study
 from engine.stages import STAGES, VARIANTS
 from engine.study import command as study
@@ -18,8 +19,8 @@ from engine.study.report import (
     VariantResults,
     compare_variants,
     explain_tables,
+    format_cells,
     gather_results,
-    is_missed,
     mean_per_case,
     summarise_variant,
     write_report,
@@ -62,6 +63,14 @@ def test_a_mean_over_seeds_takes_the_defined_ones_and_says_how_many():
     assert (row["hd95_mm"], row["hd95_defined"], row["evaluations"], row["cases"]) == (6.0, 2, 4, 2)
     assert row["dice"] == pytest.approx((0.25 + 0.2) / 2)  # the case without a tumour has no Dice
     assert (row["missed"], row["missed_share"]) == (2, 0.5)
+
+
+def test_the_report_counts_the_lost_evaluations_of_each_stage():
+    rows = [case("west/a", 0.0) | {"lost_in": "tumor_coarse"}, case("west/b", 0.05), case("west/c", 0.9)]
+    results = {"baseline": VariantResults({(1, row["case"]): row for row in rows}, [(1, "west")])}
+    row = summarise_variant(results, "baseline", "baseline")
+    assert (row["lost"], row["lost_in_tumor_coarse"], row["lost_in_tumor_fine"]) == (2, 1, 0)
+    assert format_cells(row)[8] == "2 of 3: 1 in tumor coarse, 1 in a stage that was not recorded"
 
 
 @pytest.mark.parametrize(
@@ -107,11 +116,12 @@ def test_the_markdown_table_holds_the_numbers(finished, capsys):
     text = (finished / "tumor_coarse_table.md").read_text()
     assert text in capsys.readouterr().out
     first, second = parse_tables(text)
-    assert first[0][8] == "Dice - baseline"
+    assert first[0][8:10] == ["lost", "Dice - baseline"]
     baseline, full = first[1:]
     assert baseline[:8] == ["baseline", "3", "2", "5", "0.460", "0.460", "5.0 (8 of 8)", "0 % (0 of 8)"]
     assert full[:8] == ["full", "3", "2", "6", "0.467", "0.467", "5.0 (8 of 9)", "11 % (1 of 9)"]
-    assert full[8:10] == ["+0.100", "+0.100 to +0.100"] and full[11] == "5"
+    assert (baseline[8], full[8]) == ("0 of 8", "1 of 9")
+    assert full[9:11] == ["+0.100", "+0.100 to +0.100"] and full[12] == "5"
     assert second == [["variant", "east", "west"], ["baseline", "0.250", "0.600"], ["full", "0.233", "0.700"]]
     for words in (
         "Seeds: 1, 2.",
