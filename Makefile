@@ -32,7 +32,7 @@ install: .venv/installed ## create .venv and install the packages that the scrip
 	$(PY) -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-dicom.txt .venv/installed
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, make_folder, replacing
+from data.common.files import WORKSPACE, make_folder, replacing
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
 
 ZIP_START = b"PK\x03\x04"
 FORMAT = 4  # to be raised when an older version could not read the file, or would compute something else with it
-DEFAULT_CHECKPOINTS = REPOSITORY / "checkpoints"
+DEFAULT_CHECKPOINTS = WORKSPACE / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
 _TIME = re.compile(r"\d{4}(_\d{2}){5}")
 

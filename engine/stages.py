@@ -3,11 +3,13 @@
 import math
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.common.files import REPOSITORY
+from data.common.program import IS_INSTALLED, PACKAGE, command_name
 from data.samples import Sampling
 from engine.method import Method
 from models.losses import LossWeights
@@ -65,7 +67,18 @@ class Stage:
 
     def script(self, action: str) -> str:
         """Return the command that runs this stage from the current folder; ``action`` is "train" or "evaluate"."""
-        return shlex.join(["python", os.path.relpath(REPOSITORY / self.script_path(action))])
+        script = os.path.relpath(REPOSITORY / self.script_path(action))
+        return command_name(shlex.join(["python", script]), f"{action} {self.name}")
+
+    def program(self, action: str) -> str:
+        """Return what the help text of "train" or "evaluate" calls the program."""
+        return command_name(self.script_path(action).name, f"{action} {self.name}")
+
+    def words(self, action: str) -> list[str]:
+        """Return the words that run "train" or "evaluate" of this stage with this interpreter, from any folder."""
+        if IS_INSTALLED:
+            return [sys.executable, "-m", PACKAGE, action, self.name]
+        return [sys.executable, str(REPOSITORY / self.script_path(action))]
 
 
 _SEGMENT = LossWeights(dice=1, bce=1, contrast=0.1)

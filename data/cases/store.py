@@ -7,9 +7,10 @@ from pathlib import Path
 
 from data.cases.case import Case, read_case
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, replacing
+from data.common.files import WORKSPACE, replacing
+from data.common.program import command_name
 
-DEFAULT_STORE = REPOSITORY / "data" / "prepared"
+DEFAULT_STORE = WORKSPACE / "data" / "prepared"
 REFUSAL = "refused.txt"  # in the folder of a centre: why its cases must not be used
 UNFINISHED = "its preparation is not finished"  # so its labels have not been judged as a whole
 
@@ -18,7 +19,8 @@ def case_folders(store: Path) -> list[Path]:
     """List the folders of all prepared cases, sorted. Raises InputError if there is none."""
     folders = sorted(path.parent for path in Path(store).glob("[!.]*/[!.]*/case.json"))
     if not folders:
-        remedy, command = "prepare your centres into it; how is shown by", "python -m data.prepare --help"
+        remedy = "prepare your centres into it; how is shown by"
+        command = f"{command_name('python -m data.prepare', 'prepare')} --help"
         raise InputError(store, "no centre is prepared here", remedy, command=command)
     return folders
 

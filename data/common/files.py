@@ -23,9 +23,11 @@ from zipfile import BadZipFile
 import numpy as np
 
 from data.common.errors import InputError, refusal
+from data.common.program import IS_INSTALLED
 
 READ_BYTES = 1 << 22  # of a file at a time
 REPOSITORY = Path(__file__).resolve().parents[2]  # the root of this checkout
+WORKSPACE = Path() if IS_INSTALLED else REPOSITORY  # prepared cases and runs lie below it by default
 
 # numpy parses the header of an array with Python's own parser, which counts its recursion depth for all threads
 # together. If a garbage collection switches threads while two of them parse, Python raises "SystemError: AST

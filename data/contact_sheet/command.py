@@ -13,6 +13,7 @@ from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable
+from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.contact_sheet.sheet import draw_tile, write_sheets
 
@@ -29,7 +30,7 @@ class Options:
 def parse_options(argv: Sequence[str] | None) -> Options:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.contact_sheet",
+        prog=command_name("python -m data.contact_sheet", "contact-sheet"),
         description="Draw the prepared cases of each centre on contact sheets, one tile for each case.",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the pictures")

@@ -28,6 +28,7 @@ from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.parallel import in_parallel
+from data.common.program import command_name
 from data.common.progress import add_quiet
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.scans.volume import write_image, write_mask
@@ -163,7 +164,7 @@ def parse_options(argv: Sequence[str] | None) -> Options:
         InputError: If a value cannot be used.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m data.export",
+        prog=command_name("python -m data.export", "export-nnunet"),
         description="Export prepared cases as a raw data set of nnU-Net (version 2), with the same split.",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of nnU-Net's raw data sets (nnUNet_raw)")
@@ -172,7 +173,8 @@ def parse_options(argv: Sequence[str] | None) -> Options:
         "--data",
         default=NONE_HELD_OUT,
         metavar="SPLIT",
-        help="split to export: the centre that it holds out or another name that python -m data.splits shows "
+        help="split to export: the centre that it holds out or another name that "
+        f"{command_name('python -m data.splits', 'splits')} shows "
         "(default: %(default)s, which exports all cases for training)",
     )
     parser.add_argument(

@@ -21,6 +21,7 @@ from data.cases.labels import TUMOUR
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import replacing
 from data.common.parallel import in_parallel
+from data.common.program import command_name
 from data.common.progress import add_quiet
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.scans.grid import Grid
@@ -150,7 +151,7 @@ class Job:
 def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m data.phantom",
+        prog=command_name("python -m data.phantom", "phantom"),
         description="Write synthetic centres in the layout 'folder' (images/ and labels/), or as prepared cases.",
     )
     add = parser.add_argument

@@ -28,6 +28,7 @@ from data.cases.store import UNFINISHED, refuse_centre
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
+from data.common.program import command_name
 from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
@@ -272,7 +273,7 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
         InputError: If the value of an option is not valid.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m data.prepare",
+        prog=command_name("python -m data.prepare", "prepare"),
         description="Read the scans of a centre once and store them ready for training.",
     )
     add_centre_arguments(parser)

@@ -114,6 +114,20 @@ def read_image(path: str | Path, series: str = "") -> Volume:
     return _read(Path(path), np.int16, _to_hu, partial(read_series, choice=series))
 
 
+def from_image(image: sitk.Image) -> Volume:
+    """Take a CT scan that is in memory, as ``read_image`` takes one from a file.
+
+    Raises:
+        InputError: If it is not a 3-D scan of finite numbers.
+    """
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        shape = f"{image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per voxel"
+        raise InputError("the image", f"has {shape}, not 3 and 1", "give a CT scan")
+    planes = sitk.GetArrayViewFromImage(image)
+    each = (planes[z : z + 1] for z in range(len(planes)))
+    return _assemble(Path("the image"), _grid_of(image), each, np.int16, _to_hu, ())
+
+
 def _to_hu(array: np.ndarray) -> np.ndarray:
     limits = np.iinfo(np.int16)
     if array.dtype == np.int16:

@@ -9,16 +9,17 @@ from data.cases.case import Case
 from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import InputError, command
+from data.common.program import command_name
 from data.splits.folds import FOLDS, MIN_FOLDS, make_folds
 from data.splits.frozen import frozen_splits, read_splits, write_splits
 from data.splits.lists import read_lists
 from data.splits.split import Split, select_cases
 
 EXAMPLES = """examples:
-  python -m data.splits                        show the splits of the store
-  python -m data.splits --folds 5              add a cross-validation over all centres: folds_1 to folds_5
-  python -m data.splits --folds 5 --within a   add one inside the centre a: a_folds_1 to a_folds_5
-  python -m data.splits --from lists.json      add the splits that are written down in a file
+  {splits}                        show the splits of the store
+  {splits} --folds 5              add a cross-validation over all centres: folds_1 to folds_5
+  {splits} --folds 5 --within a   add one inside the centre a: a_folds_1 to a_folds_5
+  {splits} --from lists.json      add the splits that are written down in a file
 
 The splits that hold one centre out need no option: they are drawn when they are first needed. Training and evaluation
 use the split that --data names, or all folds of a cross-validation with --data folds.
@@ -41,10 +42,11 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     Raises:
         InputError: If ``--within`` is given without ``--folds``.
     """
+    splits = command_name("python -m data.splits", "splits")
     parser = argparse.ArgumentParser(
-        prog="python -m data.splits",
+        prog=splits,
         description="Show which cases of a store are trained on, validated on and tested on; add splits to it.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.format(splits=splits),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_store(parser)

@@ -21,6 +21,7 @@ from typing import get_args
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_replaceable, check_writable, replacing
 from data.common.parallel import in_parallel
+from data.common.program import command_name
 from data.common.text import format_row, wrap_words
 from data.contact_sheet.sheet import write_sheets
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
@@ -68,7 +69,7 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
         InputError: If the value of an option is not valid.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m data.verify",
+        prog=command_name("python -m data.verify", "verify"),
         description="Check whether a centre is fit to train on, by reading everything that data.prepare would read; "
         "or, without SOURCE and ROOT, whether the cases of a store are as they were prepared.",
     )
@@ -89,7 +90,8 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
     if (args.source is None) != (args.centre is None) or (args.source is None) != (args.root is None):
         parser.error("SOURCE, ROOT and --centre are given together; without all three the store is checked")
     if args.source is None and args.sheet:
-        parser.error("--sheet draws the cases of a data set; python -m data.contact_sheet draws those of a store")
+        sheets = command_name("python -m data.contact_sheet", "contact-sheet")
+        parser.error(f"--sheet draws the cases of a data set; {sheets} draws those of a store")
     if args.workers < 1:
         raise InputError(f"--workers {args.workers}", "at least one process is needed", "give 1 or more")
     return VerifyOptions(

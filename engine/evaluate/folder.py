@@ -25,6 +25,7 @@ from data.cases.options import add_store
 from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, replacing
+from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.common.records import read_yaml
 from data.common.text import HelpFormatter
@@ -87,7 +88,7 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
         InputError: If the value of an option makes no sense.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m engine.evaluate",
+        prog=command_name("python -m engine.evaluate", "score"),
         description="Score a folder of predictions against the prepared references of a centre or a split.",
         formatter_class=HelpFormatter,
     )
@@ -102,7 +103,9 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
     references = parser.add_mutually_exclusive_group(required=True)
     references.add_argument("--centre", metavar="CENTRE", help="score all cases of this centre")
     references.add_argument(
-        "--data", metavar="SPLIT", help="score the cases of this split (python -m data.splits), or of all its folds"
+        "--data",
+        metavar="SPLIT",
+        help=f"score the cases of this split ({command_name('python -m data.splits', 'splits')}), or of all its folds",
     )
     parser.add_argument(
         "--part",

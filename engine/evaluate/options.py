@@ -62,6 +62,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         InputError: If the value of an option makes no sense.
     """
     parser = argparse.ArgumentParser(
+        prog=stage.program("evaluate"),
         description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
         formatter_class=HelpFormatter,
     )

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from data.cases.options import add_series
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, remove_unfinished
+from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
@@ -95,7 +96,7 @@ class PredictOptions:
 def parse(argv: Sequence[str] | None) -> PredictOptions:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="predict.py",
+        prog=command_name("predict.py", "predict"),
         description="Segment the pancreas and its tumours in CT scans.",
         formatter_class=HelpFormatter,
     )

@@ -73,6 +73,21 @@ class SegmentedScan(NamedTuple):
     scan: PreparedScan
     result: CascadeResult
 
+    @property
+    def pancreas_ml(self) -> float:
+        """Volume of the pancreas with its tumours, in ml."""
+        return volume_ml(self.result.label > 0, self.scan.spacing)
+
+    @property
+    def tumour_ml(self) -> float:
+        """Volume of the tumours in ml."""
+        return volume_ml(self.result.label == TUMOUR, self.scan.spacing)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the mask is not reliable; empty if nothing speaks against it."""
+        return (*self.scan.doubts, *find_doubts_of_size(self.pancreas_ml), *self.result.doubts)
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -184,27 +199,15 @@ class ScanSegmenter:
         return replace(scan, content=content, seconds=scan.seconds + time.monotonic() - start)
 
     def _read(self, path: Path) -> PreparedScan:
-        volume = _read_volume(path, self.series)
-        require_memory(path, WORK_BYTES * volume.array.size)
-        preparation = next(iter(self.models.values())).preparation
-        image, spacing, part = apply_preparation(volume.array, volume.spacing, preparation)
-        return PreparedScan(
-            image=image,
-            spacing=spacing,
-            grid=replace(volume.grid, part=part),
-            voxels=volume.array.size,
-            doubts=find_doubts(volume.array),
-            notes=volume.notes if path.is_dir() else (),  # those on a file concern its header only
-        )
+        return prepare_scan(self.models, _read_volume(path, self.series), path)
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
         return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing))
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
-        scan, (label, notes, doubts) = segmented
+        scan, (label, notes, _) = segmented
         write_mask(self.folder.mask_path(name), label, scan.grid)
-        pancreas_ml, tumour_ml = volume_ml(label > 0, scan.spacing), volume_ml(label == TUMOUR, scan.spacing)
-        doubts = (*scan.doubts, *find_doubts_of_size(pancreas_ml), *doubts)
+        pancreas_ml, tumour_ml, doubts = segmented.pancreas_ml, segmented.tumour_ml, segmented.doubts
         fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
         notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
@@ -225,6 +228,30 @@ class ScanSegmenter:
             "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),
             "picture_fault": picture.fault,
         }
+
+
+def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | None = None) -> PreparedScan:
+    """Prepare a scan like the training cases of the models.
+
+    Args:
+        models: As in ``ScanSegmenter``.
+        volume: The scan in HU.
+        path: File or folder of the scan; None if it comes from neither.
+
+    Raises:
+        InputError: If the memory does not suffice.
+    """
+    require_memory(path or "the image", WORK_BYTES * volume.array.size)
+    preparation = next(iter(models.values())).preparation
+    image, spacing, part = apply_preparation(volume.array, volume.spacing, preparation)
+    return PreparedScan(
+        image=image,
+        spacing=spacing,
+        grid=replace(volume.grid, part=part),
+        voxels=volume.array.size,
+        doubts=find_doubts(volume.array),
+        notes=volume.notes if path and path.is_dir() else (),  # others concern the header of a file only
+    )
 
 
 def _read_volume(scan: Path, series: str) -> Volume:

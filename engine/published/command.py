@@ -14,6 +14,7 @@ from torch import Tensor
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
+from data.common.program import command_name
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import Checkpoint, create_run, load_tensors, save_checkpoint
@@ -93,16 +94,17 @@ def _find_parameters(content: object) -> Mapping[str, Tensor]:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Import one checkpoint as the command line says."""
+    predict = command_name("predict.py", "predict")
     parser = argparse.ArgumentParser(
-        prog="python -m engine.published",
-        description="Make a checkpoint of the published release usable by predict.py.",
+        prog=command_name("python -m engine.published", "import"),
+        description=f"Make a checkpoint of the published release usable by {predict}.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the published release")
     parser.add_argument("--stage", choices=STAGES, required=True, help="stage that it was trained for")
     parser.add_argument("--thresh", type=float, default=0.5, metavar="FLOAT", help="binarisation threshold to use")
     parser.add_argument(
-        "--data", default=NONE_HELD_OUT, metavar="NAME", help="name under which predict.py --data finds it"
+        "--data", default=NONE_HELD_OUT, metavar="NAME", help=f"name under which {predict} --data finds it"
     )
     add_path(parser)
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from data.common.errors import EXIT_INTERRUPTED, InputError
-from data.common.files import REPOSITORY, exclusive_lock, make_folder
+from data.common.files import exclusive_lock, make_folder
 from data.common.progress import progress_bar
 from engine.options import without_option
 from engine.report.tables import read_summary
@@ -36,7 +35,6 @@ def build_commands(study: Study, run: Run, gpu: str, training_options: Sequence[
         gpu: Value of ``--gpu`` for both scripts.
         training_options: Further options of the training script.
     """
-    train, evaluate = (str(REPOSITORY / study.stage.script_path(action)) for action in ("train", "evaluate"))
     path = str(study.checkpoints(run))
     common = ["--store", str(study.store), "--path", path, "--data", run.centre, "--gpu", gpu]
     settings = {**study.recipe["training"], **study.recipe["network"]}
@@ -46,8 +44,8 @@ def build_commands(study: Study, run: Run, gpu: str, training_options: Sequence[
     roi = ["--roi", study.roi] if study.roi else []
     average = ["--average"] if study.readouts[run.variant] == "average" else []
     return [
-        [sys.executable, train, *common, *variant, "--resume", *options, *training_options],
-        [sys.executable, evaluate, *common, *roi, *average],
+        [*study.stage.words("train"), *common, *variant, "--resume", *options, *training_options],
+        [*study.stage.words("evaluate"), *common, *roi, *average],
     ]
 
 
@@ -144,9 +142,10 @@ def run_jobs(
         gpu = free_gpus.get()
         try:
             with exclusive_lock(study.run_folder(run), BUSY_RUN) as lock:
-                for command in build_commands(study, run, gpu, training_options):
+                commands = build_commands(study, run, gpu, training_options)
+                for action, command in zip(("train", "evaluate"), commands, strict=False):
                     if code := scripts.run(command, study.log_file(run), lock):
-                        problem = f"{Path(command[1]).name} exited with code {code} ({run})"
+                        problem = f"{study.stage.program(action)} exited with code {code} ({run})"
                         return InputError(study.log_file(run), problem, "read the end of this file")
         except InputError as error:  # of the lock; the other runs go on
             return error

@@ -13,6 +13,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.cases.store import digest, read_store
 from data.common.errors import InputError
+from data.common.program import command_name
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import NONE_HELD_OUT, centres_with, choose_splits, held_out_cases
@@ -23,7 +24,7 @@ from engine.study.runs import SHARED_PARTS, Run, Study
 from engine.train.command import Plan, count_steps, describe, plan_split
 from engine.train.options import check_settings
 
-PROGRAM = ("python", "-m", "engine.study")
+PROGRAM = tuple(command_name("python -m engine.study", "study").split())
 # Settings of the training that differ from run to run (the seed), or change only how fast it is (the workers).
 _NOT_SHARED = ("seed", "workers")
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from data.common.errors import InputError
 from data.common.files import REPOSITORY, replacing
+from data.common.program import IS_INSTALLED, PACKAGE
 from engine.checkpoint import TIME_FORMAT
 from engine.study.jobs import build_commands
 from engine.study.plan import RunOptions
@@ -105,9 +106,11 @@ def write_array(study: Study, runs: Sequence[Run], options: RunOptions) -> str:
         *(["--gres=gpu:1"] if options.gpu != "cpu" and not names_gpus else []),
         *typed,  # last, so that they count where both name an option
     ]
-    report = f"cd {shlex.quote(str(REPOSITORY))} && " + shlex.join(
-        [sys.executable, "-m", "engine.study", "report", str(folder)]
-    )
+    if IS_INSTALLED:
+        report = shlex.join([sys.executable, "-m", PACKAGE, "study", "report", str(folder)])
+    else:
+        study_module = [sys.executable, "-m", "engine.study", "report", str(folder)]
+        report = f"cd {shlex.quote(str(REPOSITORY))} && {shlex.join(study_module)}"
     text = SCRIPT.format(
         title=stage.title,
         count=len(runs),

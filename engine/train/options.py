@@ -84,6 +84,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         InputError: If a setting is out of its range, or two settings contradict each other.
     """
     parser = argparse.ArgumentParser(
+        prog=stage.program("train"),
         description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres.",
         formatter_class=HelpFormatter,
         epilog="How the cases were prepared is a property of the store and is recorded with every run.",

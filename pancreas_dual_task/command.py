@@ -1,0 +1,101 @@
+"""The command ``pancreas-dual-task``, whose sub-commands are the scripts and the ``python -m`` commands.
+
+For instance::
+
+    pancreas-dual-task prepare folder /data/hospital_a --centre hospital_a
+    pancreas-dual-task train tumor_fine --data hospital_a
+    pancreas-dual-task predict scan.nii.gz -o out
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.common.process import set_up_process
+from data.common.program import COMMAND, PACKAGE, module_name
+
+
+@dataclass(frozen=True)
+class SubCommand:
+    """A sub-command.
+
+    Attributes:
+        help: What it does.
+        module: Its function ``main`` is called with the words that follow.
+        of_stage: Whether the first of these words is the name of a stage.
+        computes: Whether it runs the network; see ``set_up_process``.
+    """
+
+    help: str
+    module: str
+    of_stage: bool = False
+    computes: bool = False
+
+
+SUBCOMMANDS = {
+    "train": SubCommand("train a stage of the cascade", "engine.train.command", of_stage=True, computes=True),
+    "evaluate": SubCommand(
+        "evaluate a stage on the held-out centres", "engine.evaluate.stage", of_stage=True, computes=True
+    ),
+    "predict": SubCommand("segment new scans", "engine.infer.predict", computes=True),
+    "prepare": SubCommand("read the scans of a centre and store them", "data.prepare.command"),
+    "verify": SubCommand("report what is wrong with the files of a centre", "data.verify.command"),
+    "study": SubCommand("train and compare variants of the method", "engine.study.command"),
+    "splits": SubCommand("show the splits of the prepared cases, and add cross-validations", "data.splits.command"),
+    "score": SubCommand("score masks that another program has made", "engine.evaluate.folder"),
+    "export-nnunet": SubCommand("write the prepared cases for nnU-Net", "data.export.command"),
+    "contact-sheet": SubCommand("draw the prepared cases", "data.contact_sheet.command"),
+    "phantom": SubCommand("make synthetic scans", "data.phantom.command"),
+    "import": SubCommand("make a checkpoint of the published release usable", "engine.published.command"),
+    "panorama": SubCommand(
+        "segment one scan as the PANORAMA challenge asks for it, in a container", f"{PACKAGE}.panorama", computes=True
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sub-command that the command line names.
+
+    Returns:
+        The exit code.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Segment the pancreas and its tumours in CT, and train the networks that do.",
+        epilog="\n".join(["commands:", *(f"  {name:<14} {known.help}" for name, known in SUBCOMMANDS.items())])
+        + f"\n\n{COMMAND} COMMAND --help lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("command", choices=SUBCOMMANDS, metavar="COMMAND", help="one of those below")
+    name = parser.parse_args(words[:1]).command
+    subcommand, words = SUBCOMMANDS[name], words[1:]
+    set_up_process(computes=subcommand.computes)
+    run = importlib.import_module(module_name(subcommand.module)).main
+    if not subcommand.of_stage:
+        return run(words) or 0
+    return run(_read_stage(name, words[:1]), words[1:]) or 0
+
+
+def _read_stage(name: str, words: Sequence[str]) -> str:
+    """Read the name of a stage, which is the only word."""
+    from engine.stages import STAGES  # it loads torch, for which set_up_process comes first
+
+    parser = argparse.ArgumentParser(
+        prog=f"{COMMAND} {name}",
+        usage=f"{COMMAND} {name} STAGE [options]",
+        description=f"{SUBCOMMANDS[name].help.capitalize()}. {COMMAND} {name} STAGE --help lists the options.",
+    )
+    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    return parser.parse_args(words).stage
+
+
+def _version() -> str:
+    try:
+        return f"{COMMAND} {importlib.metadata.version(COMMAND)}"
+    except importlib.metadata.PackageNotFoundError:  # in the repository
+        return f"{COMMAND}, not installed"

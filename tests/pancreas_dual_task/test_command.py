@@ -1,0 +1,63 @@
+"""The command has every command of the repository, and passes on what follows its name."""
+
+import re
+import shlex
+
+import pytest
+
+from data.common.files import REPOSITORY
+from engine.stages import STAGES
+from pancreas_dual_task import command
+from tests.test_docs import FLAG, PAGES, page_id
+
+
+def said_by(words: list[str], capsys) -> str:
+    """Return what the command prints before argparse ends it."""
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    printed = capsys.readouterr()
+    assert end.value.code == 0, printed.err
+    return printed.out
+
+
+def test_it_has_every_command_of_the_repository():
+    """A command that is added to the repository is added to ``SUBCOMMANDS``, too."""
+    doors = [*(REPOSITORY / "data").rglob("__main__.py"), *(REPOSITORY / "engine").rglob("__main__.py")]
+    doors += [*REPOSITORY.glob("train_*/*.py"), *REPOSITORY.glob("evaluate_*/*.py"), REPOSITORY / "predict.py"]
+    behind = {module for door in doors for module in re.findall(r"from (\S+) import main", door.read_text())}
+    assert len(behind) >= 11 and behind <= {known.module for known in command.SUBCOMMANDS.values()}
+
+
+@pytest.mark.parametrize("name", command.SUBCOMMANDS)
+def test_every_sub_command_has_a_help_text(name, capsys):
+    stage = ["tumor_coarse"] if command.SUBCOMMANDS[name].of_stage else []
+    assert said_by([name, *stage, "--help"], capsys).startswith("usage: ")
+    assert f"  {name} " in said_by(["--help"], capsys)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_without_a_stage_the_stages_are_listed(name, capsys):
+    assert all(stage in said_by([name, "--help"], capsys) for stage in STAGES)
+    for words, complaint in (([name], "STAGE"), ([name, "liver"], "'liver'"), ([], "COMMAND"), (["no"], "'no'")):
+        with pytest.raises(SystemExit) as end:
+            command.main(words)
+        assert end.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_exit_codes_are_passed_on(tmp_path, capsys):
+    assert command.main(["train", "tumor_fine", "--store", str(tmp_path)]) == 2
+    assert command.main(["evaluate", "tumor_fine", "--store", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("no centre is prepared here") == 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_documentation_names_sub_commands_and_options_that_exist(page, capsys):
+    text = page.read_text().replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    for line in blocks.splitlines():
+        if "pancreas-dual-task " not in line or not line.startswith(("pancreas-dual-task", "torchrun")):
+            continue
+        words = shlex.split(line.partition("pancreas-dual-task ")[2], comments=True)
+        count = 2 if command.SUBCOMMANDS[words[0]].of_stage or words[0] == "study" else 1
+        known = FLAG.findall(said_by([*words[:count], "--help"], capsys))
+        assert {word for word in words if FLAG.fullmatch(word)} <= {*known, "--help"}, line
