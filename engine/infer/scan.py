@@ -26,11 +26,12 @@ from data.samples import patch_shape
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import Grid, volume_ml
 from data.scans.hounsfield import find_hu_problem
-from data.scans.volume import Volume, read_image, write_mask
+from data.scans.volume import Volume, read_image, read_label, write_mask
 from data.sources.plausible import LARGEST_GLAND_ML
 from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
 from engine.infer.cascade import CascadeResult, StageModel, segment_scan
+from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentation
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -52,6 +53,7 @@ class PreparedScan(NamedTuple):
         voxels: Number of voxels of the scan itself.
         doubts: Why its mask will not be reliable.
         notes: What a reader of the mask should know.
+        source: What a DICOM segmentation refers to; None if none is to be written.
     """
 
     image: np.ndarray
@@ -60,6 +62,7 @@ class PreparedScan(NamedTuple):
     voxels: int
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
+    source: Source | None
 
 
 class SegmentedScan(NamedTuple):
@@ -103,12 +106,14 @@ class ScanSegmenter:
         folder: Gets masks, pictures and rows.
         series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
         models_hash: Of the models (``hash_models``).
+        dicom_seg: Whether the mask of a DICOM series is written as a DICOM segmentation as well.
     """
 
     models: Mapping[str, StageModel]
     folder: PredictionFolder
     series: str
     models_hash: str
+    dicom_seg: bool = False
 
     def read(self, scan: tuple[Path, str]) -> Passage:
         """Read and prepare a scan, unless the folder holds its mask already.
@@ -147,7 +152,7 @@ class ScanSegmenter:
             InputError: As for ``PredictionFolder.put``.
         """
         if scan.is_finished:
-            return scan.row
+            return self._step(self._add_segmentation, replace(scan, content=scan)).row
         written = self._step(functools.partial(self._write, scan.row["case"]), scan)
         row = written.row | (written.content or {})
         if not failed(row):
@@ -188,13 +193,17 @@ class ScanSegmenter:
         require_memory(path, WORK_BYTES * volume.array.size)
         preparation = next(iter(self.models.values())).preparation
         image, spacing, part = apply_preparation(volume.array, volume.spacing, preparation)
+        notes = volume.notes if path.is_dir() else ()  # those on a file concern its header only
+        if self.dicom_seg and not path.is_dir():
+            notes = (*notes, "no DICOM segmentation, because the scan is not a DICOM series")
         return PreparedScan(
             image=image,
             spacing=spacing,
             grid=replace(volume.grid, part=part),
             voxels=volume.array.size,
             doubts=find_doubts(volume.array),
-            notes=volume.notes if path.is_dir() else (),  # those on a file concern its header only
+            notes=notes,
+            source=read_source(path, self.series) if self.dicom_seg and path.is_dir() else None,
         )
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
@@ -202,9 +211,12 @@ class ScanSegmenter:
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
         scan, (label, notes, doubts) = segmented
+        self.folder.segmentation_path(name).unlink(missing_ok=True)  # it may be of other models
         write_mask(self.folder.mask_path(name), label, scan.grid)
         pancreas_ml, tumour_ml = volume_ml(label > 0, scan.spacing), volume_ml(label == TUMOUR, scan.spacing)
         doubts = (*scan.doubts, *find_doubts_of_size(pancreas_ml), *doubts)
+        if scan.source:
+            notes = (*notes, *self._write_segmentation(name, label, scan.grid, scan.source, "; ".join(doubts)))
         with drawing(self.folder.picture_path(name)) as picture:
             draw_overlay(
                 self.folder.picture_path(name),
@@ -223,6 +235,25 @@ class ScanSegmenter:
             "note": "; ".join(filter(None, (*doubts, *notes, *scan.notes, fast, picture.fault))),
             "picture_fault": picture.fault,
         }
+
+    def _write_segmentation(
+        self, name: str, label: np.ndarray, grid: Grid, source: Source, caution: str
+    ) -> tuple[str, ...]:
+        """Write a mask as a DICOM segmentation; return a note if there is nothing to write."""
+        origin, path = Origin(self.models_hash, caution), self.folder.segmentation_path(name)
+        if write_segmentation(path, grid.to_file(label), grid.spacing[2], source, origin):
+            return ()
+        return ("no DICOM segmentation, because nothing was found",)
+
+    def _add_segmentation(self, scan: Passage) -> None:
+        """Write the DICOM segmentation of a scan whose mask the folder holds already, if it is wanted and missing."""
+        name = scan.row["case"]
+        if not self.dicom_seg or not scan.path.is_dir() or self.folder.segmentation_path(name).exists():
+            return
+        mask, source = read_label(self.folder.mask_path(name)), read_source(scan.path, self.series)
+        caution = scan.row["note"] if scan.row["unreliable"] else ""
+        for note in self._write_segmentation(name, mask.array, mask.grid, source, caution):
+            print(f"{name}: {note}")
 
 
 def _read_volume(scan: Path, series: str) -> Volume:
