@@ -13,7 +13,6 @@ References:
 
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,10 +36,9 @@ MEANINGS = {PANCREAS: "The pancreas without its tumour, if it has one.", TUMOUR:
 SHORT_TEXT = 1024  # characters of a segment's description, by the standard
 # Every slice has to have the first ones. The others may be unknown, but must be there (type 2).
 NEEDED = {
-    "StudyInstanceUID": "a study",
-    "SeriesInstanceUID": "a series",
-    "SOPInstanceUID": "the image itself",
-    "FrameOfReferenceUID": "a frame of reference",
+    "StudyInstanceUID": "study",
+    "SOPInstanceUID": "image",
+    "FrameOfReferenceUID": "frame of reference",
 }
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
@@ -49,8 +47,8 @@ MAY_BE_EMPTY = (
 # What is needed of the slices after the first, whose whole header is read.
 TAGS = (
     *NEEDED,
-    *("SOPClassUID", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    "SliceThickness",
+    *("SOPClassUID", "SeriesInstanceUID", "Rows", "Columns"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
 )
 
 
@@ -60,10 +58,12 @@ class Source(NamedTuple):
     Attributes:
         folder: Its folder.
         images: The headers of its slices in the order of the file's array, without pixels.
+        step_mm: Distance of two slices in mm.
     """
 
     folder: Path
     images: tuple["Dataset", ...]
+    step_mm: float
 
 
 class Origin(NamedTuple):
@@ -76,6 +76,9 @@ class Origin(NamedTuple):
 
     models: str
     caution: str = ""
+
+
+NO_ORIGIN = Origin("")
 
 
 def require_highdicom() -> None:
@@ -91,44 +94,45 @@ def require_highdicom() -> None:
         raise InputError("--dicom-seg", problem, "install the package", command="pip install highdicom") from error
 
 
-def read_source(folder: Path, series: str) -> Source:
+def read_source(folder: Path, series: str, step_mm: float) -> Source:
     """Read what a segmentation has to say of its scan.
 
     Args:
         folder: Folder of a DICOM series that has been read.
         series: Which series, as ``--series`` names it; empty for the only one.
+        step_mm: Distance of two slices in mm.
 
     Raises:
         InputError: If a header lacks what a segmentation has to refer to, or holds values that must not be copied.
     """
     import pydicom
 
-    images = []
+    images: list[Dataset] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that break the standard but can be read
         for path in find_slices(folder, series):
             tags = list(TAGS) if images else None
             image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
             if missing := [meaning for keyword, meaning in NEEDED.items() if not image.get(keyword)]:
-                problem = f"names no {missing[0].split(' ', 1)[1]}, to which a DICOM segmentation has to refer"
+                problem = f"names no {missing[0]}, to which a DICOM segmentation has to refer"
                 raise InputError(path, problem, "export the series again, or leave out --dicom-seg")
+            if not image.get("SliceThickness"):
+                image.SliceThickness = step_mm
             images.append(image)
     for keyword in MAY_BE_EMPTY:
         if keyword not in images[0]:
             setattr(images[0], keyword, "")
-    source = Source(folder, tuple(images))
     # A header that cannot be referred to is found before the scan is segmented.
-    _describe(source, np.ones((1, images[0].Rows, images[0].Columns), np.uint8), 1.0, Origin(""), images[:1])
-    return source
+    _describe(Source(folder, tuple(images[:1]), step_mm), np.ones((1, images[0].Rows, images[0].Columns), np.uint8))
+    return Source(folder, tuple(images), step_mm)
 
 
-def write_segmentation(path: Path, mask: np.ndarray, step_mm: float, source: Source, origin: Origin) -> bool:
+def write_segmentation(path: Path, mask: np.ndarray, source: Source, origin: Origin) -> bool:
     """Write a mask as a DICOM segmentation.
 
     Args:
         path: File to write.
         mask: Labels 0/1/2, uint8, in the order of the slices (slices, rows, columns).
-        step_mm: Distance of two slices in mm.
         source: The scan.
         origin: How the mask was made.
 
@@ -144,27 +148,25 @@ def write_segmentation(path: Path, mask: np.ndarray, step_mm: float, source: Sou
         raise InputError(source.folder, problem, "segment it again into another folder")
     if not mask.any():
         return False
-    made = _describe(source, mask, step_mm, origin, source.images)
+    made = _describe(source, mask, origin)
     with replacing(path) as unfinished:
         made.save_as(unfinished)
     return True
 
 
-def _describe(
-    source: Source, mask: np.ndarray, step_mm: float, origin: Origin, images: Sequence["Dataset"]
-) -> "Segmentation":
-    """Make the object; the mask (slices, rows, columns) is that of these images and not empty."""
+def _describe(source: Source, mask: np.ndarray, origin: Origin = NO_ORIGIN) -> "Segmentation":
+    """Make the object of a mask (slices, rows, columns) that is not empty."""
     import highdicom
     from pydicom.uid import generate_uid
 
-    first = images[0]
+    first = source.images[0]
     logging.getLogger("highdicom").setLevel(logging.ERROR)  # its warnings concern names that are copied as they are
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             codes = [int(code) for code in codes_in(mask) if code]
             made = highdicom.seg.Segmentation(
-                source_images=images,
+                source_images=source.images,
                 # A tumour without a pancreas around it is the first segment, because numbers must not leave one out.
                 pixel_array=mask if codes[-1] == len(codes) else (mask > 0).astype(np.uint8),
                 segmentation_type="BINARY",
@@ -182,10 +184,14 @@ def _describe(
                 content_description="Pancreas and pancreatic tumour",
                 pixel_measures=highdicom.PixelMeasuresSequence(
                     pixel_spacing=first.PixelSpacing,
-                    slice_thickness=float(first.get("SliceThickness") or step_mm),
-                    spacing_between_slices=step_mm,
+                    slice_thickness=first.SliceThickness,
+                    spacing_between_slices=source.step_mm,
                 ),
+                specific_character_set=None,
             )
+            # Copied as it is, because highdicom refuses an empty first value, which is usual in Japan.
+            if "SpecificCharacterSet" in first:
+                made.SpecificCharacterSet = first.SpecificCharacterSet
     except Exception as error:  # highdicom passes on whatever it finds wrong in the headers
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         problem = f"its headers cannot be taken over into a DICOM segmentation ({reason})"

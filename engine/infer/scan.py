@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from data.samples import patch_shape
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import Grid, volume_ml
 from data.scans.hounsfield import find_hu_problem
-from data.scans.volume import Volume, read_image, read_label, write_mask
+from data.scans.volume import read_image, read_label, write_mask
 from data.sources.plausible import LARGEST_GLAND_ML
 from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
@@ -189,12 +189,15 @@ class ScanSegmenter:
         return replace(scan, content=content, seconds=scan.seconds + time.monotonic() - start)
 
     def _read(self, path: Path) -> PreparedScan:
-        volume = _read_volume(path, self.series)
+        with _naming_a_failing_disk(path):
+            volume = read_image(path, self.series)
+            wanted = self.dicom_seg and path.is_dir()
+            source = read_source(path, self.series, volume.grid.spacing[2]) if wanted else None
         require_memory(path, WORK_BYTES * volume.array.size)
         preparation = next(iter(self.models.values())).preparation
         image, spacing, part = apply_preparation(volume.array, volume.spacing, preparation)
         notes = volume.notes if path.is_dir() else ()  # those on a file concern its header only
-        if self.dicom_seg and not path.is_dir():
+        if self.dicom_seg and not wanted:
             notes = (*notes, "no DICOM segmentation, because the scan is not a DICOM series")
         return PreparedScan(
             image=image,
@@ -203,7 +206,7 @@ class ScanSegmenter:
             voxels=volume.array.size,
             doubts=find_doubts(volume.array),
             notes=notes,
-            source=read_source(path, self.series) if self.dicom_seg and path.is_dir() else None,
+            source=source,
         )
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
@@ -241,7 +244,7 @@ class ScanSegmenter:
     ) -> tuple[str, ...]:
         """Write a mask as a DICOM segmentation; return a note if there is nothing to write."""
         origin, path = Origin(self.models_hash, caution), self.folder.segmentation_path(name)
-        if write_segmentation(path, grid.to_file(label), grid.spacing[2], source, origin):
+        if write_segmentation(path, grid.to_file(label), source, origin):
             return ()
         return ("no DICOM segmentation, because nothing was found",)
 
@@ -250,16 +253,19 @@ class ScanSegmenter:
         name = scan.row["case"]
         if not self.dicom_seg or not scan.path.is_dir() or self.folder.segmentation_path(name).exists():
             return
-        mask, source = read_label(self.folder.mask_path(name)), read_source(scan.path, self.series)
+        mask = read_label(self.folder.mask_path(name))
+        with _naming_a_failing_disk(scan.path):
+            source = read_source(scan.path, self.series, mask.grid.spacing[2])
         caution = scan.row["note"] if scan.row["unreliable"] else ""
         for note in self._write_segmentation(name, mask.array, mask.grid, source, caution):
             print(f"{name}: {note}")
 
 
-def _read_volume(scan: Path, series: str) -> Volume:
-    """Read a scan; that its disk or share fails concerns this scan only."""
+@contextlib.contextmanager
+def _naming_a_failing_disk(scan: Path) -> Iterator[None]:
+    """Read a scan in the block; that its disk or share fails concerns this scan only."""
     try:
-        return read_image(scan, series)
+        yield
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror or error})"
         raise InputError(error.filename or scan, problem, "check its permissions and the disk") from error
