@@ -21,12 +21,15 @@ from data.common.records import read_json, read_yaml
 TRACKERS = ("wandb", "mlflow")
 PROJECT = "dual-task-pancreas"  # of Weights & Biases, and experiment of MLflow
 RECORD = "tracker.json"
-# By default, both would keep a training waiting for hours if a server is gone. The environment of the user comes first.
+# By default, both would keep a training waiting for minutes or hours if a server is gone. What the user has set in the
+# environment comes first.
 PATIENCE = {
+    "WANDB_INIT_TIMEOUT": "30",  # s
     "WANDB_FINISH_TIMEOUT": "60",  # s
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # s
 }
+LONGEST_REASON = 200  # characters of a fault
 LONGEST_VALUE = 500  # characters of a setting, by the limits of MLflow
 MOST_PARAMETERS = 100  # in a call of MLflow
 Row = Mapping[str, float | None]
@@ -37,9 +40,11 @@ class Tracker(Protocol):
 
     Attributes:
         identity: What finds the run again.
+        remembers: Whether a run that is resumed has its earlier epochs.
     """
 
     identity: dict[str, str]
+    remembers: bool
 
     def log(self, row: Row) -> None:
         """Record an epoch, whose number is ``epoch`` of the row."""
@@ -51,6 +56,9 @@ class Tracker(Protocol):
 class WandbTracker:
     """A run of Weights & Biases: offline and in the run folder, unless WANDB_MODE and WANDB_DIR say otherwise.
 
+    Offline, each part of a run has a file of its own, which is lost if the training is killed. The last one therefore
+    gets all epochs, so that it is enough to upload it.
+
     Args:
         folder: The run folder.
         known: Identity of the run if it is resumed, else empty.
@@ -61,7 +69,7 @@ class WandbTracker:
     def __init__(self, folder: Path, known: Mapping[str, str], name: str, settings: Mapping[str, Any]) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE", "offline")
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             mode=mode,
@@ -72,7 +80,7 @@ class WandbTracker:
             config=dict(settings),
             settings=wandb.Settings(console="off", silent=mode == "offline"),
         )
-        self.identity = {"run": self._run.id}
+        self.identity, self.remembers = {"run": self._run.id}, mode != "offline"
 
     def log(self, row: Row) -> None:
         """Record an epoch."""
@@ -114,7 +122,7 @@ class MlflowTracker:
             params = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in _flatten(settings)]
             for start in range(0, len(params), MOST_PARAMETERS):
                 self._client.log_batch(run, params=params[start : start + MOST_PARAMETERS])
-        self.identity = {"run": run, "uri": uri}
+        self.identity, self.remembers = {"run": run, "uri": uri}, True
 
     def log(self, row: Row) -> None:
         """Record an epoch."""
@@ -138,7 +146,7 @@ class Tracking:
     Args:
         name: One of ``TRACKERS``.
         folder: The run folder, with its ``settings.yaml``.
-        history: Rows of the epochs that are done. A run that was not tracked before gets them as well.
+        history: Rows of the epochs that are done, which the tracker gets as well if it does not have them.
     """
 
     def __init__(self, name: str, folder: Path, history: Sequence[Row]) -> None:
@@ -168,7 +176,7 @@ class Tracking:
         with replacing(record) as unfinished:
             unfinished.write_text(json.dumps(known | {self.name: tracker.identity}, indent=1))
         self._tracker = tracker
-        for row in history if self.name not in known else ():
+        for row in () if self.name in known and tracker.remembers else history:
             tracker.log(row)
 
     def _guard(self, action: Callable[[], None]) -> None:
@@ -177,7 +185,7 @@ class Tracking:
             action()
         except Exception as error:
             self._tracker = None
-            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:LONGEST_REASON]
             print(f"note: {self.name} failed ({reason}), so this run is not tracked from here on")
 
 

@@ -41,11 +41,11 @@ def folder(tmp_path):
 @pytest.fixture
 def recorded(monkeypatch):
     """A tracker that remembers what it is asked for, and fails where its attribute says so."""
-    recorded = SimpleNamespace(calls=[], fails="")
+    recorded = SimpleNamespace(calls=[], fails="", remembers=True)
 
     class Recorder:
         def __init__(self, folder, known, name, settings):
-            self.identity = {"run": known.get("run", "r1")}
+            self.identity, self.remembers = {"run": known.get("run", "r1")}, recorded.remembers
             self.call("open", dict(known), name, settings["training"]["lr"])
 
         def call(self, what, *values):
@@ -77,6 +77,13 @@ def test_a_resumed_run_goes_on_in_the_same_tracked_run(folder, recorded):
         *(("open", {}, title, 0.1), ("log", 1), ("log", 2), ("close", False)),
         *(("open", {"run": "r1"}, title, 0.1), ("log", 3), ("close", False)),
     ]
+
+
+def test_a_tracker_that_starts_a_file_with_each_part_gets_all_epochs_again(folder, recorded):
+    recorded.remembers = False
+    log(folder, ROWS[:2])
+    log(folder, ROWS[2:], epochs_done=2)
+    assert [call[1] for call in recorded.calls if call[0] == "log"] == [1, 2, 1, 2, 3]
 
 
 def test_a_run_that_is_tracked_from_its_resumption_on_gets_its_earlier_epochs(folder, recorded):
@@ -133,7 +140,7 @@ def test_wandb_works_without_a_network_in_the_run_folder(folder, monkeypatch, ca
     deadline = time.monotonic() + 20  # the process of wandb writes its file after it was told to finish
     while not all(b"loss" in path.read_bytes() for path in made) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert b"validation_dice" in made[0].read_bytes() and b"loss" in made[1].read_bytes()
+    assert all(b"validation_dice" in path.read_bytes() for path in made)  # the second has the epochs of the first, too
 
 
 def test_a_tracked_training_has_the_losses_of_any_other(tmp_path):
