@@ -40,6 +40,7 @@ NEEDED = {
     "SOPInstanceUID": "image",
     "FrameOfReferenceUID": "frame of reference",
 }
+COMMON = ("StudyInstanceUID", "FrameOfReferenceUID")  # to all slices
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
@@ -115,6 +116,10 @@ def read_source(folder: Path, series: str, step_mm: float) -> Source:
             image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
             if missing := [meaning for keyword, meaning in NEEDED.items() if not image.get(keyword)]:
                 problem = f"names no {missing[0]}, to which a DICOM segmentation has to refer"
+                raise InputError(path, problem, "export the series again, or leave out --dicom-seg")
+            first = images[0] if images else image
+            if any(image[keyword] != first[keyword] for keyword in COMMON):
+                problem = f"its study or frame of reference differs from that of {Path(str(first.filename)).name}"
                 raise InputError(path, problem, "export the series again, or leave out --dicom-seg")
             if not image.get("SliceThickness"):
                 image.SliceThickness = step_mm

@@ -26,7 +26,7 @@ from data.samples import patch_shape
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import Grid, volume_ml
 from data.scans.hounsfield import find_hu_problem
-from data.scans.volume import read_image, read_label, write_mask
+from data.scans.volume import Volume, read_image, read_label, write_mask
 from data.sources.plausible import LARGEST_GLAND_ML
 from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
@@ -62,7 +62,7 @@ class PreparedScan(NamedTuple):
     voxels: int
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
-    source: Source | None
+    source: Source | None = None
 
 
 class SegmentedScan(NamedTuple):
@@ -189,25 +189,19 @@ class ScanSegmenter:
         return replace(scan, content=content, seconds=scan.seconds + time.monotonic() - start)
 
     def _read(self, path: Path) -> PreparedScan:
-        with _naming_a_failing_disk(path):
-            volume = read_image(path, self.series)
-            wanted = self.dicom_seg and path.is_dir()
-            source = read_source(path, self.series, volume.grid.spacing[2]) if wanted else None
+        volume = _read_volume(path, self.series)
         require_memory(path, WORK_BYTES * volume.array.size)
         preparation = next(iter(self.models.values())).preparation
         image, spacing, part = apply_preparation(volume.array, volume.spacing, preparation)
-        notes = volume.notes if path.is_dir() else ()  # those on a file concern its header only
-        if self.dicom_seg and not wanted:
-            notes = (*notes, "no DICOM segmentation, because the scan is not a DICOM series")
-        return PreparedScan(
+        scan = PreparedScan(
             image=image,
             spacing=spacing,
             grid=replace(volume.grid, part=part),
             voxels=volume.array.size,
             doubts=find_doubts(volume.array),
-            notes=notes,
-            source=source,
+            notes=volume.notes if path.is_dir() else (),  # those on a file concern its header only
         )
+        return self._add_source(path, scan) if self.dicom_seg else scan
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
         return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing))
@@ -239,6 +233,13 @@ class ScanSegmenter:
             "picture_fault": picture.fault,
         }
 
+    def _add_source(self, path: Path, scan: PreparedScan) -> PreparedScan:
+        """Read what a DICOM segmentation refers to, so that what it lacks is found before the scan is segmented."""
+        if not path.is_dir():
+            return scan._replace(notes=(*scan.notes, "no DICOM segmentation, because the scan is not a DICOM series"))
+        with _naming_a_failing_disk(path):
+            return scan._replace(source=read_source(path, self.series, scan.grid.spacing[2]))
+
     def _write_segmentation(
         self, name: str, label: np.ndarray, grid: Grid, source: Source, caution: str
     ) -> tuple[str, ...]:
@@ -259,6 +260,11 @@ class ScanSegmenter:
         caution = scan.row["note"] if scan.row["unreliable"] else ""
         for note in self._write_segmentation(name, mask.array, mask.grid, source, caution):
             print(f"{name}: {note}")
+
+
+def _read_volume(scan: Path, series: str) -> Volume:
+    with _naming_a_failing_disk(scan):
+        return read_image(scan, series)
 
 
 @contextlib.contextmanager

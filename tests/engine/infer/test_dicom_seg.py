@@ -214,11 +214,16 @@ def test_a_scan_without_names_dates_thickness_and_number_of_the_series_gets_one_
     assert np.array_equal(read_label(run.out / "ct_seg.dcm", like=read_image(folder)).array, tiny_scan(0)[1])
 
 
+def another_frame(made, index):
+    made.FrameOfReferenceUID = "1.2.10" if index == 5 else "1.2.9"
+
+
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
         ({"FrameOfReferenceUID": None}, "IM000.dcm: names no frame of reference"),
         ({"StudyInstanceUID": None}, "IM000.dcm: names no study"),
+        ({"edit": another_frame}, "IM005.dcm: its study or frame of reference differs from that of IM000.dcm"),
         ({"PatientSex": "X"}, "'X' is not a valid PatientSexValues"),
         ({"step": (0, 0.6, 2.5)}, "gantry tilted by"),
         ({"drop": 4}, "not evenly spaced"),
