@@ -71,8 +71,7 @@ def read_series(folder: Path, choice: str = "", *, is_label: bool = False) -> Se
         InputError: If there is no CT series or more than one, a header cannot be read, a slice differs from the
             others in size, orientation or storage, a slice is missing or doubled, or the gantry was tilted.
     """
-    headers = [read_header(path) for path in dicom_files(folder)]
-    stack, notes = choose_stack(folder, headers, choice, any_modality=is_label)
+    stack, notes = _choose(folder, choice, is_label=is_label)
     _check_storage(folder, stack)
     _check_places(folder, stack)
     if len({s.rescale for s in stack.slices}) > 1:
@@ -85,6 +84,15 @@ def read_series(folder: Path, choice: str = "", *, is_label: bool = False) -> Se
     planes = (_read_plane(s, padding) for s, padding in zip(stack.slices, ranges, strict=True))
     grid, axes_notes = _grid_of(folder, stack)
     return Series(grid, planes, (*notes, *axes_notes))
+
+
+def find_slices(folder: Path, choice: str = "") -> list[Path]:
+    """List the files of a series that ``read_series`` reads, in the order of its grid.
+
+    Raises:
+        InputError: As for ``read_series``, as far as the headers are concerned one by one.
+    """
+    return [one.path for one in _choose(folder, choice)[0].slices]
 
 
 def summarise_series(folder: Path) -> SeriesSummary:
@@ -105,6 +113,11 @@ def summarise_series(folder: Path) -> SeriesSummary:
     # File names need not follow the positions, but instance numbers do. Without them, the names have to serve.
     steps = abs(last.number - first.number) or max(1, len(files) - 1)
     return SeriesSummary(first.path, len(files), distance / steps)
+
+
+def _choose(folder: Path, choice: str, *, is_label: bool = False) -> tuple[Stack, list[str]]:
+    headers = [read_header(path) for path in dicom_files(folder)]
+    return choose_stack(folder, headers, choice, any_modality=is_label)
 
 
 def _slices_of(files: Sequence[Path]) -> Iterator[Slice]:

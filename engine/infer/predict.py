@@ -26,6 +26,7 @@ from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
 from engine.device import choose_device
 from engine.infer.cascade import StageModel, check_runs_folder, load_model
+from engine.infer.dicom_seg import require_highdicom
 from engine.infer.overlap import overlap
 from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
@@ -70,6 +71,7 @@ class PredictOptions:
         scans: Files, or folders of DICOM series.
         series: Which series of each DICOM folder; empty for the only one.
         output: Folder for masks, pictures and the table of volumes.
+        dicom_seg: Whether to write the mask of a DICOM series as a DICOM segmentation as well.
         split: The split whose models are used.
         until: Use the newest runs that were started at this time or before; None for the newest of all.
         average: Whether to average the two tasks in the stages that have a distance head.
@@ -83,6 +85,7 @@ class PredictOptions:
     scans: tuple[Path, ...]
     series: str
     output: Path
+    dicom_seg: bool
     split: str
     until: str | None
     average: bool
@@ -112,6 +115,12 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         help="folder for masks, pictures and the table volumes.csv; rows of other scans stay in the table",
     )
     add_series(parser)
+    parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm) as well, with patient and study "
+        "of the scan (needs the package highdicom)",
+    )
     parser.add_argument(
         "--data",
         default=NONE_HELD_OUT,
@@ -146,6 +155,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         scans=tuple(args.scans),
         series=args.series,
         output=args.output,
+        dicom_seg=args.dicom_seg,
         split=args.data,
         until=args.time,
         average=args.average,
@@ -165,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 2 if a scan failed, else 0.
     """
     options = parse(argv)
+    if options.dicom_seg:
+        require_highdicom()
     folder = PredictionFolder(options.output)
     names = folder.assign_names(options.scans)
     check_runs_folder(options.path)
@@ -174,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for model in models.values():
         fast = ", without flips" if model.fast else ""
         print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}{fast}")
-    steps = ScanSegmenter(models, folder, options.series, hash_models(models))
+    steps = ScanSegmenter(models, folder, options.series, hash_models(models), options.dicom_seg)
     scans = list(names.items())[options.shard.number - 1 :: options.shard.of]
     segmented = overlap(scans, steps.read, steps.segment, steps.write, has_room=steps.has_room)
     with warnings.catch_warnings():

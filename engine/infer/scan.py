@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +26,12 @@ from data.samples import patch_shape
 from data.scans.bytes import SUFFIXES
 from data.scans.grid import Grid, volume_ml
 from data.scans.hounsfield import find_hu_problem
-from data.scans.volume import Volume, read_image, write_mask
+from data.scans.volume import Volume, read_image, read_label, write_mask
 from data.sources.plausible import LARGEST_GLAND_ML
 from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
 from engine.infer.cascade import CascadeResult, StageModel, segment_scan
+from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentation
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -52,6 +53,7 @@ class PreparedScan(NamedTuple):
         voxels: Number of voxels of the scan itself.
         doubts: Why its mask will not be reliable.
         notes: What a reader of the mask should know.
+        source: What a DICOM segmentation refers to; None if none is to be written.
     """
 
     image: np.ndarray
@@ -60,6 +62,7 @@ class PreparedScan(NamedTuple):
     voxels: int
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
+    source: Source | None = None
 
 
 class SegmentedScan(NamedTuple):
@@ -118,12 +121,14 @@ class ScanSegmenter:
         folder: Gets masks, pictures and rows.
         series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
         models_hash: Of the models (``hash_models``).
+        dicom_seg: Whether the mask of a DICOM series is written as a DICOM segmentation as well.
     """
 
     models: Mapping[str, StageModel]
     folder: PredictionFolder
     series: str
     models_hash: str
+    dicom_seg: bool = False
 
     def read(self, scan: tuple[Path, str]) -> Passage:
         """Read and prepare a scan, unless the folder holds its mask already.
@@ -162,7 +167,7 @@ class ScanSegmenter:
             InputError: As for ``PredictionFolder.put``.
         """
         if scan.is_finished:
-            return scan.row
+            return self._step(self._add_segmentation, replace(scan, content=scan)).row
         written = self._step(functools.partial(self._write, scan.row["case"]), scan)
         row = written.row | (written.content or {})
         if not failed(row):
@@ -199,15 +204,19 @@ class ScanSegmenter:
         return replace(scan, content=content, seconds=scan.seconds + time.monotonic() - start)
 
     def _read(self, path: Path) -> PreparedScan:
-        return prepare_scan(self.models, _read_volume(path, self.series), path)
+        scan = prepare_scan(self.models, _read_volume(path, self.series), path)
+        return self._add_source(path, scan) if self.dicom_seg else scan
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
         return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing))
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
         scan, (label, notes, _) = segmented
+        self.folder.segmentation_path(name).unlink(missing_ok=True)  # it may be of other models
         write_mask(self.folder.mask_path(name), label, scan.grid)
         pancreas_ml, tumour_ml, doubts = segmented.pancreas_ml, segmented.tumour_ml, segmented.doubts
+        if scan.source:
+            notes = (*notes, *self._write_segmentation(name, label, scan.grid, scan.source, "; ".join(doubts)))
         fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
         notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
@@ -228,6 +237,34 @@ class ScanSegmenter:
             "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),
             "picture_fault": picture.fault,
         }
+
+    def _add_source(self, path: Path, scan: PreparedScan) -> PreparedScan:
+        """Read what a DICOM segmentation refers to, so that what it lacks is found before the scan is segmented."""
+        if not path.is_dir():
+            return scan._replace(notes=(*scan.notes, "no DICOM segmentation, because the scan is not a DICOM series"))
+        with _naming_a_failing_disk(path):
+            return scan._replace(source=read_source(path, self.series, scan.grid.spacing[2]))
+
+    def _write_segmentation(
+        self, name: str, label: np.ndarray, grid: Grid, source: Source, caution: str
+    ) -> tuple[str, ...]:
+        """Write a mask as a DICOM segmentation; return a note if there is nothing to write."""
+        origin, path = Origin(self.models_hash, caution), self.folder.segmentation_path(name)
+        if write_segmentation(path, grid.to_file(label), source, origin):
+            return ()
+        return ("no DICOM segmentation, because nothing was found",)
+
+    def _add_segmentation(self, scan: Passage) -> None:
+        """Write the DICOM segmentation of a scan whose mask the folder holds already, if it is wanted and missing."""
+        name = scan.row["case"]
+        if not self.dicom_seg or not scan.path.is_dir() or self.folder.segmentation_path(name).exists():
+            return
+        mask = read_label(self.folder.mask_path(name))
+        with _naming_a_failing_disk(scan.path):
+            source = read_source(scan.path, self.series, mask.grid.spacing[2])
+        caution = scan.row["note"] if scan.row["unreliable"] else ""
+        for note in self._write_segmentation(name, mask.array, mask.grid, source, caution):
+            print(f"{name}: {note}")
 
 
 def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | None = None) -> PreparedScan:
@@ -255,9 +292,15 @@ def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | 
 
 
 def _read_volume(scan: Path, series: str) -> Volume:
-    """Read a scan; that its disk or share fails concerns this scan only."""
-    try:
+    with _naming_a_failing_disk(scan):
         return read_image(scan, series)
+
+
+@contextlib.contextmanager
+def _naming_a_failing_disk(scan: Path) -> Iterator[None]:
+    """Read a scan in the block; that its disk or share fails concerns this scan only."""
+    try:
+        yield
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror or error})"
         raise InputError(error.filename or scan, problem, "check its permissions and the disk") from error

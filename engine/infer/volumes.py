@@ -37,6 +37,10 @@ class PredictionFolder:
         """Return the path of the mask of a scan."""
         return self.folder / f"{name}_pancreas_tumour.nii.gz"
 
+    def segmentation_path(self, name: str) -> Path:
+        """Return the path of the mask of a scan as a DICOM segmentation."""
+        return self.folder / f"{name}_seg.dcm"
+
     def picture_path(self, name: str) -> Path:
         """Return the path of the picture of a scan."""
         return self.folder / f"{name}.png"

@@ -321,6 +321,6 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
         checkpoint=checkpoint,
         recomputed=fit.recomputed,
     )
-    train(training, profile=options.profile if process_number() == 0 else 0)
+    train(training, profile=options.profile if process_number() == 0 else 0, tracker=options.tracker)
     result = "no case to validate on" if training.best_dice is None else f"validation Dice {training.best_dice:.3f}"
     print(f"{folder}: {result}")

@@ -1,5 +1,6 @@
 """The training loop of all four stages."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,7 +23,7 @@ from models.processes import process_number
 BEST_SO_FAR = "best_so_far.pt"  # the best weights of a run that is not finished
 
 
-def train(training: Training, profile: int = 0) -> None:
+def train(training: Training, profile: int = 0, tracker: str = "") -> None:
     """Train to the last epoch.
 
     After every epoch ``last.pt`` holds all that is needed to go on as if the training had never been interrupted.
@@ -30,14 +31,16 @@ def train(training: Training, profile: int = 0) -> None:
     Args:
         training: The run.
         profile: Number of steps to record with torch's profiler.
+        tracker: As in ``RunLog``.
 
     Raises:
         InputError: If a loss is not finite or the memory does not suffice; it names the case.
     """
     settings = training.recipe.training
-    log = RunLog(training.folder, training.epochs_done) if process_number() == 0 else None
+    writes = process_number() == 0
     done = training.epochs_done * len(training.loader)
     with (
+        RunLog(training.folder, training.epochs_done, tracker) if writes else contextlib.nullcontext() as log,
         progress_bar(total=training.steps, done=done, unit="step", title=training.title) as bar,
         profiling(training.folder, profile, training.device) as after_step,
     ):
@@ -60,8 +63,6 @@ def train(training: Training, profile: int = 0) -> None:
             if log and validates:  # before the epoch counts as done, so that a killed run that goes on draws them again
                 log.draw_curves(training.title)
             save_epoch(training, epoch, best)
-    if log:
-        log.close()
 
 
 def validate(training: Training) -> dict[str, float]:

@@ -25,6 +25,7 @@ from engine.options import (
 )
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import VARIANTS, Stage, with_variant
+from engine.train.trackers import TRACKERS, check_tracker
 
 POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
 
@@ -43,6 +44,7 @@ class TrainOptions:
         keep_patch: Whether the size of a patch was typed, so that it is not adapted to the memory.
         plain: Whether to compute in the plain way, as a reference for the fast one.
         profile: Number of steps to record with torch's profiler.
+        tracker: Experiment tracker that gets the losses; empty for none.
         gpu, store, path: As in engine.options.
     """
 
@@ -57,6 +59,7 @@ class TrainOptions:
     keep_patch: bool
     plain: bool
     profile: int
+    tracker: str
     gpu: str
     store: Path
     path: Path
@@ -111,6 +114,12 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         metavar="N",
         help="record N steps with torch's profiler, in profile.txt and profile.json of the run",
     )
+    parser.add_argument(
+        "--tracker",
+        choices=TRACKERS,
+        help="record the losses in Weights & Biases (wandb; offline in the run folder, unless WANDB_MODE is set) or "
+        "MLflow (in ./mlflow.db, unless MLFLOW_TRACKING_URI is set) as well (default: in neither)",
+    )
     add_gpu(parser)
     add_store(parser)
     add_path(parser)
@@ -140,11 +149,13 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         keep_patch=any(change.startswith("patch_mm=") for change in args.sampling),
         plain=args.plain,
         profile=args.profile,
+        tracker=args.tracker or "",
         gpu=args.gpu,
         store=args.store,
         path=args.path,
     )
     check_settings(options.training, options.network)
+    check_tracker(options.tracker)
     if options.profile < 0:
         raise InputError(f"--profile {options.profile}", "out of range", "give a number of steps, or 0 for none")
     return options

@@ -14,6 +14,7 @@ import yaml
 from data.common.errors import InputError
 from data.common.files import replacing
 from engine.report.drawing import drawing
+from engine.train.trackers import Tracking
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -56,12 +57,13 @@ class RunLog:
     Args:
         folder: Of the run.
         epochs_done: Rows of an earlier part of the run to keep when it is resumed.
+        tracker: Experiment tracker that gets the rows as well, one of ``TRACKERS``; empty for none.
 
     Attributes:
         undrawn: Why the curves were not drawn the last time; empty if they were.
     """
 
-    def __init__(self, folder: Path, epochs_done: int = 0) -> None:
+    def __init__(self, folder: Path, epochs_done: int = 0, tracker: str = "") -> None:
         self.folder = folder
         self.table = folder / "losses.csv"
         self.history = self._read_table()[:epochs_done] if epochs_done else []
@@ -70,6 +72,13 @@ class RunLog:
             print(f"not installed: {', '.join(self.missing)}; the losses are in {self.table} only")
         self.undrawn = ""
         self._board = self._open_board(epochs_done)
+        self._tracking = Tracking(tracker, folder, self.history) if tracker else None
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def add_epoch(self, row: Mapping[str, float | None]) -> None:
         """Add a row to ``losses.csv``; a value of None leaves its cell empty."""
@@ -84,6 +93,8 @@ class RunLog:
                 if name != "epoch" and value is not None:
                     self._board.add_scalar(name, value, int(row["epoch"] or 0))
             self._board.flush()
+        if self._tracking:
+            self._tracking.log(row)
 
     def draw_curves(self, title: str) -> None:
         """Draw ``curves.png``: the terms of the loss and the validation Dice over the epochs, if that works."""
@@ -94,10 +105,12 @@ class RunLog:
                 draw_curves(self.folder / "curves.png", self.history, title)
             self.undrawn = picture.fault
 
-    def close(self) -> None:
-        """Close the TensorBoard file, and say so if the last curves could not be drawn."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the TensorBoard file and the tracked run, and say so if the last curves could not be drawn."""
         if self._board:
             self._board.close()
+        if self._tracking:
+            self._tracking.close(failed=failed)
         if self.undrawn:
             print(f"note: {self.undrawn}; the losses are in {self.table}")
 
