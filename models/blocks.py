@@ -61,16 +61,17 @@ class StandardisedConv3d(nn.Conv3d):
     def _filters(self) -> Tensor:
         """Return the standardised weights; without gradients they are computed again only after a change."""
         if torch.compiler.is_compiling():  # a condition on the version of the weights would compile anew at every step
-            return self._standardise()
+            return self.standardised()
         if torch.is_grad_enabled():
             self._kept = None
-            return self._standardise()
+            return self.standardised()
         version = (self.weight.data_ptr(), self.weight._version)
         if self._kept is None or self._kept[0] != version:
-            self._kept = version, self._standardise()
+            self._kept = version, self.standardised()
         return self._kept[1]
 
-    def _standardise(self) -> Tensor:
+    def standardised(self) -> Tensor:
+        """Return the standardised filters, shape (out_channels, in_channels, k, k, k)."""
         count = self.weight[0].numel()
         biased = (
             1 - 1 / count
