@@ -59,13 +59,14 @@ def _replace_layers(module: nn.Module) -> None:
 
 
 def _convolution(layer: nn.Conv3d, weight: Tensor) -> nn.Conv3d:
+    side, dilation = layer.kernel_size[0], layer.dilation[0]  # the same along all axes
     plain = nn.Conv3d(
         layer.in_channels,
         layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
+        side,
+        layer.stride[0],
+        dilation * (side // 2),
+        dilation,
         bias=layer.bias is not None,
     )
     plain.weight.copy_(weight)

@@ -36,7 +36,7 @@ def check_monai_packages() -> None:
         InputError: If it is not; it names the command that installs it.
     """
     if importlib.util.find_spec("monai") is None:
-        command = "pip install 'monai[fire,ignite,nibabel]'"
+        command = "pip install 'monai[fire,nibabel]'"
         raise InputError("--monai", "MONAI is not installed", "install it", command=command)
 
 
@@ -92,6 +92,7 @@ def inference_config(checkpoint: Checkpoint) -> dict[str, Any]:
         {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": name}
         | {"output_dtype": "$np.uint8", "resample": False, "separate_folder": False},
     ]
+    probability = "@inferer(scan['image'][None].to(@device), @network)[0].cpu()"
     load = "torch.export.load(@bundle_root + '/models/model.pt2')"
     return {
         "imports": ["$import glob", "$import numpy as np", "$import torch", "$import torch.export.passes"],
@@ -102,8 +103,11 @@ def inference_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "scans": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz') + glob.glob(@dataset_dir + '/*.nii'))",
         "network": f"$torch.export.passes.move_to_device_pass({load}, @device).module()",
         "preprocessing": {"_target_": "Compose", "transforms": before},
-        "dataset": {"_target_": "Dataset", "data": "$[{'image': scan} for scan in @scans]", "transform": "@preprocessing"},
-        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': scan} for scan in @scans]",
+            "transform": "@preprocessing",
+        },
         "inferer": {
             "_target_": "SlidingWindowInferer",
             "roi_size": list(patch_shape(sampling)),
@@ -112,16 +116,8 @@ def inference_config(checkpoint: Checkpoint) -> dict[str, Any]:
             "mode": "gaussian",
         },
         "postprocessing": {"_target_": "Compose", "transforms": after},
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "mode": "train",  # an exported network has no other mode; it was traced for inference
-        },
-        "run": ["$@evaluator.run()"],
+        # MONAI's evaluator would call eval(), which an exported network has not: it was traced for inference.
+        "run": [f"$[@postprocessing(dict(scan, pred={probability})) and None for scan in @dataset]"],
     }
 
 
@@ -141,9 +137,7 @@ def metadata(checkpoint: Checkpoint, sha256: str) -> dict[str, Any]:
         "pytorch_version": torch.__version__,
         "numpy_version": importlib.metadata.version("numpy"),
         "required_packages_version": {
-            name: importlib.metadata.version(name)
-            for name in ("nibabel", "pytorch-ignite", "fire")
-            if importlib.util.find_spec(name.removeprefix("pytorch-"))
+            name: importlib.metadata.version(name) for name in ("nibabel", "fire") if importlib.util.find_spec(name)
         },
         "task": f"Segmentation of the {LABEL[sampling.target]} in CT",
         "description": f"The stage {stage.title} of a cascade that segments the pancreas and its tumours. {alone}",

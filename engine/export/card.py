@@ -33,9 +33,9 @@ def write_card(name: str, runs: Mapping[str, StageRun]) -> str:
 
 
 _INTENDED_USE = (
-    "Research on the segmentation of the pancreas and its tumours in CT, and as a start for training on other data. It is "
-    "not a medical device. It must not decide on the diagnosis or the treatment of a patient, and every mask has to be "
-    "checked by someone who can read the scan."
+    "Research on the segmentation of the pancreas and its tumours in CT, and as a start for training on other data. "
+    "It is not a medical device. It must not decide on the diagnosis or the treatment of a patient, and every mask has "
+    "to be checked by someone who can read the scan."
 )
 
 
@@ -43,8 +43,8 @@ def _describe_model(name: str) -> str:
     stages = ", ".join(stage.title for stage in STAGES.values())
     return (
         f"A cascade of four networks ({stages}) that segments the pancreas and its tumours in abdominal CT. It reads "
-        "Hounsfield units and writes a mask on the voxels of the scan: 0 background, 1 pancreas, 2 tumour. The method is "
-        "described in arXiv:2505.01644.\n\n"
+        "Hounsfield units and writes a mask on the voxels of the scan: 0 background, 1 pancreas, 2 tumour. The method "
+        "is described in arXiv:2505.01644.\n\n"
         f"```sh\npython predict.py scan.nii.gz -o out --model {name}\n```"
     )
 
@@ -56,7 +56,14 @@ def _describe_data(runs: Mapping[str, StageRun]) -> str:
         cases = [_count(run.centres.get(part, {})) if run.centres else UNKNOWN for part in SPLIT_PARTS]
         split = f"{checkpoint.split} ({checkpoint.split_hash or 'no hash'})"
         rows.append([STAGES[stage].title, split, *cases, _range(checkpoint.spacing_range)])
-    header = ["stage", "split (hash)", "training cases", "validation", "held out", "voxels of the training (z, y, x) in mm"]
+    header = [
+        "stage",
+        "split (hash)",
+        "training cases",
+        "validation",
+        "held out",
+        "voxels of the training (z, y, x) in mm",
+    ]
     held_out = {run.checkpoint.split for run in runs.values()} - {NONE_HELD_OUT}
     said = "Cases by their centre. The validation cases chose the epoch and the threshold; none of them was trained on."
     if held_out:
@@ -83,7 +90,16 @@ def _describe_training(runs: Mapping[str, StageRun]) -> str:
                 f"{checkpoint.thresholds.get('segmentation', 0.5):g}",
             ]
         )
-    header = ["stage", "width", "epoch", "voxels that it sees (mm)", "HU window", "loss terms", "began with", "threshold"]
+    header = [
+        "stage",
+        "width",
+        "epoch",
+        "voxels that it sees (mm)",
+        "HU window",
+        "loss terms",
+        "began with",
+        "threshold",
+    ]
     return f"{_table(header, rows)}\n\nAll settings are in `model.json`, under `recipe` of each stage."
 
 
@@ -99,8 +115,9 @@ def _describe_results(runs: Mapping[str, StageRun]) -> str:
         return "No evaluation is recorded with these runs, so that it is unknown how well the model works."
     header = ["stage", "evaluation", "cases", "Dice (95 % interval)", "HD95 in mm", "without a tumour: nothing found"]
     said = (
-        "The Dice of the validation cases has chosen the epoch and is therefore optimistic. An evaluation is on the cases "
-        "that were held out; `docs/glossary.md` of the repository defines the metrics, and `model.json` has all of them."
+        "The Dice of the validation cases has chosen the epoch and is therefore optimistic. An evaluation is on the "
+        "cases that were held out; `docs/glossary.md` of the repository defines the metrics, and `model.json` has all "
+        "of them."
     )
     return f"{_table(header, rows)}\n\n{said}"
 
@@ -127,7 +144,9 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
     ]
     ranges = [c.spacing_range for c in checkpoints if c.spacing_range]
     if ranges:
-        coarsest = " x ".join(f"{FAMILIAR_SPACING_FACTOR * max(mm):.2g}" for mm in zip(*(r[1] for r in ranges), strict=True))
+        coarsest = " x ".join(
+            f"{FAMILIAR_SPACING_FACTOR * max(mm):.2g}" for mm in zip(*(r[1] for r in ranges), strict=True)
+        )
         limits.append(f"Masks of scans with voxels coarser than about {coarsest} mm are marked as unreliable.")
     if not any(run.evaluations for run in runs.values()):
         limits.append("No evaluation on held-out cases is recorded.")
@@ -148,8 +167,8 @@ def _describe_licence() -> str:
     title, _, holder = (REPOSITORY / "LICENSE").read_text(encoding="utf-8").splitlines()[:3]
     return (
         f"{title} ({holder}), as the code of this project. The data that the weights were trained on have licences of "
-        "their own, several of which exclude commercial use or ask for attribution; whoever passes the weights on has to "
-        "keep to them as well (`docs/data.md` of the repository names them)."
+        "their own, several of which exclude commercial use or ask for attribution; whoever passes the weights on has "
+        "to keep to them as well (`docs/data.md` of the repository names them)."
     )
 
 

@@ -71,8 +71,8 @@ def parse(argv: Sequence[str] | None) -> ExportOptions:
         type=Path,
         default=[DEFAULT_CHECKPOINTS],
         metavar="RUNS",
-        help="the folder of all runs, of which the newest finished one of each stage is taken; or four run folders, one "
-        "of each stage",
+        help="the folder of all runs, of which the newest finished one of each stage is taken; or four run folders, "
+        "one of each stage",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help=f"model file to write, such as model{SUFFIX}"
@@ -91,13 +91,20 @@ def parse(argv: Sequence[str] | None) -> ExportOptions:
     )
     beside = f"in a folder beside the file that is named like it, without {SUFFIX}"
     parser.add_argument(
-        "--onnx", action="store_true", help=f"write each network as STAGE.onnx with STAGE.json, its preprocessing, {beside}"
+        "--onnx",
+        action="store_true",
+        help=f"write each network as STAGE.onnx with STAGE.json, its preprocessing, {beside}",
     )
     parser.add_argument(
-        "--torch-export", action="store_true", help="write each network as STAGE.pt2 with STAGE.json, in the same folder"
+        "--torch-export",
+        action="store_true",
+        help="write each network as STAGE.pt2 with STAGE.json, in the same folder",
     )
     parser.add_argument(
-        "--monai", choices=STAGES, metavar="STAGE", help="write this stage as STAGE_bundle, a MONAI bundle, in the same folder"
+        "--monai",
+        choices=STAGES,
+        metavar="STAGE",
+        help="write this stage as STAGE_bundle, a MONAI bundle, in the same folder",
     )
     args = parser.parse_args(argv)
     if args.output.suffix.lower() != SUFFIX:

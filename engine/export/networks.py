@@ -165,8 +165,8 @@ def describe_preprocessing(checkpoint: Checkpoint, sha256: str) -> dict[str, Any
         },
         "target_mm": list(sampling.target_mm),
         "hu_window": list(sampling.hu_window),
-        "values": "clip((HU - hu_window[0]) / (hu_window[1] - hu_window[0]), 0, 1), then resampled linearly to target_mm, "
-        "after a low pass along the axes in which the voxels of the scan are smaller",
+        "values": "clip((HU - hu_window[0]) / (hu_window[1] - hu_window[0]), 0, 1), then resampled linearly to "
+        "target_mm after a low pass along the axes in which the voxels of the scan are smaller",
         "box": {
             "around": "the body" if sampling.roi == "scan" else f"the {sampling.roi}",
             "mask_of": stage.predecessor,

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.common.errors import InputError
-from data.common.records import read_yaml
-from engine.checkpoint import Checkpoint, find_run, load_checkpoint, parse_checkpoint
+from engine.checkpoint import Checkpoint, find_run, load_checkpoint, parse_checkpoint, read_centres
 from engine.report.tables import read_summary
 from engine.stages import STAGES
 
 BEST = "best.pt"
-CENTRES = "centres"  # name of the field in settings.yaml
 
 
 class StageRun(NamedTuple):
@@ -21,8 +19,7 @@ class StageRun(NamedTuple):
     Attributes:
         folder: The run folder.
         checkpoint: Its best weights, with their thresholds.
-        centres: Number of cases of each centre in the parts of the split, ``{"train": {"centre": 12}, ...}``; None for a
-            run of an earlier version, which did not record them, and for an imported one.
+        centres: As ``engine.checkpoint.read_centres`` returns them.
         evaluations: The summaries of its evaluations by the name of their folder.
     """
 
@@ -97,21 +94,9 @@ def read_run(folder: Path, checkpoint: Checkpoint) -> StageRun:
     Raises:
         InputError: If a record is damaged.
     """
-    path, centres = folder / "settings.yaml", None
-    if path.exists():
-        try:
-            centres = read_yaml(path).get(CENTRES)
-            if centres is not None and not _are_counts(centres):
-                raise ValueError(f"{CENTRES} are not numbers of cases")
-        except (OSError, ValueError) as error:
-            raise InputError(path, f"damaged ({error})", "restore it, or move it away") from error
     summaries = sorted(folder.glob("evaluation*/summary.json"))
-    return StageRun(folder, checkpoint, centres, {path.parent.name: read_summary(path) for path in summaries})
-
-
-def _are_counts(centres: object) -> bool:
-    parts = centres.values() if isinstance(centres, dict) else [None]
-    return all(isinstance(part, dict) and all(type(n) is int for n in part.values()) for part in parts)
+    evaluations = {path.parent.name: read_summary(path) for path in summaries}
+    return StageRun(folder, checkpoint, read_centres(folder), evaluations)
 
 
 def _without_infinities(value: Any) -> Any:  # noqa: ANN401

@@ -230,9 +230,7 @@ def load_from_file(
     }
 
 
-def load_from_runs(
-    options: PredictOptions, device: torch.device, readouts: Mapping[str, str]
-) -> dict[str, StageModel]:
+def load_from_runs(options: PredictOptions, device: torch.device, readouts: Mapping[str, str]) -> dict[str, StageModel]:
     """Load the newest models of the runs by the name of their stage.
 
     Raises:

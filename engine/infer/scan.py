@@ -236,8 +236,7 @@ def _read_volume(scan: Path, series: str) -> Volume:
 def hash_models(models: Mapping[str, StageModel]) -> str:
     """Return a hash of the networks and of how they are read; it does not depend on where they lie."""
     used = [
-        [model.sha256, model.readout, model.threshold, *(["fast"] if model.fast else [])]
-        for model in models.values()
+        [model.sha256, model.readout, model.threshold, *(["fast"] if model.fast else [])] for model in models.values()
     ]
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
