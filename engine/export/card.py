@@ -1,6 +1,7 @@
 """The model card: what a model was made from, what it is for and what it cannot do, from the records of its runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.common.files import REPOSITORY
@@ -76,8 +77,9 @@ def _describe_training(runs: Mapping[str, StageRun]) -> str:
     for stage, run in runs.items():
         recipe, checkpoint = run.checkpoint.recipe, run.checkpoint
         low, high = recipe.sampling.hu_window
-        start = f"{recipe.start.path} ({recipe.start.sha256[:12]})" if recipe.start.path else "random weights"
-        start += f", {recipe.start.freeze} frozen" if recipe.start.freeze != "none" else ""
+        begun = recipe.start
+        start = f"{Path(begun.path).name} ({begun.sha256[:12]})" if begun.path else "random weights"
+        start += f", {begun.freeze} frozen" if begun.freeze != "none" else ""
         rows.append(
             [
                 STAGES[stage].title,
@@ -158,6 +160,11 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
             "The stages were trained on different splits, so that a case that one of them held out may have been a "
             "training case of another."
         )
+    if any(c.recipe.start.path for c in checkpoints):
+        limits.append(
+            "It began with the weights of another model, whose training cases are not listed here: see the card of "
+            "that model."
+        )
     if any(not run.centres for run in runs.values()):
         limits.append("The training centres of some stages are not recorded.")
     return limits
@@ -179,7 +186,8 @@ def _count(centres: Mapping[str, int]) -> str:
 def _range(spacing_range: Sequence[Sequence[float]] | None) -> str:
     if spacing_range is None:
         return UNKNOWN
-    return " x ".join(f"{low:.2g}-{high:.2g}" for low, high in zip(*spacing_range, strict=True))
+    sides = [(f"{low:.2g}", f"{high:.2g}") for low, high in zip(*spacing_range, strict=True)]
+    return " x ".join(low if low == high else f"{low}-{high}" for low, high in sides)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
