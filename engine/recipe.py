@@ -78,7 +78,7 @@ class Start:
 
     Attributes:
         path: File or run folder, as it was typed, whose weights the network began with; empty for random ones.
-        sha256: Of that file, or of the checkpoint of that run.
+        sha256: Of the checkpoint that they come from.
         freeze: The part of the network that keeps these weights, one of FROZEN.
     """
 

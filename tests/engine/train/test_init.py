@@ -87,6 +87,8 @@ def test_a_published_checkpoint_gives_what_fits(tmp_path):
     missing = {name.partition(".")[0] for name in net.state_dict() if name not in fitting}
     assert missing == {"head_input", "slice"}  # the normalisation that the release lacks, and a head that it had not
     assert initial.sha256 == sha256_of(tmp_path / "release.pth") and initial.network.width == 8
+    as_published = new_network(NetworkSettings(8), STAGES["tumor_coarse"].published)
+    assert find_fitting(initial, as_published).keys() == as_published.state_dict().keys()
 
 
 def test_weights_of_another_stage_fit_but_for_its_heads_and_those_are_named(study_store, tmp_path, runs, capsys):
