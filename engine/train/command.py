@@ -58,10 +58,11 @@ class Plan:
         """Return how many boxes of the negatives an epoch has."""
         return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
 
-    def count_centres(self) -> dict[str, dict[str, int]]:
+    def count_centres(self, settings: TrainSettings) -> dict[str, dict[str, int]]:
         """Return how many cases of each centre the parts of the split have, those of the test part as it names them."""
+        negatives = self.negatives if self.negatives_per_epoch(settings) else []
         keys = {
-            "train": [case.key for case in (*self.train_cases, *self.negatives)],
+            "train": [case.key for case in (*self.train_cases, *negatives)],
             "validation": [case.key for case in self.validation_cases],
             "test": self.split.test,
         }
@@ -333,7 +334,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
                 "processes": process_count(),
                 "plain": options.plain,
                 "store": str(options.store),
-                CENTRES: plan.count_centres(),
+                CENTRES: plan.count_centres(recipe.training),
                 **recipe.to_record(),
             },
         )
