@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
@@ -23,6 +24,7 @@ from torch import Tensor
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.files import WORKSPACE, make_folder, replacing
+from data.common.records import read_yaml
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
@@ -31,6 +33,7 @@ ZIP_START = b"PK\x03\x04"
 FORMAT = 4  # to be raised when an older version could not read the file, or would compute something else with it
 DEFAULT_CHECKPOINTS = WORKSPACE / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
+CENTRES = "centres"  # in settings.yaml of a run
 _TIME = re.compile(r"\d{4}(_\d{2}){5}")
 
 
@@ -101,42 +104,69 @@ def load_checkpoint(path: Path, stage: str, store: Path | None = None) -> Checkp
     remedy = {"remedy": "train this stage again", "command": command}
     if not path.exists():
         raise InputError(path, "no such checkpoint", **remedy)
-    if not _starts_as_archive(path):
-        raise InputError(path, "the file is truncated or damaged", **remedy)
-    content = load_tensors(path, **remedy)
+    return parse_checkpoint(path, path, stage, **remedy)
+
+
+def parse_checkpoint(
+    source: Path | BytesIO, name: Path | str, stage: str | None, remedy: str, command: str = ""
+) -> Checkpoint:
+    """Read a checkpoint onto the CPU; nothing in it is executed.
+
+    Args:
+        source: A file that exists, or its content.
+        name: What to call it in messages.
+        stage: Name of its stage; None for any.
+        remedy: What to do if it cannot be used.
+        command: The command that does it.
+
+    Raises:
+        InputError: As for ``load_checkpoint``.
+    """
+    blame = {"remedy": remedy, "command": command}
+    if not _starts_as_archive(source):
+        raise InputError(name, "the file is truncated or damaged", **blame)
+    content = load_tensors(source, remedy, command, name=name)
     found = content.pop("format", None)
     if found != FORMAT:
         what = f"a checkpoint of format {found}" if isinstance(found, int) else "not a checkpoint of this project"
-        raise InputError(path, f"{what}, where format {FORMAT} is read", **remedy)
-    if content.get("stage") != stage:
-        raise InputError(path, f"belongs to the stage {content.get('stage')}, not {stage}", f"give a run of {stage}")
+        raise InputError(name, f"{what}, where format {FORMAT} is read", **blame)
+    of = str(content.get("stage"))
+    if of not in STAGES or stage not in (None, of):
+        wanted = stage or "one of this project"
+        raise InputError(name, f"belongs to the stage {of}, not {wanted}", f"give a run of {wanted}")
     try:
         checkpoint = Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
         _check_fields(checkpoint)
     except (TypeError, KeyError, AttributeError, ValueError, InputError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(path, f"its record is incomplete or out of range ({reason})", **remedy) from error
+        raise InputError(name, f"its record is incomplete or out of range ({reason})", **blame) from error
     return checkpoint
 
 
-def load_tensors(path: Path, remedy: str, command: str = "") -> dict[str, Any]:
+def load_tensors(
+    source: Path | BytesIO, remedy: str, command: str = "", *, name: Path | str | None = None
+) -> dict[str, Any]:
     """Load fields that ``torch.save`` wrote: tensors and plain values. Nothing in the file is executed.
 
     A file that is a zip archive, as torch has written since version 1.6, is compared with its checksums first. Older
     files have none.
 
     Args:
-        path: The file, which exists.
+        source: The file, which exists, or its content.
         remedy: What to do if it cannot be used.
         command: The command that does it.
+        name: What to call it in messages; None for its path.
 
     Raises:
         InputError: If the file is damaged, holds code or no fields, or does not fit into the memory.
     """
-    if _starts_as_archive(path) and not _is_whole_archive(path):
+    path = name or str(source)
+    if _starts_as_archive(source) and not _is_whole_archive(source):
         raise InputError(path, "the file is truncated or damaged", remedy, command=command)
+    if isinstance(source, BytesIO):
+        source.seek(0)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         problem = "the file holds more than tensors and numbers and is not opened"
         raise InputError(path, problem, remedy, command=command) from error
@@ -152,18 +182,20 @@ def load_tensors(path: Path, remedy: str, command: str = "") -> dict[str, Any]:
     return content
 
 
-def _starts_as_archive(path: Path) -> bool:
-    with path.open("rb") as file:
+def _starts_as_archive(source: Path | BytesIO) -> bool:
+    if isinstance(source, BytesIO):
+        return source.getbuffer()[: len(ZIP_START)] == ZIP_START
+    with source.open("rb") as file:
         return file.read(len(ZIP_START)) == ZIP_START
 
 
-def _is_whole_archive(path: Path) -> bool:
+def _is_whole_archive(source: Path | BytesIO) -> bool:
     """Return whether the file is a zip archive, as torch writes it, whose members all match their checksums.
 
     Torch does not compress its archives, so a member that would unpack to something larger is not read.
     """
     try:
-        with ZipFile(path) as archive:
+        with ZipFile(source) as archive:
             return all(m.compress_type == ZIP_STORED for m in archive.infolist()) and archive.testzip() is None
     except MemoryError:
         raise
@@ -251,6 +283,29 @@ def _is_time(name: str) -> bool:
         return bool(_TIME.fullmatch(name) and datetime.strptime(name, TIME_FORMAT))
     except ValueError:
         return False
+
+
+def read_centres(run: Path) -> dict[str, dict[str, int]] | None:
+    """Read how many cases of each centre the parts of the split of a run have.
+
+    Returns:
+        ``{"train": {"centre": 12}, ...}``, from ``settings.yaml``; None for a run that did not record it, as those of
+        earlier versions and imported ones.
+
+    Raises:
+        InputError: If the record is damaged.
+    """
+    path = run / "settings.yaml"
+    if not path.exists():
+        return None
+    try:
+        centres = read_yaml(path).get(CENTRES)
+        parts = [{}] if centres is None else [*centres.values()]
+        if not all(type(count) is int for part in parts for count in part.values()):
+            raise ValueError(f"{CENTRES} are not numbers of cases")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(path, f"damaged ({error})", "restore it, or move it away") from error
+    return centres
 
 
 def load_newest(checkpoints: Path, stage: Stage, split: str, store: Path) -> tuple[Path, Checkpoint] | None:

@@ -96,6 +96,7 @@ def step_memory(
     batch_size: int,
     gpu: bool,
     averaged: bool = False,
+    frozen: bool = False,
     ahead: bool = False,
     recomputed: int = 0,
 ) -> int:
@@ -108,6 +109,7 @@ def step_memory(
         batch_size: Boxes of a step.
         gpu: Whether it is computed in half precision on a GPU, or else in float32 on the CPU.
         averaged: Whether there is a moving average of the weights.
+        frozen: Whether the encoder is left as it is.
         ahead: Whether the next batch is prepared on the same device during the step.
         recomputed: As in ``DualTaskNet``.
     """
@@ -116,12 +118,17 @@ def step_memory(
         net.recomputed = recomputed
         if not gpu:
             avoid_slow_convolutions(net)
+        if frozen:
+            net.freeze_encoder()
         weights = list(net.parameters())
+        trained = [weight for weight in weights if weight.requires_grad]
         with MemoryTracker() as tracker:
             for weight in weights:
                 tracker.follow(weight)
+            for weight in trained:
                 weight.grad = torch.empty_like(weight)  # of the step before
-            kept = [torch.empty_like(weight) for weight in weights for _ in range(3 if averaged else 2)]  # by Adam
+            kept = [torch.empty_like(weight) for weight in trained for _ in range(2)]  # by Adam
+            kept += [torch.empty_like(weight) for weight in weights if averaged]
             without_batch = tracker.live
             mask = torch.empty(batch_size, 1, *shape)
             phi = torch.empty_like(mask) if "sdf" in method.heads else None
@@ -133,7 +140,7 @@ def step_memory(
             loss = _loss(net, method, images, mask, phi, half=gpu)
             net.zero_grad(set_to_none=True)
             loss.backward()
-            tracker.reserve(2 * max(weight.untyped_storage().nbytes() for weight in weights))  # by the optimiser
+            tracker.reserve(2 * max(weight.untyped_storage().nbytes() for weight in trained))  # by the optimiser
     return tracker.peak
 
 
@@ -247,6 +254,7 @@ def _needed(recipe: Recipe, shape: Index3D, gpu: bool, recomputed: int) -> int:
         batch_size=_own_batch(recipe),
         gpu=gpu,
         averaged=recipe.training.ema_decay > 0,
+        frozen=recipe.start.freeze == "encoder",
         ahead=gpu,
         recomputed=recomputed,
     )

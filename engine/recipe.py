@@ -15,6 +15,7 @@ from engine.method import Method
 from models.blocks import Activation
 from models.dual_task_net import DualTaskNet
 
+FROZEN = ("none", "encoder")
 OPTIMISERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -71,6 +72,21 @@ class TrainSettings:
     clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the weights of a network are before its training begins.
+
+    Attributes:
+        path: File or run folder, as it was typed, whose weights the network began with; empty for random ones.
+        sha256: Of the checkpoint that they come from.
+        freeze: The part of the network that keeps these weights, one of FROZEN.
+    """
+
+    path: str = ""
+    sha256: str = ""
+    freeze: str = "none"
+
+
 def new_network(network: NetworkSettings, method: Method) -> DualTaskNet:
     """Build a network with random weights, as torch lays it out by default."""
     return DualTaskNet(
@@ -95,6 +111,7 @@ class Recipe:
     augmentation: Augmentation
     training: TrainSettings
     preparation: Preparation
+    start: Start = field(default=Start(), metadata={"added": True})
 
     def build_network(
         self, device: torch.device, memory_format: torch.memory_format = torch.channels_last_3d

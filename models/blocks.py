@@ -59,13 +59,14 @@ class StandardisedConv3d(nn.Conv3d):
         """Return the standardised weights; without gradients they are computed again only after a change."""
         if torch.is_grad_enabled():
             self._kept = None
-            return self._standardise()
+            return self.standardised()
         version = (self.weight.data_ptr(), self.weight._version)
         if self._kept is None or self._kept[0] != version:
-            self._kept = version, self._standardise()
+            self._kept = version, self.standardised()
         return self._kept[1]
 
-    def _standardise(self) -> Tensor:
+    def standardised(self) -> Tensor:
+        """Return the standardised filters, shape (out_channels, in_channels, k, k, k)."""
         count = self.weight[0].numel()
         biased = (
             1 - 1 / count

@@ -52,7 +52,10 @@ class NormReLU(nn.GroupNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         large = x.shape[1] <= MOST_CHANNELS and x.shape[2:].numel() >= LEAST_VOXELS
-        if large and is_slow_in_torch(x, self.weight):
+        # Below a frozen part of the network x needs no gradient. Torch's backward pass then writes one all the same in
+        # this layout, and crashes (torch 2.13).
+        frozen = torch.is_grad_enabled() and not x.requires_grad and self.weight.requires_grad
+        if (large or frozen) and is_slow_in_torch(x, self.weight):
             return cast("Tensor", _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps))
         if x.dtype == self.weight.dtype:
             return super().forward(x)

@@ -1,6 +1,7 @@
 """The dual-task network: a residual 3-D U-Net that predicts a mask and its signed distance from shared features."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar, cast
 
@@ -18,6 +19,7 @@ R = TypeVar("R")
 REDUCTION = 8  # voxels of the input per cell of the bottom grid, along each axis
 HEADS = ("seg", "sdf", "embedding", "slice", "deep")
 HEAD_INPUTS = ("normalised", "raw")
+ENCODER = re.compile(r"stem\.|encoder\d\.|down\d\.")  # how the names of its parameters start
 MOST_RECOMPUTED = 3  # resolutions whose features can be recomputed; those of the coarsest one take too little to matter
 GROUP_NORM_RELU = Activation()  # of the published network
 # How heads that read normalised features start. A probability of 0.02, near the share of the target, saves the hundreds
@@ -170,6 +172,12 @@ class DualTaskNet(nn.Module):
             slice=self.slice(bottom) if self.slice is not None else None,
             deep=(self.deep[0](y2), self.deep[1](y4)) if self.deep is not None else None,
         )
+
+    def freeze_encoder(self) -> None:
+        """Let the training leave the encoder as it is: the stem, the blocks before the bottom and the steps between."""
+        for name, parameter in self.named_parameters():
+            if ENCODER.match(name):
+                parameter.requires_grad_(False)
 
     def _run(self, resolution: int, part: Callable[..., R], *inputs: Tensor | nn.Module) -> R:
         """Run a part of the network at a resolution (1 is the full one); keep its features or recompute them."""

@@ -132,10 +132,10 @@ def load_cascade(
     average: bool = False,
     fast: bool = False,
 ) -> Cascade:
-    """Load the newest trained models of the four stages.
+    """Load the trained models of the four stages: the newest runs, or those of a model file.
 
     Args:
-        path: Folder of the runs.
+        path: Folder of the runs, or a model file, of which ``split`` and ``until`` say nothing.
         split: Name of the split that they were trained on: the centre that was held out, or "none" for models that were
             trained on all centres. None for the only split of which all four stages are trained.
         device: "auto" for a GPU if there is one, the number of a GPU, or "cpu".
@@ -147,9 +147,13 @@ def load_cascade(
         InputError: If a stage has no usable model, several splits could be meant, or there is no such device.
     """
     runs = Path(path)
-    check_runs_folder(runs)
     # The options of the command, so that both load the same models; no scan and no folder is named.
-    words = [f"--path={runs}", f"--data={_only_split(runs) if split is None else split}", f"--gpu={device}"]
+    words = [f"--gpu={device}"]
+    if runs.is_file():
+        words += [f"--model={runs}", *([f"--data={split}"] if split else [])]
+    else:
+        check_runs_folder(runs)
+        words += [f"--path={runs}", f"--data={_only_split(runs) if split is None else split}"]
     words += [f"--time={until}"] if until else []
     words += [flag for flag, is_set in (("--average", average), ("--fast", fast)) if is_set]
     return Cascade(load_models(parse(["-", "--output=-", *words])))

@@ -46,6 +46,7 @@ SUBCOMMANDS = {
     "study": SubCommand("train and compare variants of the method", "engine.study.command"),
     "splits": SubCommand("show the splits of the prepared cases, and add cross-validations", "data.splits.command"),
     "score": SubCommand("score masks that another program has made", "engine.evaluate.folder"),
+    "export": SubCommand("write a trained model into one file, or for other programs", "engine.export.command"),
     "export-nnunet": SubCommand("write the prepared cases for nnU-Net", "data.export.command"),
     "contact-sheet": SubCommand("draw the prepared cases", "data.contact_sheet.command"),
     "phantom": SubCommand("make synthetic scans", "data.phantom.command"),

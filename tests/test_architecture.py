@@ -31,11 +31,11 @@ ROOMS = {
     "engine": (
         ("engine.study",),
         ("engine.evaluate",),
-        ("engine.train", "engine.published"),
+        ("engine.train", "engine.published", "engine.export"),
         ("engine.infer",),
         ("engine.report",),
         ("engine.options",),
-        ("engine.metrics", "engine.statistics", "engine.checkpoint"),
+        ("engine.metrics", "engine.statistics", "engine.model_file", "engine.checkpoint"),
         ("engine.memory",),
         ("engine.recipe",),
         ("engine.stages",),

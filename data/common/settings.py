@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from data.common.errors import InputError
@@ -21,13 +21,16 @@ def from_record(kind: type[T], record: Mapping[str, Any], *, complete: bool = Fa
     Args:
         kind: The dataclass.
         record: Its values by name.
-        complete: Whether every field has to be recorded. Otherwise a field that is not gets its default.
+        complete: Whether every field has to be recorded, except those that have ``added`` in their metadata: records of
+            earlier versions lack them, and their defaults say what those did. Otherwise a field that is not recorded
+            gets its default.
 
     Raises:
         TypeError: If a field that has to be recorded is missing, unknown or of another type.
     """
     hints = get_type_hints(kind)
-    if complete and (missing := hints.keys() - record.keys()):
+    demanded = {f.name for f in fields(kind) if not f.metadata.get("added")}
+    if complete and (missing := demanded - record.keys()):
         raise TypeError(f"{kind.__name__} lacks {', '.join(sorted(missing))}")
     values = {}
     for name, value in record.items():

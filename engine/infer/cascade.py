@@ -19,12 +19,13 @@ from torch import nn
 from data.cases.labels import PANCREAS, TUMOUR
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
+from data.common.files import sha256_of
 from data.common.memory import zeros
 from data.common.process import release_freed_pages
 from data.samples import Sampling, fits_patch, mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.checkpoint import find_run, load_checkpoint
+from engine.checkpoint import Checkpoint, find_run, load_checkpoint
 from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
@@ -51,12 +52,13 @@ class StageModel:
         readout: Name in ``engine.infer.box.READOUTS``.
         threshold: Probabilities above it are foreground.
         device: Where to compute.
-        run: The run folder that the network comes from.
+        run: The run folder, or the model file, that the network comes from.
         epoch: Epochs that its weights were trained for.
         split_hash: Hash of the cases in the parts of its split.
         preparation: How its training cases were prepared.
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
         fast: Whether it computes every box once instead of averaging over the eight flips.
+        sha256: Of the checkpoint; empty for a network that comes from none.
     """
 
     stage: Stage
@@ -70,6 +72,7 @@ class StageModel:
     preparation: Preparation
     spacing_range: Sequence[Sequence[float]] | None = None
     fast: bool = False
+    sha256: str = ""
 
 
 class StageResult(NamedTuple):
@@ -141,20 +144,51 @@ def load_model(
         InputError: If there is no such run, its checkpoint cannot be used, or its network lacks the heads that the
             readout needs.
     """
-    stage = STAGES[stage_name]
-    run = find_run(checkpoints, stage, split, at=at, until=until, store=store)
-    checkpoint = load_checkpoint(run / "best.pt", stage_name, store)
+    run = find_run(checkpoints, STAGES[stage_name], split, at=at, until=until, store=store)
+    best = run / "best.pt"
+    checkpoint = load_checkpoint(best, stage_name, store)
+    return build_model(
+        checkpoint, best, device, run=run, sha256=sha256_of(best), threshold=threshold, readout=readout, fast=fast
+    )
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    name: Path | str,
+    device: torch.device,
+    *,
+    run: Path,
+    sha256: str,
+    threshold: float | None = None,
+    readout: str = "segmentation",
+    fast: bool = False,
+) -> StageModel:
+    """Build the network of a checkpoint, ready to segment.
+
+    Args:
+        checkpoint: Of a finished run.
+        name: What to call it in messages.
+        device: Where to compute.
+        run: As in ``StageModel``.
+        sha256: Of the file of the checkpoint.
+        threshold: As for ``load_model``.
+        readout: Name in ``engine.infer.box.READOUTS``.
+        fast: As in ``StageModel``.
+
+    Raises:
+        InputError: If its parameters are of another network, or it lacks the heads that the readout needs.
+    """
     recipe = checkpoint.recipe
-    stage = replace(stage, method=recipe.method, sampling=recipe.sampling)
+    stage = replace(STAGES[checkpoint.stage], method=recipe.method, sampling=recipe.sampling)
     if readout not in checkpoint.thresholds:
         problem = "the network has no distance head, so the two tasks cannot be averaged"
-        raise InputError(run / "best.pt", problem, "leave out --average")
+        raise InputError(name, problem, "leave out --average")
     net = recipe.build_network(device)
     try:
         net.load_state_dict(checkpoint.net)
     except RuntimeError as error:
         problem = f"its parameters are not those of the network of {stage.title}"
-        raise InputError(run / "best.pt", problem, "train this stage again", command=stage.script("train")) from error
+        raise InputError(name, problem, "train this stage again", command=stage.script("train")) from error
     for head in set(recipe.method.heads) - READOUTS[readout].heads:
         setattr(net, head, None)  # nobody reads it
     return StageModel(
@@ -169,6 +203,7 @@ def load_model(
         preparation=recipe.preparation,
         spacing_range=checkpoint.spacing_range,
         fast=fast,
+        sha256=sha256,
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.dataset import Dataset
 
-SOFTWARE = "dual-task-pancreas"
+SOFTWARE = "pancreas-dual-task"
 VERSION = "0.1.0"  # of pyproject.toml
 SERIES_OFFSET = 1000  # added to the number of the scan's series
 NAMES = {PANCREAS: "Pancreas", TUMOUR: "Pancreatic tumour"}

@@ -12,10 +12,12 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from data.cases.options import add_series
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
@@ -24,13 +26,15 @@ from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
+from engine.checkpoint import DEFAULT_CHECKPOINTS
 from engine.device import choose_device
-from engine.infer.cascade import StageModel, check_runs_folder, load_model
+from engine.infer.cascade import StageModel, build_model, check_runs_folder, load_model
 from engine.infer.dicom_seg import require_highdicom
 from engine.infer.overlap import overlap
 from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
 from engine.infer.volumes import PredictionFolder
+from engine.model_file import read_model_file
 from engine.options import add_average, add_fast, add_gpu, add_path
 from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
@@ -80,6 +84,7 @@ class PredictOptions:
         report: Whether to write report.html.
         gpu: As in engine.options.
         path: As in engine.options.
+        model: A model file to use in place of the runs; None for the runs.
     """
 
     scans: tuple[Path, ...]
@@ -94,6 +99,7 @@ class PredictOptions:
     report: bool
     gpu: str
     path: Path
+    model: Path | None
 
 
 def parse(argv: Sequence[str] | None) -> PredictOptions:
@@ -134,6 +140,12 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     )
     add_gpu(parser)
     add_path(parser)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="use the models of a file that python -m engine.export wrote, in place of --path, --data and --time",
+    )
     add_average(parser)
     add_fast(parser)
     parser.add_argument(
@@ -151,6 +163,9 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     )
     add_quiet(parser)
     args = parser.parse_args(argv)
+    if args.model and (args.path, args.data, args.time) != (DEFAULT_CHECKPOINTS, NONE_HELD_OUT, None):
+        problem = "holds all models, so that there are no runs to choose among"
+        raise InputError(f"--model {args.model}", problem, "leave out --path, --data and --time, or --model")
     return PredictOptions(
         scans=tuple(args.scans),
         series=args.series,
@@ -164,6 +179,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         report=args.report,
         gpu=args.gpu,
         path=args.path,
+        model=args.model,
     )
 
 
@@ -179,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_highdicom()
     folder = PredictionFolder(options.output)
     names = folder.assign_names(options.scans)
-    check_runs_folder(options.path)
+    if options.model is None:
+        check_runs_folder(options.path)
     models = load_models(options)
     check_writable(options.output)
     remove_unfinished([options.output])
@@ -215,10 +232,43 @@ def load_models(options: PredictOptions) -> dict[str, StageModel]:
         InputError: If a stage has no usable model, after a line for each such stage has been printed; or if the models
             were trained on cases that were prepared in different ways.
     """
+    device, averaged = choose_device(options.gpu), [s.name for s in STAGES.values() if "sdf" in s.method.heads]
+    readouts = {name: "average" if options.average and name in averaged else "segmentation" for name in STAGES}
+    if options.model:
+        models = load_from_file(options.model, device, readouts, fast=options.fast)
+    else:
+        models = load_from_runs(options, device, readouts)
+    first = next(iter(models.values()))
+    if other := next((model for model in models.values() if model.preparation != first.preparation), None):
+        ways = f"{other.preparation}, but {first.run} with {first.preparation}"
+        raise InputError(other.run, f"trained on cases prepared with {ways}", "train all stages on one store")
+    return models
+
+
+def load_from_file(
+    file: Path, device: torch.device, readouts: Mapping[str, str], *, fast: bool
+) -> dict[str, StageModel]:
+    """Load the models of a model file by the name of their stage.
+
+    Raises:
+        InputError: If the file or a model in it cannot be used.
+    """
+    return {
+        name: build_model(
+            checkpoint, f"{file}, {name}", device, run=file, sha256=sha256, readout=readouts[name], fast=fast
+        )
+        for name, (checkpoint, sha256) in read_model_file(file).stages.items()
+    }
+
+
+def load_from_runs(options: PredictOptions, device: torch.device, readouts: Mapping[str, str]) -> dict[str, StageModel]:
+    """Load the newest models of the runs by the name of their stage.
+
+    Raises:
+        InputError: If a stage has no usable model, after a line for each such stage has been printed.
+    """
     models, missing = {}, 0
-    device = choose_device(options.gpu)
-    for name, stage in STAGES.items():
-        readout = "average" if options.average and "sdf" in stage.method.heads else "segmentation"
+    for name, readout in readouts.items():
         try:
             models[name] = load_model(
                 options.path, name, options.split, device, until=options.until, readout=readout, fast=options.fast
@@ -231,10 +281,6 @@ def load_models(options: PredictOptions) -> dict[str, StageModel]:
         choice = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
         problem = f"{missing} of the {len(STAGES)} stages have no usable model for --data {options.split}"
         raise InputError(options.path, problem, f"train them with the commands above{choice}")
-    first = next(iter(models.values()))
-    if other := next((model for model in models.values() if model.preparation != first.preparation), None):
-        ways = f"{other.preparation}, but {first.run} with {first.preparation}"
-        raise InputError(other.run, f"trained on cases prepared with {ways}", "train all stages on one store")
     return models
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from data.cases.labels import TUMOUR
 from data.cases.resample import apply_preparation
 from data.common.errors import InputError
-from data.common.files import sha256_of
 from data.common.memory import free_memory, require_memory
 from data.prepare.provenance import stat_signature
 from data.samples import patch_shape
@@ -309,8 +308,7 @@ def _naming_a_failing_disk(scan: Path) -> Iterator[None]:
 def hash_models(models: Mapping[str, StageModel]) -> str:
     """Return a hash of the networks and of how they are read; it does not depend on where they lie."""
     used = [
-        [sha256_of(model.run / "best.pt"), model.readout, model.threshold, *(["fast"] if model.fast else [])]
-        for model in models.values()
+        [model.sha256, model.readout, model.threshold, *(["fast"] if model.fast else [])] for model in models.values()
     ]
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 

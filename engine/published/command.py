@@ -5,11 +5,9 @@ project, which are defined in mm, approximate the voxel-based cropping and resam
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from torch import Tensor
 
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
@@ -17,11 +15,11 @@ from data.common.errors import InputError, command
 from data.common.program import command_name
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
-from engine.checkpoint import Checkpoint, create_run, load_tensors, save_checkpoint
+from engine.checkpoint import Checkpoint, create_run, save_checkpoint
 from engine.options import add_path
+from engine.published.release import read_release
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
-from models.published import load_published
 
 # The release reads the voxels of a scan as they are, and every second one in its first stage. Its scans have voxels of
 # about this size (z, y, x) in mm.
@@ -46,14 +44,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
         InputError: If the file is no such checkpoint, or has not the heads that the stage needs.
     """
     stage = STAGES[stage_name]
-    remedy = "give a checkpoint file of the published release"
-    if not file.exists():
-        raise InputError(file, "no such file", remedy)
-    content = load_tensors(file, remedy)
-    try:
-        net = load_published(_find_parameters(content))
-    except ValueError as error:
-        raise InputError(file, str(error).splitlines()[0], remedy) from error
+    net = read_release(file)
     if set(net.heads) != set(stage.published.heads):
         heads = f"has the heads {', '.join(net.heads)}, where {stage.title} has {', '.join(stage.published.heads)}"
         raise InputError(file, heads, "name the stage that it was trained for with --stage")
@@ -81,14 +72,6 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
         ),
     )
     return run
-
-
-def _find_parameters(content: object) -> Mapping[str, Tensor]:
-    """Return the parameters of a checkpoint that holds them directly or as one of its values."""
-    for candidate in (content, *(content.values() if isinstance(content, dict) else ())):
-        if isinstance(candidate, dict) and candidate and all(isinstance(value, Tensor) for value in candidate.values()):
-            return candidate
-    raise ValueError("holds no parameters of a network")
 
 
 @command

@@ -18,14 +18,15 @@ from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.settings import differences
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
-from data.splits.split import Split, centres_with, choose_splits, select_cases
-from engine.checkpoint import Checkpoint, create_run, list_runs, load_checkpoint, load_newest
+from data.splits.split import Split, centre_of, centres_with, choose_splits, select_cases
+from engine.checkpoint import CENTRES, Checkpoint, create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
-from engine.recipe import Recipe, TrainSettings
+from engine.recipe import Recipe, TrainSettings, new_network
 from engine.stages import STAGES, Stage
 from engine.train.cost import Cost, Work, describe_machine, format_duration, measuring
+from engine.train.initial import InitialWeights, describe_start
 from engine.train.loader import count_negatives
 from engine.train.loop import BEST_SO_FAR, train
 from engine.train.options import TrainOptions, parse
@@ -56,6 +57,16 @@ class Plan:
     def negatives_per_epoch(self, settings: TrainSettings) -> int:
         """Return how many boxes of the negatives an epoch has."""
         return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
+
+    def count_centres(self, settings: TrainSettings) -> dict[str, dict[str, int]]:
+        """Return how many cases of each centre the parts of the split have, those of the test part as it names them."""
+        negatives = self.negatives if self.negatives_per_epoch(settings) else []
+        keys = {
+            "train": [case.key for case in (*self.train_cases, *negatives)],
+            "validation": [case.key for case in self.validation_cases],
+            "test": self.split.test,
+        }
+        return {part: dict(Counter(map(centre_of, some))) for part, some in keys.items()}
 
     def to_measure(self, stage: Stage, recipe: Recipe, recomputed: int = 0) -> Work:
         """Return this plan as a training whose cost can be measured; ``recomputed`` as in ``DualTaskNet``."""
@@ -123,6 +134,8 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
             plans.append(plan_run(options, plan, execution.device))
         except InputError as error:
             faults.append(error)
+    if options.initial and plans:
+        print(describe_initial(options.initial, options, [run.plan for run in plans]))
     if options.dry_run and plans and process_number() == 0:
         print(describe_cost(options, plans, execution))
     for plan, fit, _ in plans if not options.dry_run else ():
@@ -165,6 +178,23 @@ def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Pl
     # Cases without a tumour alone would choose the epoch that finds least, which is that of an untrained network.
     can_rank = any(case.target_box(target) for case in validation_cases)
     return Plan(split, positives, negatives, validation_cases if can_rank else [])
+
+
+def describe_initial(initial: InitialWeights, options: TrainOptions, plans: Sequence[Plan]) -> str:
+    """Return what new runs begin with, and a warning for each split that holds out cases of a centre it was trained on.
+
+    Raises:
+        InputError: If none of the weights fits.
+    """
+    with torch.device("meta"):  # names and shapes only
+        net = new_network(options.network, options.stage.method)
+    lines = [describe_start(initial, net, options.recipe(plans[0].train_cases))]
+    for plan in plans:
+        held_out = {centre_of(key) for key in plan.split.test}
+        if seen := sorted(held_out & {*initial.centres}):
+            text = f"the initial weights were trained on {', '.join(seen)}, of which {plan.split.name} holds out cases"
+            lines.append(f"    warning: {text}: no evaluation on them is one of unseen cases")
+    return "\n".join(lines)
 
 
 def describe(plan: Plan, settings: TrainSettings) -> str:
@@ -304,6 +334,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
                 "processes": process_count(),
                 "plain": options.plain,
                 "store": str(options.store),
+                CENTRES: plan.count_centres(recipe.training),
                 **recipe.to_record(),
             },
         )
@@ -319,6 +350,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
         execution=execution,
         folder=folder,
         checkpoint=checkpoint,
+        initial=options.initial,
         recomputed=fit.recomputed,
     )
     train(training, profile=options.profile if process_number() == 0 else 0, tracker=options.tracker)

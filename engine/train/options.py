@@ -23,8 +23,9 @@ from engine.options import (
     read_recipe_options,
     value_of,
 )
-from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.recipe import FROZEN, NetworkSettings, Recipe, Start, TrainSettings
 from engine.stages import VARIANTS, Stage, with_variant
+from engine.train.initial import InitialWeights, read_initial_weights
 from engine.train.trackers import TRACKERS, check_tracker
 
 POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
@@ -46,6 +47,8 @@ class TrainOptions:
         profile: Number of steps to record with torch's profiler.
         tracker: Experiment tracker that gets the losses; empty for none.
         gpu, store, path: As in engine.options.
+        initial: Weights that new runs begin with; None for random ones.
+        freeze: Part of the network that keeps them, one of FROZEN.
     """
 
     stage: Stage
@@ -63,6 +66,8 @@ class TrainOptions:
     gpu: str
     store: Path
     path: Path
+    initial: InitialWeights | None = None
+    freeze: str = "none"
 
     def recipe(self, cases: Sequence[Case], fit: Fit | None = None) -> Recipe:
         """Return the recipe of a run on these cases, which were all prepared in one way.
@@ -77,6 +82,7 @@ class TrainOptions:
             augmentation=self.augmentation,
             training=self.training,
             preparation=cases[0].preparation,
+            start=Start(str(self.initial.path), self.initial.sha256, self.freeze) if self.initial else Start(),
         )
 
 
@@ -102,6 +108,19 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         "--dry-run", action="store_true", help="say what would be trained and how long it would take, and stop"
     )
     add_allow_duplicates(parser)
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE_OR_RUN",
+        help="begin with the weights of a model file, of a run folder or its best.pt, or of a checkpoint of the "
+        "published release, as far as they fit (docs/fine_tuning.md)",
+    )
+    parser.add_argument(
+        "--freeze",
+        choices=FROZEN,
+        default="none",
+        help="part of the network that keeps the weights of --init; encoder: everything down to the coarsest grid",
+    )
     parser.add_argument(
         "--plain",
         action="store_true",
@@ -153,7 +172,12 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         gpu=args.gpu,
         store=args.store,
         path=args.path,
+        initial=read_initial_weights(args.init, stage) if args.init else None,
+        freeze=args.freeze,
     )
+    if options.freeze != "none" and options.initial is None:
+        problem = "would keep random weights"
+        raise InputError(f"--freeze {options.freeze}", problem, "name a model to begin with: --init FILE_OR_RUN")
     check_settings(options.training, options.network)
     check_tracker(options.tracker)
     if options.profile < 0:

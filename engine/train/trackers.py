@@ -19,7 +19,7 @@ from data.common.files import replacing
 from data.common.records import read_json, read_yaml
 
 TRACKERS = ("wandb", "mlflow")
-PROJECT = "dual-task-pancreas"  # of Weights & Biases, and experiment of MLflow
+PROJECT = "pancreas-dual-task"  # of Weights & Biases, and experiment of MLflow
 RECORD = "tracker.json"
 # By default, both would keep a training waiting for minutes or hours if a server is gone. What the user has set in the
 # environment comes first.

@@ -19,6 +19,7 @@ from engine.checkpoint import Checkpoint
 from engine.device import Execution
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
+from engine.train.initial import InitialWeights, load_fitting
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
 from models.losses import DualTaskLoss
 
@@ -97,6 +98,7 @@ def prepare_training(
     execution: Execution,
     folder: Path,
     checkpoint: Checkpoint | None = None,
+    initial: InitialWeights | None = None,
     recomputed: int = 0,
 ) -> Training:
     """Build the network, the optimiser and the loader of a run.
@@ -111,16 +113,22 @@ def prepare_training(
         execution: How to compute it, and where.
         folder: The run folder, which exists.
         checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
+        initial: Weights that a new run begins with; None for random ones.
         recomputed: As in ``DualTaskNet``.
 
     Raises:
-        InputError: If the cases have been prepared again since the checkpoint was written, or it is of another network.
+        InputError: If the cases have been prepared again since the checkpoint was written, it is of another network, or
+            none of the initial weights fits.
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)  # of the initial weights, which are the same in all processes
     device = execution.device
     net = recipe.build_network(device, execution.memory_format)
     net.recomputed = recomputed
+    if initial and checkpoint is None:
+        load_fitting(net, initial)
+    if recipe.start.freeze == "encoder":
+        net.freeze_encoder()
     average = copy.deepcopy(net) if settings.ema_decay else None
     drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
     cases = [*train_cases, *(negatives if drawn else ())]

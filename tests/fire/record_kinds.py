@@ -31,6 +31,7 @@ from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
 from engine.evaluate.stage import read_settings
 from engine.infer.cascade import load_model
 from engine.infer.volumes import PredictionFolder
+from engine.model_file import read_model_file, write_model_file
 from engine.published.command import import_published
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.report.tables import read_case_table
@@ -150,7 +151,18 @@ def _write_checkpoint(folder: Path, variant: int, name: str) -> Path:
 
 def _read_best(folder: Path) -> Any:
     model = load_model(folder, STAGE, "none", CPU)
-    return {**vars(model), "net": model.net.state_dict(), "run": None}
+    return {**vars(model), "net": model.net.state_dict(), "run": None, "sha256": None}
+
+
+def _write_model(folder: Path, variant: int) -> Path:
+    best = _write_checkpoint(folder, variant, "best.pt")
+    write_model_file(folder / "model.zip", {STAGE: best}, {"stages": {STAGE: {"split_hash": f"{variant}"}}}, "The card")
+    return folder / "model.zip"
+
+
+def _read_model(folder: Path) -> Any:
+    record, stages = read_model_file(folder / "model.zip", [STAGE])
+    return {**vars(stages[STAGE].checkpoint), **record}
 
 
 def _read_last(folder: Path) -> Any:
@@ -279,6 +291,7 @@ GROUPS: dict[str, dict[str, Kind]] = {
     "checkpoint": {
         "best.pt": Kind(lambda f, v: _write_checkpoint(f, v, "best.pt"), _read_best, TORCH, checked=True),
         "last.pt": Kind(lambda f, v: _write_checkpoint(f, v, "last.pt"), _read_last, TORCH, checked=True),
+        "model.zip": Kind(_write_model, _read_model, {}, checked=True),
         "published weights": Kind(
             _write_published, _read_published, {"code": crafted.checkpoint_with_code}, checked=True
         ),

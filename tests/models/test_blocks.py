@@ -76,9 +76,21 @@ def test_group_norm_sums_the_gradient_of_its_bias_to_rounding():
     [(8, ROWS, torch.contiguous_format), (8, (8, 8, 8), torch.channels_last_3d), (64, ROWS, torch.channels_last_3d)],
 )
 def test_group_norm_is_torchs_where_that_is_faster(channels, sides, layout):
-    x = torch.randn(1, channels, *sides).contiguous(memory_format=layout)
+    x = torch.randn(1, channels, *sides).contiguous(memory_format=layout).requires_grad_()
     assert not is_ours(NormReLU(8, channels)(x))
     assert is_ours(NormReLU(8, 8)(torch.randn(1, 8, *ROWS).contiguous(memory_format=torch.channels_last_3d)))
+
+
+@pytest.mark.parametrize(("channels", "sides"), [(64, (4, 5, 6)), (8, ROWS)])
+def test_group_norm_learns_from_features_that_need_no_gradient(channels, sides):
+    """Those of a frozen encoder, where torch's own backward pass crashes."""
+    torch.manual_seed(0)
+    x, norm = channels_last(2, channels, *sides), NormReLU(8, channels, leak=1).double()
+    upstream = torch.randn_like(x)
+    expected = gradients(norm, x, upstream)[1:]
+    found = torch.autograd.grad(norm(x.detach()), tuple(norm.parameters()), upstream)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("channels", [3, 8])

@@ -45,11 +45,11 @@ def seen(monkeypatch, tmp_path) -> dict:
         stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
         fast=False,
         run=tmp_path,
+        sha256="of the network",
         readout="segmentation",
         threshold=0.5,
     )
     seen["model"] = model
-    (tmp_path / "best.pt").write_text("the network")
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(scan_steps, "segment_scan", segment)
     return seen
@@ -247,12 +247,11 @@ from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES
 stage, root = STAGES["pancreas_coarse"], Path(sys.argv[1])
 model = SimpleNamespace(preparation=Preparation(), device=torch.device("cpu"), stage=stage, run=root,
-                        readout="segmentation", threshold=0.5, fast=False)
+                        readout="segmentation", threshold=0.5, fast=False, sha256="of the network")
 predict.load_models = lambda options: {"pancreas_coarse": model}
 scan.segment_scan = lambda models, image, spacing: CascadeResult((image > -300).astype(np.uint8), ())
 sys.exit(predict.main(sys.argv[2:]))
 """
-    (tmp_path / "best.pt").write_text("the network")
     arguments = [str(tmp_path), *scans, "--path", str(tmp_path), "-o", str(tmp_path / "out"), "--quiet", "--shard"]
     command = [sys.executable, "-c", code, *arguments]
     processes = [subprocess.Popen([*command, f"{number}/2"], cwd=REPOSITORY) for number in (1, 2)]

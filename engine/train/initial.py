@@ -1,0 +1,142 @@
+"""The weights that a training begins with, taken from a model that exists: ``--init``.
+
+What fits into the network by name and shape is taken over. The heads that the other model lacks, and those that this
+one has not, are named.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from data.common.errors import InputError
+from data.common.files import sha256_of
+from data.common.settings import differences
+from engine.checkpoint import load_tensors, parse_checkpoint, read_centres
+from engine.model_file import is_model_file, read_model_file
+from engine.published.release import read_release
+from engine.recipe import NetworkSettings, Recipe
+from engine.stages import Stage
+
+REMEDY = "give a model file, a run folder, a best.pt, or a checkpoint of the published release"
+SHOWN = 6  # parameters that a line names
+# What a network has learned to rely on: settings of the recipe in which a training should agree with its start.
+_RELIED_ON = ("network.groups", "network.leak", "method.head_input", "sampling.target_mm", "sampling.hu_window")
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to begin with.
+
+    Attributes:
+        path: File or folder, as it was typed.
+        sha256: Of the checkpoint that they come from.
+        parameters: By their names in ``DualTaskNet``.
+        network: Size of the network that they come from.
+        recipe: With which they were trained; None for the published release.
+        centres: Centres of the training cases, as far as they are recorded.
+    """
+
+    path: Path
+    sha256: str
+    parameters: Mapping[str, Tensor]
+    network: NetworkSettings
+    recipe: Recipe | None
+    centres: Sequence[str] = ()
+
+
+def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
+    """Read the weights that a training of ``stage`` is to begin with; nothing in the file is executed.
+
+    Args:
+        path: A model file, of which the stage of the same name is taken; a finished run, as its folder or its
+            ``best.pt``, of whatever stage; or a checkpoint of the published release.
+        stage: That will be trained.
+
+    Raises:
+        InputError: If there is no such file, or it holds none of these.
+    """
+    if is_model_file(path):
+        record, stages = read_model_file(path, [stage.name])
+        checkpoint, sha256 = stages[stage.name]
+        described = record.get("stages", {}).get(stage.name, {})
+        return _of_checkpoint(path, sha256, checkpoint.net, checkpoint.recipe, described.get("centres"))
+    file = path / "best.pt" if path.is_dir() else path
+    if not file.is_file():
+        problem = "no finished run: it holds no best.pt" if path.is_dir() else "no such file"
+        raise InputError(path, problem, REMEDY)
+    if "format" in load_tensors(file, REMEDY):
+        checkpoint = parse_checkpoint(file, file, None, REMEDY)
+        return _of_checkpoint(path, sha256_of(file), checkpoint.net, checkpoint.recipe, read_centres(file.parent))
+    net = read_release(file, REMEDY)
+    return InitialWeights(path, sha256_of(file), net.state_dict(), NetworkSettings(width=net.width), None)
+
+
+def _of_checkpoint(
+    path: Path,
+    sha256: str,
+    net: Mapping[str, Tensor],
+    recipe: Recipe,
+    centres: Mapping[str, Mapping[str, int]] | None,
+) -> InitialWeights:
+    return InitialWeights(path, sha256, net, recipe.network, recipe, sorted((centres or {}).get("train", {})))
+
+
+def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that a network takes over: those of the same name and shape.
+
+    Raises:
+        InputError: If no filter is among them, so that the training would begin with random weights.
+    """
+    own = net.state_dict()
+    fitting = {
+        name: value for name, value in initial.parameters.items() if name in own and own[name].shape == value.shape
+    }
+    if any(value.ndim > 1 for value in fitting.values()):
+        return fitting
+    width = initial.network.width
+    raise InputError(
+        initial.path, f"none of its filters fits: its network has the width {width}", f"add --width {width} to train it"
+    )
+
+
+def load_fitting(net: nn.Module, initial: InitialWeights) -> None:
+    """Give a network the weights that fit; the others stay as they are.
+
+    Raises:
+        InputError: As for ``find_fitting``.
+    """
+    net.load_state_dict(find_fitting(initial, net), strict=False)
+
+
+def describe_start(initial: InitialWeights, net: nn.Module, recipe: Recipe) -> str:
+    """Return a line that says what a network takes over and what does not fit, and one more where it may suffer.
+
+    Args:
+        initial: The weights.
+        net: The network, of which only names and shapes are read.
+        recipe: Of the training.
+
+    Raises:
+        InputError: As for ``find_fitting``.
+    """
+    own, fitting = net.state_dict(), find_fitting(initial, net)
+    parts = [f"  begins with {len(fitting)} of {len(own)} parameters of {initial.path} ({initial.sha256[:12]})"]
+    random = [name for name in own if name not in fitting]
+    unused = [name for name in initial.parameters if name not in fitting and name not in own]
+    parts += [f"random: {_shorten(random)}"] if random else []
+    parts += [f"not used: {_shorten(unused)}"] if unused else []
+    parts += [f"{recipe.start.freeze} frozen"] if recipe.start.freeze != "none" else []
+    lines = ["; ".join(parts)]
+    ours = recipe.to_record()
+    theirs = initial.recipe.to_record() if initial.recipe else ours
+    changed = [text for text in differences(theirs, ours) if text.startswith(_RELIED_ON)]
+    if changed:
+        lines.append(f"    warning: these weights were trained with other settings: {', '.join(changed)}")
+    return "\n".join(lines)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
