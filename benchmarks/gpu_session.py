@@ -1,10 +1,10 @@
 """Try everything that needs a GPU in one go, on a machine that is there for some minutes only.
 
-    python benchmarks/gpu_session.py FOLDER
+    python benchmarks/gpu_session.py FOLDER [--peers PYTHON]
     python benchmarks/gpu_session.py FOLDER --device cpu --tiny       (a rehearsal)
 
-It runs a short training of each stage with a profile, the training step beside its plain form, the GPU tests and the
-other benchmarks.
+It runs the GPU tests, the training step beside its plain form, a short training of each stage with a profile, and the
+other benchmarks; with --peers, one step and the inference beside nnU-Net.
 Every part writes its output to a file of its own in FOLDER; a part that fails or takes too long does not stop the
 others, and FOLDER/summary.txt says how each has ended.
 """
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.peers.process import DEFAULT_PEERS
 from data.common.errors import EXIT_BAD_INPUT, command
 from data.common.files import REPOSITORY, make_folder
 from engine.stages import STAGES
@@ -37,27 +38,31 @@ class Part(NamedTuple):
     limit_s: float
 
 
-def list_parts(folder: Path, device: str, tiny: bool) -> list[Part]:
+def list_parts(folder: Path, device: str, tiny: bool, peers: str = "none") -> list[Part]:
     """Return the parts in the order in which they are run."""
     gpu = "cpu" if device == "cpu" else "0"
     sizes = ["--tiny"] if tiny else []
-    scans = ["--prepared", "--cases", "4", "--size", "small" if tiny else "full", "--centres", "north", "south"]
+    scans = ["--prepared", "--cases", "3", "--size", "small" if tiny else "full", "--centres", "north", "south"]
+    scans += ["--workers", str(min(6, os.cpu_count() or 1))]
     train = ["--store", str(folder / "scans"), "--path", str(folder / "checkpoints"), "--data", "none", "--gpu", gpu]
     train += ["--epochs", "8", "--validate-every", "8", "--profile", "5"]
     train += ["--width", "8", "--target-mm", "8,8,8", "--workers", "0"] if tiny else []
 
-    def benchmark(name: str, limit_s: float, *options: str) -> Part:
-        output = ["--device", device, *sizes, "--json", str(folder / f"{name}.json")]
-        return Part(name, [f"benchmarks/{name}.py", *output, *options], limit_s)
+    def benchmark(script: str, limit_s: float, *options: str, name: str = "") -> Part:
+        output = ["--device", device, *sizes, "--json", str(folder / f"{name or script}.json")]
+        return Part(name or script, [f"benchmarks/{script}.py", *output, *options], limit_s)
 
+    step = ["--peers", peers, "--width", "32", "--stages", "tumor_fine"]
+    beside = benchmark("training_step", 90, *step, name="beside_nnunet")
     parts = [
         Part("machine", ["-m", "torch.utils.collect_env"], 20),
-        Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 60),
-        *(Part(stage.name, [str(stage.script_path("train")), *train], 60) for stage in STAGES.values()),
-        benchmark("training_step", 120, "--peers", "none", "--width", "32"),
-        Part("tests", ["-m", "pytest", "tests/test_gpu.py", "-v", "--durations=0", "-p", "no:cacheprovider"], 150),
+        Part("tests", ["-m", "pytest", "tests/test_gpu.py", "-v", "--durations=0", "-p", "no:cacheprovider"], 100),
+        benchmark("training_step", 100, "--peers", "none", "--width", "32"),
         Part("memory", ["benchmarks/memory.py", "--measure", "--gpu", gpu], 40) if device == "cuda" else None,
-        benchmark("inference", 60),
+        Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 40),
+        *(Part(stage.name, [str(stage.script_path("train")), *train], 60) for stage in STAGES.values()),
+        benchmark("inference", 80, "--peers", peers),
+        beside if peers != "none" else None,
         benchmark("signed_distance", 20, "--peers", "none"),
         benchmark("augmentation", 20, "--peers", "none"),
         benchmark("input_pipeline", 60),
@@ -68,7 +73,7 @@ def list_parts(folder: Path, device: str, tiny: bool) -> list[Part]:
 def run_part(part: Part, folder: Path, limit_s: float) -> str:
     """Run a part and return how it has ended, in a few words."""
     with (folder / f"{part.name}.log").open("w") as log:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": str(folder / "compiled")}
         process = subprocess.Popen(
             [sys.executable, *part.arguments],
             cwd=REPOSITORY,
@@ -100,6 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tiny", action="store_true", help="rehearse on the smallest sizes")
     parser.add_argument(
+        "--peers",
+        metavar="PYTHON",
+        default=str(DEFAULT_PEERS) if DEFAULT_PEERS.exists() else "none",
+        help="interpreter that has nnU-Net, or none (default: %(default)s)",
+    )
+    parser.add_argument(
         "--time-limit",
         type=float,
         metavar="SECONDS",
@@ -110,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.folder.absolute()
     make_folder(folder)
     begin, lines = time.monotonic(), []
-    for part in list_parts(folder, args.device, args.tiny):
+    for part in list_parts(folder, args.device, args.tiny, args.peers):
         start = time.monotonic()
         left_s = args.time_limit - (start - begin)
         ended = run_part(part, folder, min(part.limit_s, left_s)) if left_s > LEAST_S else "left out, no time"

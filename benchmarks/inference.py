@@ -8,6 +8,8 @@ random weights, and the threshold is set such that 30 % of the voxels lie above 
 component that is full of holes, and many small ones.
 
 The plain form (benchmarks/peers/plain_inference.py) runs in a process of its own, which is not set up for speed.
+nnU-Net's predictor gets the box on the grid of the network, the same largest patch and as many channels at full
+resolution; its flips and its tiles, which overlap by half, are its own. It neither resamples nor labels components.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +33,7 @@ if __name__ == "__main__":
     set_up_process(computes=True)  # before torch starts its threads
 
 from benchmarks.common import Work, add_options, add_shape, interleave, positive, report, start, timed
-from benchmarks.peers.process import Peers
+from benchmarks.peers.process import Peers, add_peers
 from data.common.errors import command
 from data.samples import mask_box, network_grid, patch_shape, scan_box
 from engine.device import avoid_slow_convolutions
@@ -123,14 +126,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="channels of the networks at full resolution, a multiple of 8 (default: 8 on a CPU, 32 on a GPU)",
     )
     add_shape(parser, SHAPE)
+    add_peers(parser)
     add_options(parser, repeats=1)
     args = parser.parse_args(argv)
     device = start(args)
     shape = TINY_SHAPE if args.tiny else tuple(args.shape)
     width = args.width or WIDTHS[args.device]
-    rows, total = [], {"plain": 0.0, "ours": 0.0, "fast": 0.0}
+    rows: list[dict[str, Any]] = []
+    total: dict[str, float] = {}
     this_python = argparse.Namespace(**{**vars(args), "peers": Path(sys.executable)})
-    with tempfile.TemporaryDirectory() as folder, Peers(this_python, "benchmarks.peers.plain_inference", ()) as plain:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Peers(this_python, "benchmarks.peers.plain_inference", ()) as plain,
+        Peers(args, "benchmarks.peers.nnunet", ("nnunetv2", "torch"), pages_kept=True) as peers,
+    ):
         box, mask = Path(folder, "box.npz"), Path(folder, "mask.npy")
         for task in make_tasks(shape, width, device):
             task = task.with_threshold()
@@ -144,22 +153,28 @@ def main(argv: Sequence[str] | None = None) -> int:
                 name: timed(task.segment(flips), device, args.clock)
                 for name, flips in (("ours", FLIPS), ("fast", NO_FLIPS))
             }
-            seconds = {name: timing.median for name, timing in interleave(works, args.repeats, warm_up=0).items()}
             grid = network_grid(task.image.shape, task.spacing, task.stage.sampling).shape
             tile = [min(n, most) for n, most in zip(grid, patch_shape(task.stage.sampling), strict=True)]
+            given = {"shape": grid, "patch": tile, "spacing": task.stage.sampling.target_mm, "features": width}
+            if theirs := peers.build("nnU-Net predictor", **given):
+                works["nnU-Net"] = theirs[0]
+            seconds = {name: timing.median for name, timing in interleave(works, args.repeats, warm_up=0).items()}
             sizes = {"box": task.image.shape, "network sees": grid, "tile": tile}
             rows.append({"stage": task.stage.title} | {k: " x ".join(map(str, v)) for k, v in sizes.items()})
             rows[-1] |= compare(seconds) | {"Dice": built[1]["dice"]}
-            total = {name: total[name] + seconds[name] for name in total}
+            total = {name: total.get(name, 0.0) + seconds[name] for name in seconds}
     rows.append({"stage": "all four"} | compare(total) | {"Dice": min(row["Dice"] for row in rows)})
-    report(args, device, {f"One scan of {' x '.join(map(str, shape))} voxels, width {width}": rows})
+    report(args, device, {f"One scan of {' x '.join(map(str, shape))} voxels, width {width}": rows}, peers.versions)
     return 0
 
 
 def compare(seconds: dict[str, float]) -> dict[str, float]:
-    """Return the cells of a row: seconds, and how many times as fast as the plain form ours is."""
-    ratio = seconds["plain"] / seconds["ours"] if seconds["ours"] else math.nan
-    return {"plain s": seconds["plain"], "s": seconds["ours"], "x plain": ratio, "--fast s": seconds["fast"]}
+    """Return the cells of a row: seconds, and how many times as fast as the others ours is."""
+    ours = seconds["ours"] or math.nan
+    cells = {"plain s": seconds["plain"], "s": seconds["ours"], "x plain": seconds["plain"] / ours}
+    if "nnU-Net" in seconds:
+        cells |= {"nnU-Net s": seconds["nnU-Net"], "x nnU-Net": seconds["nnU-Net"] / ours}
+    return cells | {"--fast s": seconds["fast"]}
 
 
 if __name__ == "__main__":

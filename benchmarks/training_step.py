@@ -2,8 +2,10 @@
 
     python benchmarks/training_step.py
 
-The step is that of the training: augmentation, signed distance, views, network, loss, update. Its plain form computes
-the same in float32, eagerly and in torch's default memory format. "network" is the network alone on ready images:
+The step is that of the training: augmentation, signed distance, views, network, loss, update. On a GPU, several steps
+follow each other as they do in the training, each prepared while the one before is computed. The plain form computes
+the same in float32 and in torch's default memory format; on a GPU without the shortcut TF32, as --plain trains, or with
+it, which is torch's default ("step, plain, TF32"). "network" is the network alone on ready images:
 forward, backward and update, with a trivial loss. nnU-Net's step is its network and loss on ready images, at the same
 patch, with as many images and as many channels at full resolution; its own default is 32 channels. Its process keeps
 the memory pages of freed tensors, as the commands of this project do, which saves it a quarter of the time on the CPU;
@@ -47,7 +49,7 @@ from benchmarks.common import (
     timed,
 )
 from benchmarks.peers.process import Peers, add_peers
-from benchmarks.trainings import make_step, random_training
+from benchmarks.trainings import make_step, make_steps, random_training
 from data.common.errors import command
 from data.samples import Sample, patch_shape
 from engine.device import naming_memory_errors
@@ -56,6 +58,7 @@ from engine.train.training import Training
 
 CPU_SHAPE, TINY_SHAPE = (32, 64, 80), (16, 16, 16)
 PEERS = ("nnU-Net", "nnU-Net, as shipped")
+STEPS_ON_GPU = 10  # that follow each other in a timed run
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -63,14 +66,18 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def whole_step(training: Training, samples: Sequence[Sample]) -> Callable[[], object]:
-    """Return a step of the training; each call draws anew, and two trainings draw the same."""
-    seeds = itertools.count()
+def whole_steps(
+    training: Training, samples: Sequence[Sample], count: int = 1, *, tf32: bool = True
+) -> Callable[[], object]:
+    """Return so many steps of the training; each call draws anew, and two trainings draw the same."""
+    epochs = itertools.count()
 
-    def step() -> None:
-        float(make_step(training, samples, next(seeds))["loss"])
+    def steps() -> None:
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
+        float(make_steps(training, samples, count, next(epochs)))
+        torch.backends.cudnn.allow_tf32 = before
 
-    return step
+    return steps
 
 
 def network_step(training: Training, images: Tensor) -> Callable[[], object]:
@@ -102,15 +109,18 @@ def measure_stage(
     plain, _ = random_training(stage, device, shape, width=width, batch_size=args.batch_size, plain=True)
     images = args.batch_size * (1 if stage.method.views == "none" else 2)
     ready = torch.rand(images, 1, *shape, device=device)
-    steps = {
-        "step": whole_step(training, samples),
-        "step, plain": whole_step(plain, samples),
-        "network": network_step(training, ready),
+    on_gpu = device.type == "cuda"
+    counts = {"step": STEPS_ON_GPU if on_gpu else 1}
+    works: dict[str, Work] = {
+        "step": timed(whole_steps(training, samples, counts["step"]), device, args.clock),
+        "step, plain": timed(whole_steps(plain, samples, tf32=False), device, args.clock),
+        "network": timed(network_step(training, ready), device, args.clock),
     }
+    if on_gpu:
+        works["step, plain, TF32"] = timed(whole_steps(plain, samples), device, args.clock)
     remedy = "give a smaller --batch-size, --width or --shape"
     with naming_memory_errors(f"a step of {stage.title}", device, remedy):
-        operations = dict.fromkeys(steps, count_operations(steps["step, plain"]))
-    works: dict[str, Work] = {name: timed(step, device, args.clock) for name, step in steps.items()}
+        operations = dict.fromkeys(works, count_operations(lambda: make_step(plain, samples, 0)))
     patches = dict.fromkeys(works, shape)
     for name, peer in zip(PEERS, peers, strict=False):
         built = peer.build("nnU-Net", shape=shape, spacing=stage.sampling.target_mm, batch=images, features=width)
@@ -120,9 +130,13 @@ def measure_stage(
     with naming_memory_errors(f"a step of {stage.title}", device, remedy):
         timings = interleave(works, args.repeats)
     rows = []
-    for name, timing in timings.items():
+    seconds = {
+        name: (timing.median / counts.get(name, 1), timing.least / counts.get(name, 1))
+        for name, timing in timings.items()
+    }
+    for name, (median, least) in seconds.items():
         voxels = images * torch.Size(patches[name]).numel()
-        peak = peaks["float32"] if name == "step, plain" else peaks["step"]
+        peak = peaks["float32" if name.startswith("step, plain") else "step"]
         rows.append(
             {
                 "stage": stage.title,
@@ -130,13 +144,13 @@ def measure_stage(
                 "patch": " x ".join(map(str, patches[name])),
                 "images": images,
                 "form": name,
-                "s": timing.median,
-                "least s": timing.least,
-                "voxels/s": voxels / timing.median,
-                "x plain": timings["step, plain"].median / timing.median,
+                "s": median,
+                "least s": least,
+                "voxels/s": voxels / median,
+                "x plain": seconds["step, plain"][0] / median,
                 "x nnU-Net": None,
-                "GFLOP/s": operations[name] / timing.median / 1e9,
-                "of peak": operations[name] / timing.median / peak,
+                "GFLOP/s": operations[name] / median / 1e9,
+                "of peak": operations[name] / median / peak,
             }
         )
     theirs = next((row["voxels/s"] for row in rows if row["form"] == PEERS[0]), None)

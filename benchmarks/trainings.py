@@ -2,13 +2,17 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks.boxes import random_sample
 from data.augment import Augmentation
 from data.cases.case import Case, read_case, write_case
+from data.common.errors import InputError
 from data.samples import Sample
 from data.scans.boxes import triple
 from data.scans.grid import Grid
@@ -16,7 +20,7 @@ from data.splits.split import Split
 from engine.device import choose_execution
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import Stage
-from engine.train.step import prepare_step, train_step
+from engine.train.step import prepare_step, step_inputs, train_step
 from engine.train.training import Training, prepare_training
 
 
@@ -100,3 +104,15 @@ def make_step(training: Training, samples: Sequence[Sample], seed: int) -> dict[
     """Prepare and make a step at a time when all terms of the loss act; the same seed draws the same."""
     generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(samples))]
     return train_step(training, prepare_step(training, samples, generators), int(0.6 * training.steps))
+
+
+def make_steps(training: Training, samples: Sequence[Sample], count: int, epoch: int) -> torch.Tensor:
+    """Make steps on the same samples as the training makes those of an epoch, and return the last loss.
+
+    On a GPU, each step is prepared while the one before is computed.
+    """
+    loader = cast("DataLoader[Sample | InputError]", [list(samples)] * count)
+    late, loss = int(0.6 * training.steps), torch.zeros(())
+    for step in step_inputs(replace(training, loader=loader), epoch):
+        loss = train_step(training, step, late)["loss"]
+    return loss
