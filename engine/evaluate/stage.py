@@ -5,9 +5,12 @@ An evaluation leaves in its folder, which is in the run folder of the model:
     settings.yaml           what it was made with; another setting starts it anew
     cases.csv               the scores of every case
     summary.txt, .json      the scores over all cases
-    *.png                   the distribution of the scores; the best, the median and the worst case
+    detection.txt, .json    which tumours are found at how many false positives, and calibration (docs/detection.md)
+    *.png                   the distribution of the scores; the best, the median and the worst case; ROC, FROC
     predictions/*.nii.gz    every mask on the grid of the scan's file
     masks/*.npz             every mask on the grid of the prepared case, for the later stages of the cascade
+    scores/*.json           what became of the probabilities of every case
+    probabilities/*.nii.gz  with --save-probabilities: every probability on the grid of the scan's file
 
 ``python -m engine.evaluate`` scores any folder of masks that exist already (``engine.evaluate.folder``).
 """
@@ -30,6 +33,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.progress import progress
 from data.common.records import read_yaml
+from data.scans.probability import write_probability
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, held_out_cases
@@ -44,6 +48,7 @@ from engine.evaluate.masks import (
     write_prepared_mask,
 )
 from engine.evaluate.options import EvaluateOptions, parse
+from engine.evaluate.scores import CaseScores, score_probability, write_detection
 from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_organ, select_roi
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
@@ -128,9 +133,26 @@ class Evaluation:
         path = mask_path(self.folder, self.split, case)
         return read_prepared_mask(path, case.shape, command=self.options.command())
 
-    def has_mask(self, case: Case) -> bool:
-        """Return whether the mask of a case can be read."""
+    @property
+    def judges_probability(self) -> bool:
+        """Whether the probabilities are judged too: those of tumours always, others if they are saved."""
+        return not self.model.stage.segments_pancreas or self.options.save_probabilities
+
+    def scores_path(self, case: Case) -> Path:
+        """Return the file of what became of the probabilities of a case."""
+        return self.folder / "scores" / f"{file_stem(self.split, case)}.json"
+
+    def probability_path(self, case: Case) -> Path:
+        """Return the file of the probabilities of a case."""
+        return self.folder / "probabilities" / f"{file_stem(self.split, case)}.nii.gz"
+
+    def is_done(self, case: Case) -> bool:
+        """Return whether everything that a case should have left can be read."""
+        if self.options.save_probabilities and not self.probability_path(case).exists():
+            return False
         with contextlib.suppress(InputError):
+            if self.judges_probability:
+                CaseScores.read(self.scores_path(case))
             return self.read_mask(case).shape == case.shape
         return False
 
@@ -180,7 +202,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
 def run_evaluation(evaluation: Evaluation) -> list[str]:
     """Segment and score the cases that are not done yet, then write the tables and pictures of all.
 
-    A case is done if it has a row in the table and a mask that can be read.
+    A case is done if it has a row in the table, and its mask and scores can be read.
 
     Returns:
         A line for every case that failed.
@@ -190,7 +212,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
     known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
-    rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
+    rows = [row for row in known if evaluation.is_done(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
         try:
@@ -200,6 +222,11 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         except InputError as error:
             rows.append({"case": case.key, "centre": case.centre, "error": str(error)})
         write_case_table(table, rows)
+    scored = [by_key[row["case"]] for row in rows if not failed(row)]
+    detection = ""
+    if evaluation.judges_probability and scored:
+        scores = [CaseScores.read(evaluation.scores_path(case)) for case in scored]
+        detection = write_detection(evaluation.folder, scores, model.score_threshold, title)
     write_results(
         evaluation.folder,
         rows,
@@ -209,6 +236,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         heading=f"{title} ({model.run.name}, threshold {model.threshold:g})",
         read_prediction=evaluation.read_mask,
     )
+    print(f"\n{detection}" if detection else "", end="")
     return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
 
 
@@ -233,8 +261,18 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
-    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi, select_organ(stage, masks))
+    organ = select_organ(stage, masks)
+    mask, note, doubt, found = segment_stage(
+        model, case.image(), case.spacing, roi, organ, keep=evaluation.judges_probability
+    )
     seconds = time.monotonic() - start
+    score: CaseRow = {}
+    if found is not None:
+        candidates = None if stage.segments_pancreas else found.find_candidates(case.spacing, organ)
+        score_probability(case, stage.sampling.target, found, reference, candidates).write(evaluation.scores_path(case))
+        score = {} if candidates is None else {"tumour_score": candidates.score}
+        if options.save_probabilities:
+            write_probability(evaluation.probability_path(case), found.values, found.box, case.grid)
     prediction = evaluation.folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
     write_mask(prediction, mask.astype(np.uint8), case.grid)
     write_prepared_mask(mask_path(evaluation.folder, split, case), mask)
@@ -242,6 +280,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         "case": case.key,
         "centre": case.centre,
         **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
+        **score,
         "seconds": round(seconds, 2),
         "threshold": model.threshold,
         "note": "; ".join(filter(None, (fallback_note, note, doubt and f"unreliable: {doubt}"))),
@@ -280,7 +319,7 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
     found = {}
     for name in options.stage.before:
         stage = STAGES[name]
-        earlier = replace(options, stage=stage, split=split, time=None, threshold=None)
+        earlier = replace(options, stage=stage, split=split, time=None, threshold=None, save_probabilities=False)
         if stage.segments_pancreas:
             if options.roi == "reference":
                 continue

@@ -7,10 +7,11 @@ All masks of the cascade have the voxels of the prepared image: what a stage han
 Both use ``select_roi``, ``select_organ`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
+from engine.infer.candidates import NO_CANDIDATES, Candidates, score_threshold_name
+from engine.infer.ensemble import NOWHERE, BoxProbability, Member, segment_box_together
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
@@ -57,6 +60,9 @@ class StageModel:
         preparation: How its training cases were prepared.
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
         fast: Whether it computes every box once instead of averaging over the eight flips.
+        score_threshold: Scans with at least this tumour score are called positive; None if none was chosen.
+        members: The networks of an ensemble, ``net`` among them, whose probabilities are averaged; none for a single
+            network.
     """
 
     stage: Stage
@@ -70,6 +76,8 @@ class StageModel:
     preparation: Preparation
     spacing_range: Sequence[Sequence[float]] | None = None
     fast: bool = False
+    score_threshold: float | None = None
+    members: tuple[Member, ...] = ()
 
 
 class StageResult(NamedTuple):
@@ -79,11 +87,25 @@ class StageResult(NamedTuple):
         mask: Boolean mask of the whole scan, shape (D, H, W).
         note: What a reader of the result should know; empty if there is nothing.
         doubt: Why the mask is not reliable; empty if nothing speaks against it.
+        probability: The probability that the mask was made of, in the box of its round; None if it was not asked for.
     """
 
     mask: np.ndarray
     note: str
     doubt: str = ""
+    probability: BoxProbability | None = None
+
+
+class Round(NamedTuple):
+    """One look of a stage at a scan.
+
+    Attributes:
+        mask: The mask that it found, of the whole scan, shape (D, H, W).
+        box: Where it looked.
+    """
+
+    mask: np.ndarray
+    box: Box
 
 
 class CascadeResult(NamedTuple):
@@ -93,11 +115,15 @@ class CascadeResult(NamedTuple):
         label: uint8 labels 0/1/2, shape (D, H, W).
         notes: What a reader of the result should know.
         doubts: Why the result is not reliable; empty if nothing speaks against it.
+        candidates: Lesion candidates in the box of the last stage.
+        probabilities: The probabilities of the stages that were asked for, by the name of the stage.
     """
 
     label: np.ndarray
     notes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
+    candidates: Candidates = NO_CANDIDATES
+    probabilities: Mapping[str, BoxProbability] = MappingProxyType({})
 
 
 def check_runs_folder(checkpoints: Path) -> None:
@@ -169,11 +195,16 @@ def load_model(
         preparation=recipe.preparation,
         spacing_range=checkpoint.spacing_range,
         fast=fast,
+        score_threshold=checkpoint.thresholds.get(score_threshold_name(readout)),
     )
 
 
 def segment_scan(
-    models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]
+    models: Mapping[str, StageModel],
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    keep: Collection[str] = (),
 ) -> CascadeResult:
     """Segment the pancreas and its tumours in one scan with all four stages.
 
@@ -181,23 +212,33 @@ def segment_scan(
         models: The models by the name of their stage, in the order of the cascade.
         image: int16 HU, shape (D, H, W), prepared like the training cases of the models.
         spacing: Voxel spacing (z, y, x) in mm.
+        keep: Names of the stages whose probabilities are asked for.
     """
     notes: list[str] = []
     unfamiliar = describe_unfamiliar_spacing(list(models.values()), spacing)
     doubts = (unfamiliar,) if unfamiliar else ()
     masks: dict[str, np.ndarray] = {}
+    candidates, probabilities = NO_CANDIDATES, {}
     for position, (name, model) in enumerate(models.items(), start=1):
         roi, fallback_note = select_roi(model.stage, masks, spacing)
-        masks[name], note, _ = segment_stage(model, image, spacing, roi, select_organ(model.stage, masks))
-        notes += [fallback_note, note]
+        organ = select_organ(model.stage, masks)
+        is_last = position == len(models)
+        result = segment_stage(model, image, spacing, roi, organ, keep=is_last or name in keep)
+        masks[name] = result.mask
+        notes += [fallback_note, result.note]
+        if is_last and result.probability:
+            candidates = result.probability.find_candidates(spacing, organ)
+        if name in keep and result.probability:
+            probabilities[name] = result.probability
         needed = {name, "pancreas_fine"}.union(*(later.stage.before for later in list(models.values())[position:]))
         masks = {kept: mask for kept, mask in masks.items() if kept in needed}  # each may have 1 GB
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
             empty = zeros(image.shape, np.uint8)
-            return CascadeResult(empty, (), (*doubts, "no pancreas found: the mask is empty"))
+            doubts = (*doubts, "no pancreas found: the mask is empty")
+            return CascadeResult(empty, (), doubts, probabilities=probabilities)
     release_freed_pages()  # of the network: the label and its copies need them now
     label = merge_labels(masks["pancreas_fine"], masks["tumor_fine"])
-    return CascadeResult(label, tuple(filter(None, notes)), doubts)
+    return CascadeResult(label, tuple(filter(None, notes)), doubts, candidates, probabilities)
 
 
 def select_roi(
@@ -243,6 +284,8 @@ def segment_stage(
     spacing: tuple[float, float, float],
     roi: np.ndarray | None = None,
     organ: np.ndarray | None = None,
+    *,
+    keep: bool = False,
 ) -> StageResult:
     """Segment one scan with one stage.
 
@@ -252,40 +295,43 @@ def segment_stage(
         spacing: Voxel spacing (z, y, x) in mm.
         roi: The mask around which to look, shape (D, H, W); None for the first stage, which reads the whole scan.
         organ: The mask in which the components of the result have to lie, shape (D, H, W); None for anywhere.
+        keep: Whether the probability is asked for.
     """
     sampling = model.stage.sampling
     box = scan_box(image, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling)
     if box is None:
-        return StageResult(zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
+        nothing = f"{model.stage.title}: the stage before it found nothing"
+        return StageResult(zeros(image.shape, bool), nothing, probability=NOWHERE if keep else None)
+
+    kept: dict[Box, BoxProbability] = {}
 
     def segment(box: Box) -> np.ndarray:
         mask = zeros(image.shape, bool)
-        segment_box(
-            model.net,
-            image[box.slices],
-            spacing,
-            model.threshold,
-            stage=model.stage,
-            device=model.device,
-            readout=model.readout,
-            flips=NO_FLIPS if model.fast else FLIPS,
-            within=None if organ is None else organ[box.slices],
-            out=mask[box.slices],
-        )
+        part, within = image[box.slices], None if organ is None else organ[box.slices]
+        ways: dict[str, Any] = {"device": model.device, "readout": model.readout, "within": within}
+        ways |= {"flips": NO_FLIPS if model.fast else FLIPS, "out": mask[box.slices]}
+        probability = np.empty(box.shape, np.float32) if keep else None
+        if model.members:
+            opinions = segment_box_together(model.members, part, spacing, model.threshold, probability, **ways)
+        else:
+            segment_box(model.net, part, spacing, model.threshold, stage=model.stage, probability=probability, **ways)
+            opinions = None
+        if probability is not None:
+            kept[box] = BoxProbability(box, probability, opinions)
         return mask
 
-    mask = segment_in_rounds(segment, box, spacing, sampling)
+    mask, box = segment_in_rounds(segment, box, spacing, sampling)
     note = "" if mask.any() else f"{model.stage.title}: nothing found"
-    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
+    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing), kept.get(box))
 
 
 def segment_in_rounds(
     segment: Callable[[Box], np.ndarray], box: Box, spacing: tuple[float, float, float], sampling: Sampling
-) -> np.ndarray:
+) -> Round:
     """Segment in a box, and again around the mask that results, as often as the sampling has rounds.
 
     It stops early if the box or the mask no longer changes, or if the box would be larger than what the network sees at
-    a time, as around a mask that fills everything. It keeps the last mask if a round loses the target.
+    a time, as around a mask that fills everything. The last round counts, or the one before if that lost the target.
 
     Args:
         segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
@@ -293,18 +339,17 @@ def segment_in_rounds(
         spacing: Voxel spacing (z, y, x) in mm.
         sampling: Of the stage.
     """
-    mask = segment(box)
+    last = Round(segment(box), box)
     for _ in range(sampling.rounds - 1):
-        next_box = mask_box(mask, spacing, sampling)
-        if next_box is None or next_box == box or not fits_patch(next_box, spacing, sampling):
+        next_box = mask_box(last.mask, spacing, sampling)
+        if next_box is None or next_box == last.box or not fits_patch(next_box, spacing, sampling):
             break
-        box, previous = next_box, mask
-        mask = segment(box)
-        if volume_ml(mask, spacing) < MIN_ROUND_ML:
+        previous, last = last, Round(segment(next_box), next_box)
+        if volume_ml(last.mask, spacing) < MIN_ROUND_ML:
             return previous
-        if _dice(mask, previous) >= CONVERGED_DICE:
+        if _dice(last.mask, previous.mask) >= CONVERGED_DICE:
             break
-    return mask
+    return last
 
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ label in the crop, which a new scan does not have. The crops are the same if the
 """
 
 import argparse
+import functools
 import re
 import sys
 import warnings
@@ -25,10 +26,11 @@ from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
 from engine.device import choose_device
 from engine.infer.cascade import StageModel, check_runs_folder, load_model
+from engine.infer.members import Share, choose_shares, combine, find_members
 from engine.infer.overlap import overlap
 from engine.infer.scan import ScanSegmenter, hash_models
 from engine.infer.volumes import PredictionFolder
-from engine.options import add_average, add_fast, add_gpu, add_path
+from engine.options import add_average, add_fast, add_gpu, add_path, add_save_probabilities
 from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
@@ -70,6 +72,8 @@ class PredictOptions:
         shard: Which of the scans.
         gpu: As in engine.options.
         path: As in engine.options.
+        ensemble: What each split contributes to an ensemble; nothing for a single network.
+        save_probabilities: As in engine.options.
     """
 
     scans: tuple[Path, ...]
@@ -82,6 +86,8 @@ class PredictOptions:
     shard: Shard
     gpu: str
     path: Path
+    ensemble: tuple[Share, ...] = ()
+    save_probabilities: bool = False
 
 
 def parse(argv: Sequence[str] | None) -> PredictOptions:
@@ -103,11 +109,21 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         help="folder for masks, pictures and the table volumes.csv; rows of other scans stay in the table",
     )
     add_series(parser)
-    parser.add_argument(
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
         "--data",
         default=NONE_HELD_OUT,
         metavar="CENTRE",
         help="use the models that were trained without this centre; none: those that were trained on all centres",
+    )
+    models.add_argument(
+        "--ensemble",
+        type=Share.parse,
+        nargs="+",
+        default=(),
+        metavar="SPLIT",
+        help="average the models of several splits, or with SPLIT=N the N newest of a split, such as those of other "
+        "seeds; all: of every split of which all stages are trained (default: a single model)",
     )
     parser.add_argument(
         "--time",
@@ -118,6 +134,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     add_path(parser)
     add_average(parser)
     add_fast(parser)
+    add_save_probabilities(parser)
     parser.add_argument(
         "--shard",
         type=Shard.parse,
@@ -139,6 +156,8 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         shard=args.shard,
         gpu=args.gpu,
         path=args.path,
+        ensemble=tuple(args.ensemble),
+        save_probabilities=args.save_probabilities,
     )
 
 
@@ -158,8 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     remove_unfinished([options.output])
     for model in models.values():
         fast = ", without flips" if model.fast else ""
-        print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}{fast}")
-    steps = ScanSegmenter(models, folder, options.series, hash_models(models))
+        runs = ", ".join(str(member.run) for member in model.members) or model.run
+        print(f"{model.stage.title:<16} {runs}, threshold {model.threshold:.4g}{fast}")
+    steps = ScanSegmenter(models, folder, options.series, hash_models(models), options.save_probabilities)
     scans = list(names.items())[options.shard.number - 1 :: options.shard.of]
     segmented = overlap(scans, steps.read, steps.segment, steps.write, has_room=steps.has_room)
     with warnings.catch_warnings():
@@ -167,9 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # time, and what either ignores would be printed.
         warnings.simplefilter("ignore")
         rows = list(progress(segmented, title="segmenting", unit="scan", total=len(scans)))
-    print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
+    print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'score':>8}{'seconds':>9}  note")
     for row in rows:
-        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
+        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['tumour_score']:>8}{row['seconds']:>9}"
         print(f"{row['case']:<32}{numbers}  {'failed' if failed(row) else describe(row)}")
     faults = [row["error"] for row in rows if failed(row)]
     for fault in faults:
@@ -186,19 +206,24 @@ def load_models(options: PredictOptions) -> dict[str, StageModel]:
     """
     models, missing = {}, 0
     device = choose_device(options.gpu)
+    shares = choose_shares(options.ensemble, find_complete_splits(options.path)) if options.ensemble else []
     for name, stage in STAGES.items():
         readout = "average" if options.average and "sdf" in stage.method.heads else "segmentation"
+        load = functools.partial(load_model, options.path, name, device=device, readout=readout, fast=options.fast)
         try:
-            models[name] = load_model(
-                options.path, name, options.split, device, until=options.until, readout=readout, fast=options.fast
-            )
+            if shares:
+                members = find_members(options.path, stage, shares, until=options.until)
+                models[name] = combine([load(split, at=time) for split, time in members])
+            else:
+                models[name] = load(options.split, until=options.until)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             missing += 1
     if missing:
         complete = find_complete_splits(options.path)
         choice = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
-        problem = f"{missing} of the {len(STAGES)} stages have no usable model for --data {options.split}"
+        asked = f"--ensemble {' '.join(share.split for share in shares)}" if shares else f"--data {options.split}"
+        problem = f"{missing} of the {len(STAGES)} stages have no usable model for {asked}"
         raise InputError(options.path, problem, f"train them with the commands above{choice}")
     first = next(iter(models.values()))
     if other := next((model for model in models.values() if model.preparation != first.preparation), None):

@@ -31,6 +31,7 @@ from data.sources.plausible import LARGEST_GLAND_ML
 from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
 from engine.infer.cascade import CascadeResult, StageModel, segment_scan
+from engine.infer.maps import SAVED, describe_disagreement, save_maps, saved_paths
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -40,6 +41,7 @@ from engine.report.tables import CaseRow, failed
 WORK_BYTES = 4  # for masks of three stages, the label and its copy while it is written
 # The scan before, with its label and the copy that is written, and the next one, as it is read and as it is prepared.
 OTHER_SCANS_BYTES = 12
+MAP_BYTES = 4  # a map as it is written: its bytes, their copy in the order of the file, and ITK's
 
 
 class PreparedScan(NamedTuple):
@@ -103,12 +105,19 @@ class ScanSegmenter:
         folder: Gets masks, pictures and rows.
         series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
         models_hash: Of the models (``hash_models``).
+        saves_maps: Whether probabilities and lesion candidates are written, too.
     """
 
     models: Mapping[str, StageModel]
     folder: PredictionFolder
     series: str
     models_hash: str
+    saves_maps: bool = False
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether several networks decide together."""
+        return any(model.members for model in self.models.values())
 
     def read(self, scan: tuple[Path, str]) -> Passage:
         """Read and prepare a scan, unless the folder holds its mask already.
@@ -117,9 +126,9 @@ class ScanSegmenter:
             scan: Absolute path of the file or folder, and its name in the folder of predictions.
         """
         path, name = scan
-        row: CaseRow = {"case": name, "scan": str(path), "pancreas_ml": "", "tumour_ml": "", "seconds": ""}
-        row |= {"unreliable": "", "note": "", "made_from": self._origin_of(path), "error": ""}
-        if finished := self.folder.find_finished(path, row["made_from"]):
+        row: CaseRow = {"case": name, "scan": str(path), "pancreas_ml": "", "tumour_ml": "", "tumour_score": ""}
+        row |= {"seconds": "", "unreliable": "", "note": "", "made_from": self._origin_of(path), "error": ""}
+        if (finished := self.folder.find_finished(path, row["made_from"])) and self._has_maps(name):
             return Passage(path, finished, is_finished=True)
         return self._step(self._read, Passage(path, row, content=path))
 
@@ -163,9 +172,14 @@ class ScanSegmenter:
         if failed(scan.row):
             return False
         patches = [math.prod(patch_shape(m.stage.sampling)) for m in self.models.values() if m.device.type == "cpu"]
-        needed = (WORK_BYTES + OTHER_SCANS_BYTES) * scan.content.voxels + BYTES_PER_VOXEL * max(patches, default=0)
+        scans = WORK_BYTES + OTHER_SCANS_BYTES + (MAP_BYTES if self.saves_maps else 0)
+        needed = scans * scan.content.voxels + BYTES_PER_VOXEL * max(patches, default=0)
         free = free_memory()
         return free is None or needed < free
+
+    def _has_maps(self, name: str) -> bool:
+        files = saved_paths(self.folder, name, ensemble=self.is_ensemble) if self.saves_maps else []
+        return all(file.exists() for file in files)
 
     def _origin_of(self, scan: Path) -> str:
         return describe_origin(scan, self.series, self.models_hash)
@@ -198,13 +212,19 @@ class ScanSegmenter:
         )
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
-        return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing))
+        keep = SAVED if self.saves_maps or self.is_ensemble else ()
+        return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing, keep=keep))
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
-        scan, (label, notes, doubts) = segmented
+        scan, (label, notes, doubts, candidates, found) = segmented
         write_mask(self.folder.mask_path(name), label, scan.grid)
+        for file in saved_paths(self.folder, name):
+            file.unlink(missing_ok=True)  # of an earlier call, perhaps of other models
+        if self.saves_maps:
+            save_maps(self.folder, name, scan.grid, found, candidates, scan.spacing, ensemble=self.is_ensemble)
+        disagreement, disputed = describe_disagreement(found)
         pancreas_ml, tumour_ml = volume_ml(label > 0, scan.spacing), volume_ml(label == TUMOUR, scan.spacing)
-        doubts = (*scan.doubts, *find_doubts_of_size(pancreas_ml), *doubts)
+        doubts = (*scan.doubts, *find_doubts_of_size(pancreas_ml), *doubts, *disputed)
         with drawing(self.folder.picture_path(name)) as picture:
             draw_overlay(
                 self.folder.picture_path(name),
@@ -219,6 +239,8 @@ class ScanSegmenter:
         return {
             "pancreas_ml": round(pancreas_ml, 2),
             "tumour_ml": round(tumour_ml, 2),
+            "tumour_score": round(candidates.score, 4),
+            **disagreement,
             "unreliable": "yes" if doubts else "",
             "note": "; ".join(filter(None, (*doubts, *notes, *scan.notes, fast, picture.fault))),
             "picture_fault": picture.fault,
@@ -239,6 +261,9 @@ def hash_models(models: Mapping[str, StageModel]) -> str:
     used = [
         [sha256_of(model.run / "best.pt"), model.readout, model.threshold, *(["fast"] if model.fast else [])]
         for model in models.values()
+    ]
+    used += [
+        [sha256_of(member.run / "best.pt") for member in model.members] for model in models.values() if model.members
     ]
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
