@@ -94,8 +94,8 @@ def draw_calibration(path: Path, reliability: Reliability, title: str = "") -> N
     filled = reliability.voxels > 0
     counts = np.where(filled, reliability.voxels, 1)
     with plot_style():
-        figure = Figure(figsize=(5, 6), dpi=150, layout="constrained")
-        figure.suptitle(title, weight="bold")
+        figure = Figure(figsize=(6, 6), dpi=150, layout="constrained")
+        figure.suptitle(title, weight="bold", fontsize=11)
         upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
         upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
         share, mean = reliability.positives / counts, reliability.probability / counts
@@ -107,6 +107,7 @@ def draw_calibration(path: Path, reliability: Reliability, title: str = "") -> N
         middles = (np.arange(BINS) + 0.5) / BINS
         lower.bar(middles[filled], reliability.voxels[filled], width=0.9 / BINS, color="0.65")
         lower.set_yscale("log")
+        lower.set_ylim(bottom=0.8)
         lower.yaxis.set_major_formatter("{x:,.0f}")
         lower.yaxis.set_minor_locator(NullLocator())
         lower.set(xlabel="mean probability of the bin", ylabel="voxels")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data.common.progress import progress_bar
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import naming_memory_errors
+from engine.infer.cascade import StageModel
 from engine.processes import mean_over_processes, wait_for_all
 from engine.train.loader import derive_seed
 from engine.train.operating_point import choose_score_thresholds
