@@ -1,9 +1,11 @@
 """Lesion candidates: where a tumour is suspected, and how strongly.
 
-A candidate is a 26-connected component of the voxels whose tumour probability is above ``CANDIDATE_THRESHOLD``. This
-threshold is much lower than the one of the mask, so that a candidate with a low confidence is listed, too, and a curve
-over all confidences can be drawn. Components that are smaller than a tumour counts, or that lie outside the pancreas,
-are left out, as they are from the mask.
+A region is a 26-connected component of the voxels whose tumour probability is above ``CANDIDATE_THRESHOLD``, which is
+much lower than the threshold of the mask: a candidate with a low confidence is listed, too, so that a curve over all
+confidences can be drawn. The candidates of a region are the components of its voxels above ``PEAK_SHARE`` of its
+highest probability in the pancreas. Without this second threshold, the faint surroundings of a lesion would belong to
+its candidate and hide how well it overlaps. Candidates that are smaller than a tumour counts, or that lie outside the
+pancreas, are left out, as they are from the mask.
 
 The confidence of a candidate is the mean of its ``TOP_SHARE`` highest probabilities, which depends less on a single
 voxel than the highest one. The tumour score of a scan is the highest confidence of its candidates, and 0 without any.
@@ -19,6 +21,7 @@ from engine.infer.components import LEAST_INSIDE
 from engine.stages import MIN_TUMOUR_ML
 
 CANDIDATE_THRESHOLD = 0.1
+PEAK_SHARE = 0.5
 TOP_SHARE = 0.1
 
 
@@ -73,18 +76,24 @@ def find_candidates(
     box = bounding_box(suspected)
     if box is None:
         return Candidates((), numbers)
-    values, organ = probability[box.slices], None if within is None else within[box.slices]
-    components, count = label_components(suspected[box.slices])
+    values = probability[box.slices]
+    organ = np.ones(values.shape, bool) if within is None else within[box.slices]
+    regions, count = label_components(suspected[box.slices])
+    peaks = np.zeros(count + 1, np.float32)  # in the pancreas; regions that do not reach it have no candidate
+    np.maximum.at(peaks, regions[organ], values[organ])
+    levels = np.where(peaks > CANDIDATE_THRESHOLD, np.maximum(CANDIDATE_THRESHOLD, PEAK_SHARE * peaks), np.inf)
+    components, count = label_components(values > levels.astype(np.float32)[regions])
     inside = components > 0
     # The voxels of each component one after the other, the most probable first.
     voxels, owner, confident = np.flatnonzero(inside), components[inside], values[inside]
     order = np.lexsort((-confident, owner))
+    in_pancreas = organ.ravel()
     ends = np.cumsum(np.bincount(owner, minlength=count + 1)[1:])
     found: list[tuple[Candidate, int]] = []
-    for number, part in enumerate(np.split(order, ends[:-1]), start=1):
+    for number, part in enumerate(np.split(order, ends[:-1]) if count else (), start=1):
         size_ml = part.size * float(np.prod(spacing)) / 1000
         peak = np.unravel_index(voxels[part[0]], box.shape)
-        in_organ = part.size if organ is None else np.count_nonzero(organ.ravel()[voxels[part]])
+        in_organ = np.count_nonzero(in_pancreas[voxels[part]])
         if size_ml < MIN_TUMOUR_ML or in_organ < LEAST_INSIDE * part.size:
             continue
         top = confident[part[: int(np.ceil(TOP_SHARE * part.size))]]
