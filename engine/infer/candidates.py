@@ -4,8 +4,8 @@ A region is a 26-connected component of the voxels whose tumour probability is a
 much lower than the threshold of the mask: a candidate with a low confidence is listed, too, so that a curve over all
 confidences can be drawn. The candidates of a region are the components of its voxels above ``PEAK_SHARE`` of its
 highest probability in the pancreas. Without this second threshold, the faint surroundings of a lesion would belong to
-its candidate and hide how well it overlaps. Candidates that are smaller than a tumour counts, or that lie outside the
-pancreas, are left out, as they are from the mask.
+its candidate and hide how well it overlaps. Candidates below the volume that counts as a tumour, or outside the
+pancreas, are left out.
 
 The confidence of a candidate is the mean of its ``TOP_SHARE`` highest probabilities, which depends less on a single
 voxel than the highest one. The tumour score of a scan is the highest confidence of its candidates, and 0 without any.

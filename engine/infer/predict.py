@@ -179,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fast = ", without flips" if model.fast else ""
         runs = ", ".join(str(member.run) for member in model.members) or model.run
         print(f"{model.stage.title:<16} {runs}, threshold {model.threshold:.4g}{fast}")
+    if (last := models.get("tumor_fine")) and last.score_threshold is not None:
+        print(f"operating point  a tumour score of at least {last.score_threshold:.3f} counts as positive")
     steps = ScanSegmenter(models, folder, options.series, hash_models(models), options.save_probabilities)
     scans = list(names.items())[options.shard.number - 1 :: options.shard.of]
     segmented = overlap(scans, steps.read, steps.segment, steps.write, has_room=steps.has_room)

@@ -16,6 +16,8 @@ from engine.detection.summary import FALSE_POSITIVES, DetectionSummary
 from engine.report.pictures import save_figure
 from engine.report.plots import plot_style
 
+PLAIN = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # behind text that lies on lines
+
 
 def draw_detection(path: Path, scans: Sequence[ScanDetection], summary: DetectionSummary, title: str = "") -> None:
     """Write a PNG with the ROC curve of the scans on the left and the FROC curve of the lesions on the right.
@@ -52,7 +54,7 @@ def _draw_roc(axes: Axes, scans: Sequence[ScanDetection], summary: DetectionSumm
         at = (1 - point.specificity.value, point.sensitivity.value)
         axes.plot(*at, marker="D", markersize=8, color=red, markeredgecolor="white", linestyle="none", zorder=4)
         text = f"score >= {point.threshold:.2f}"
-        axes.annotate(text, at, xytext=(9, -13), textcoords="offset points", color=red, fontsize=9)
+        axes.annotate(text, at, xytext=(9, -13), textcoords="offset points", color=red, fontsize=9, bbox=PLAIN)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity for scans", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     counted = f"{summary.positive} scans with a tumour, {negatives} without"
     axes.set_title(f"AUROC {summary.auroc}\n{counted}", fontsize=9, color="0.35")

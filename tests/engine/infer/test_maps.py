@@ -24,7 +24,7 @@ BOX = Box((1, 4, 5), (9, 30, 35))
 
 @pytest.fixture
 def cascade(monkeypatch, tmp_path):
-    """In the place of the models: tissue is pancreas, and what is brighter has a probability. It can be changed."""
+    """In the place of the models: tissue is pancreas, and what is brighter has a probability."""
     settings = SimpleNamespace(members=(), disagreement=0.1, kept=[])
 
     def segment(models, image, spacing, *, keep=()):
