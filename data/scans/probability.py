@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.memory import zeros
 from data.scans.boxes import Box
@@ -38,7 +39,11 @@ def write_probability(path: Path, values: np.ndarray, box: Box, grid: Grid) -> N
         target[...] = np.rint(plane * STEPS)
     with replacing(path) as unfinished, tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "probability.nii"
-        write_image(plain, whole, grid)
+        try:
+            write_image(plain, whole, grid)
+        except InputError as error:
+            problem = f"could not be written, because the folder for temporary files, {plain.parent.parent}, is full"
+            raise InputError(path, problem, "free some space there, or choose another one with TMPDIR") from error
         with plain.open("r+b") as file:
             file.seek(_SLOPE_AT)
             file.write(_SLOPE.pack(1 / STEPS, 0.0))
