@@ -17,7 +17,7 @@ from data.common.records import CHECKSUM, checksum
 from engine.checkpoint import save_checkpoint
 from engine.export import command as export
 from engine.infer import predict
-from engine.infer.cascade import load_model
+from engine.infer.models import load_model
 from engine.infer.scan import hash_models
 from engine.model_file import read_model_file
 from engine.stages import STAGES
