@@ -146,8 +146,8 @@ def load_cascade(
             trained on all centres. None for the only split of which all four stages are trained.
         device: "auto" for a GPU if there is one, the number of a GPU, or "cpu".
         until: Only runs that were started at this time (YYYY_MM_DD_HH_MM_SS) or before.
-        ensemble: In place of ``split``, for models that decide together: how many of the newest runs of each split, such
-            as {"north": 1, "south": 1}, or {"none": 3} for three seeds.
+        ensemble: In place of ``split``, for models that decide together: how many of the newest runs of each split,
+            such as {"north": 1, "south": 1}, or {"none": 3} for three seeds.
         average: Whether to average the probabilities of the two tasks, where a stage has both.
         fast: Whether to compute every box once, instead of averaging over the eight flips.
 

@@ -92,6 +92,10 @@ def test_an_evaluation_of_tumours_reports_how_they_are_detected(evaluation, caps
     assert text in capsys.readouterr().out
     assert "AUROC            0.750 (" in text and "score >= 0.700: sensitivity 0.500 (" in text
     assert {path.name for path in folder.glob("*.png")} >= {"detection.png", "calibration.png"}
+    page = (folder / "report.html").read_text()
+    assert "tumour score" in page and "score &gt;= 0.700: sensitivity 0.500 (" in page
+    assert "how well scans with a tumour and lesions are found" in page and "by their probability" in page
+    assert '"name": "probability"' not in page
     assert not (folder / "probabilities").exists()
 
 
@@ -99,6 +103,7 @@ def test_saved_probabilities_are_those_of_the_mask_and_a_lost_file_is_made_again
     folder = evaluation().folder
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "masks").iterdir()}
     assert evaluation("--save-probabilities").folder == folder
+    assert (folder / "report.html").read_text().count('"name": "probability"') == 4
     for path in (folder / "probabilities").iterdir():
         probability, mask = (
             nib.load(folder / kind / path.name).get_fdata() for kind in ("probabilities", "predictions")

@@ -108,12 +108,15 @@ def test_what_sees_other_boxes_is_refused():
 
 def test_an_ensemble_knows_the_voxels_and_the_operating_points_of_all_its_members():
     first = replace(
-        model("tumor_fine", 0, 1, 0.5), spacing_range=[[1.0, 0.7, 0.7], [3.0, 0.9, 0.9]], score_threshold=0.4
+        model("tumor_fine", 0, 1, 0.5),
+        spacing_range=[[1.0, 0.7, 0.7], [3.0, 0.9, 0.9]],
+        score_threshold=0.4,
+        sha256="1",
     )
-    second = replace(first, spacing_range=[[2.0, 0.6, 0.6], [5.0, 0.8, 0.8]], score_threshold=0.8)
+    second = replace(first, spacing_range=[[2.0, 0.6, 0.6], [5.0, 0.8, 0.8]], score_threshold=0.8, sha256="2")
     both = combine([first, second])
     assert both.spacing_range == [[1.0, 0.6, 0.6], [5.0, 0.9, 0.9]]
-    assert both.score_threshold == pytest.approx(0.6)
+    assert both.score_threshold == pytest.approx(0.6) and [member.sha256 for member in both.members] == ["1", "2"]
     unknown = combine([first, replace(second, spacing_range=None, score_threshold=None)])
     assert unknown.spacing_range is None and unknown.score_threshold is None
 
