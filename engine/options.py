@@ -52,6 +52,15 @@ def add_fast(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_save_probabilities(parser: argparse.ArgumentParser) -> None:
+    """Add ``--save-probabilities``."""
+    parser.add_argument(
+        "--save-probabilities",
+        action="store_true",
+        help="write the probabilities on the grid of every scan, too, as compressed NIfTI with a byte per voxel",
+    )
+
+
 def add_allow_duplicates(parser: argparse.ArgumentParser) -> None:
     """Add ``--allow-duplicates``."""
     parser.add_argument(

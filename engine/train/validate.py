@@ -110,7 +110,7 @@ def mean_dice(
         reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
         segment = _at_threshold(net, stage, case, device, readout)
         masks = (
-            segment_in_rounds(functools.partial(segment, t), box, case.spacing, stage.sampling) for t in thresholds
+            segment_in_rounds(functools.partial(segment, t), box, case.spacing, stage.sampling).mask for t in thresholds
         )
         found.append((bool(reference.any()), [dice(mask, reference, case.spacing) for mask in masks]))
     with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
