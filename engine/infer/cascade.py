@@ -26,6 +26,7 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
+from engine.infer.components import keep_components
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
@@ -57,6 +58,7 @@ class StageModel:
         preparation: How its training cases were prepared.
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
         fast: Whether it computes every box once instead of averaging over the eight flips.
+        confirms: Whether what it finds has to be found around the pancreas, too.
     """
 
     stage: Stage
@@ -70,6 +72,7 @@ class StageModel:
     preparation: Preparation
     spacing_range: Sequence[Sequence[float]] | None = None
     fast: bool = False
+    confirms: bool = False
 
 
 class StageResult(NamedTuple):
@@ -169,6 +172,7 @@ def load_model(
         preparation=recipe.preparation,
         spacing_range=checkpoint.spacing_range,
         fast=fast,
+        confirms=stage.confirms(recipe.training.negatives),
     )
 
 
@@ -274,9 +278,35 @@ def segment_stage(
         )
         return mask
 
-    mask = segment_in_rounds(segment, box, spacing, sampling)
+    around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
+    mask = segment_confirmed(segment, box, around, spacing, sampling)
     note = "" if mask.any() else f"{model.stage.title}: nothing found"
     return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
+
+
+def segment_confirmed(
+    segment: Callable[[Box], np.ndarray],
+    box: Box,
+    around: Box | None,
+    spacing: tuple[float, float, float],
+    sampling: Sampling,
+) -> np.ndarray:
+    """Segment in rounds, and keep of the mask what is found in a second box, too.
+
+    In the middle of the first box something has been taken for a tumour, which suggests one to the network. The box
+    around the pancreas does not. Components of which less than a tenth is found in it do not count.
+
+    Args:
+        segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
+        box: Of the first round.
+        around: The second box; None if nothing has to be confirmed.
+        spacing: Voxel spacing (z, y, x) in mm.
+        sampling: Of the stage.
+    """
+    mask = segment_in_rounds(segment, box, spacing, sampling)
+    if around is None or around == box or not mask.any():
+        return mask
+    return keep_components(mask, segment(around), out=mask)
 
 
 def segment_in_rounds(

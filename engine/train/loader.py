@@ -27,18 +27,17 @@ def count_negatives(positives: int, available: int, share: float) -> int:
     return max(1, round(positives * share / (1 - share))) if share and available else 0
 
 
-def share_around_pancreas(positives: int, negatives: int) -> float:
+def share_elsewhere(negatives: float) -> float:
     """Return the share of the draws of a case with a tumour in which tumour fine looks around its pancreas.
 
-    It is such that the boxes around a pancreas show a tumour as often as not. From boxes without one the network would
-    learn that a box of this size holds none, and in use it is given such a box in order to find what tumour coarse has
-    missed.
+    In as many draws it looks around a thick place of the pancreas. The share is such that both kinds of boxes are those
+    of a patient with a tumour as often as not. Otherwise the network would learn that a box around a pancreas holds no
+    tumour, where in use it has to find what tumour coarse has missed, and that the middle of a smaller box is one.
 
     Args:
-        positives: Boxes of cases with a tumour in an epoch.
-        negatives: Boxes of cases without.
+        negatives: Share of the boxes of an epoch that are of cases without a tumour, in [0, 1).
     """
-    return min(NOTHING_FOUND, NOTHING_FOUND * negatives / positives)
+    return min(1 / 3, NOTHING_FOUND * negatives / (1 - negatives))
 
 
 class EpochSampler(Sampler[list[Draw]]):

@@ -19,11 +19,11 @@ from torch import nn
 from data.cases.case import Case
 from data.cases.labels import target_mask
 from data.common.memory import zeros
-from data.samples import reference_box
+from data.samples import pancreas_box, validation_boxes
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability
-from engine.infer.cascade import segment_in_rounds, select_organ
+from engine.infer.cascade import segment_confirmed, select_organ
 from engine.infer.components import keep_components
 from engine.processes import of_all, own_share
 from engine.stages import MIN_TUMOUR_ML, Stage
@@ -107,12 +107,15 @@ def mean_dice(
     net.eval()
     found: list[tuple[bool, list[float]]] = []  # whether a case has the target, and its Dice at each threshold
     for case in own_share([case for case in cases if negatives or case.target_box(stage.sampling.target)]):
-        reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
+        reference = target_mask(case.label(), stage.sampling.target) > 0
         segment = _at_threshold(net, stage, case, device, readout)
-        masks = (
-            segment_in_rounds(functools.partial(segment, t), box, case.spacing, stage.sampling) for t in thresholds
-        )
-        found.append((bool(reference.any()), [dice(mask, reference, case.spacing) for mask in masks]))
+        around = pancreas_box(case, stage.sampling) if stage.confirms(negatives) else None
+        curves = []
+        for box in validation_boxes(case, stage.sampling):
+            looks = (functools.partial(segment, threshold) for threshold in thresholds)
+            masks = (segment_confirmed(look, box, around, case.spacing, stage.sampling) for look in looks)
+            curves.append([dice(mask, reference, case.spacing) for mask in masks])
+        found.append((bool(reference.any()), np.mean(curves, axis=0).tolist()))
     with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
     mean = np.mean(with_target, axis=0)
     return (1 - negatives) * mean + negatives * np.mean(without, axis=0) if without else mean
