@@ -18,6 +18,7 @@ ROOMS = {
         ("data.augment",),
         ("data.warp",),
         ("data.samples",),
+        ("data.thick_places",),
         ("data.verify",),
         ("data.contact_sheet",),
         ("data.prepare",),

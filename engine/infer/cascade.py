@@ -26,7 +26,7 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.checkpoint import find_run, load_checkpoint
 from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
-from engine.infer.components import keep_components
+from engine.infer.confirmation import confirm
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
@@ -279,34 +279,9 @@ def segment_stage(
         return mask
 
     around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
-    mask = segment_confirmed(segment, box, around, spacing, sampling)
+    mask = confirm(segment_in_rounds(segment, box, spacing, sampling), box, around, segment)
     note = "" if mask.any() else f"{model.stage.title}: nothing found"
     return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
-
-
-def segment_confirmed(
-    segment: Callable[[Box], np.ndarray],
-    box: Box,
-    around: Box | None,
-    spacing: tuple[float, float, float],
-    sampling: Sampling,
-) -> np.ndarray:
-    """Segment in rounds, and keep of the mask what is found in a second box, too.
-
-    In the middle of the first box something has been taken for a tumour, which suggests one to the network. The box
-    around the pancreas does not. Components of which less than a tenth is found in it do not count.
-
-    Args:
-        segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
-        box: Of the first round.
-        around: The second box; None if nothing has to be confirmed.
-        spacing: Voxel spacing (z, y, x) in mm.
-        sampling: Of the stage.
-    """
-    mask = segment_in_rounds(segment, box, spacing, sampling)
-    if around is None or around == box or not mask.any():
-        return mask
-    return keep_components(mask, segment(around), out=mask)
 
 
 def segment_in_rounds(

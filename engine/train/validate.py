@@ -1,8 +1,8 @@
 """Choose the best epoch and the binarisation thresholds on the validation cases of the training centres.
 
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
-averaged over the eight flips, on the voxels of the case, without small components and those outside of the pancreas,
-and in as many rounds.
+averaged over the eight flips, on the voxels of the case, without small components, those outside of the pancreas and
+those that are not confirmed, and in as many rounds.
 
 The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
 that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
@@ -23,8 +23,9 @@ from data.samples import pancreas_box, validation_boxes
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability
-from engine.infer.cascade import segment_confirmed, select_organ
+from engine.infer.cascade import segment_in_rounds, select_organ
 from engine.infer.components import keep_components
+from engine.infer.confirmation import confirm
 from engine.processes import of_all, own_share
 from engine.stages import MIN_TUMOUR_ML, Stage
 
@@ -112,9 +113,12 @@ def mean_dice(
         around = pancreas_box(case, stage.sampling) if stage.confirms(negatives) else None
         curves = []
         for box in validation_boxes(case, stage.sampling):
-            looks = (functools.partial(segment, threshold) for threshold in thresholds)
-            masks = (segment_confirmed(look, box, around, case.spacing, stage.sampling) for look in looks)
-            curves.append([dice(mask, reference, case.spacing) for mask in masks])
+            curve = []
+            for threshold in thresholds:
+                look = functools.partial(segment, threshold)
+                mask = segment_in_rounds(look, box, case.spacing, stage.sampling)
+                curve.append(dice(confirm(mask, box, around, look), reference, case.spacing))
+            curves.append(curve)
         found.append((bool(reference.any()), np.mean(curves, axis=0).tolist()))
     with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
     mean = np.mean(with_target, axis=0)
