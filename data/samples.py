@@ -12,15 +12,13 @@ from data.cases.case import Case
 from data.cases.labels import HU_WINDOW, TARGETS, target_mask
 from data.scans.body import body_box
 from data.scans.boxes import Box, Index3D, bounding_box, enlarge, triple
-from data.thick_places import box_around, draw_thick_place, thickest_place
 
 MULTIPLE = 8  # the sides of the network's input are multiples of this
 MOST_VOXELS = 1 << 16  # along an axis
 MARGIN_MM = (12.5, 20.0, 20.0)  # 5 slices of 2.5 mm and 25 pixels of 0.8 mm, as published
 
 # Tumour fine looks around what tumour coarse found, or around the pancreas if it found nothing. In a case without a
-# tumour, tumour coarse has found nothing, or something that is none, most likely where the gland is thick. Both are
-# drawn equally often.
+# tumour, tumour coarse has found something that is none, or nothing; both are drawn equally often.
 NOTHING_FOUND = 0.5  # share of the draws of such a case that look around its pancreas
 FALSE_FINDING_MM = (4.0, 20.0)  # half sides of the other ones' region, in the range of those of tumours
 
@@ -200,28 +198,12 @@ def pancreas_box(case: Case, sampling: Sampling) -> Box:
     return _with_margin(_pancreas_box(case), case, sampling)
 
 
-def validation_boxes(case: Case, sampling: Sampling) -> list[Box]:
-    """Return the boxes of a case in which a stage has to find the reference: the ``reference_box``, and maybe another.
-
-    In a case without a tumour, the stage that looks around tumours is also given the box around the thickest place of
-    the pancreas, as in use where the stage before has taken it for a tumour.
-
-    Raises:
-        ValueError: If the case lacks the pancreas.
-        InputError: If the case is damaged.
-    """
-    boxes = [reference_box(case, sampling)]
-    if sampling.roi == "tumour" and case.tumour_box is None:
-        boxes.append(_with_margin(thickest_place(case, _pancreas_box(case)), case, sampling))
-    return boxes
-
-
 def training_box(
     case: Case,
     sampling: Sampling,
     rng: np.random.Generator,
     field: Box | None = None,
-    elsewhere: float = 0.0,
+    around_pancreas: float = 0.0,
 ) -> Box:
     """Draw the box of a case that a step of the training sees.
 
@@ -234,13 +216,13 @@ def training_box(
         sampling: Of the stage.
         rng: Draws region, jitter and patch.
         field: The box of the whole body, if it is known already; only the first stage needs it.
-        elsewhere: As in ``BoxDataset``.
+        around_pancreas: As in ``BoxDataset``.
 
     Raises:
         ValueError: If the case lacks the pancreas.
         InputError: If the case is damaged.
     """
-    region, target = _draw_region(case, sampling, rng, elsewhere)
+    region = _draw_region(case, sampling, rng, around_pancreas)
     if sampling.roi == "scan":
         box = field or scan_box(case.image(), case.spacing, sampling)
     else:
@@ -249,27 +231,23 @@ def training_box(
         box = network_box(enlarge(region, low, high, case.shape), case.shape, case.spacing, sampling)
     factor = network_factor(case.spacing, sampling)
     sides = [max(1, int(n * f + 1e-6)) for n, f in zip(patch_shape(sampling), factor, strict=True)]
-    return _draw_patch(box, target, sides, rng)
+    return _draw_patch(box, case.target_box(sampling.target) or region, sides, rng)
 
 
-def _draw_region(case: Case, sampling: Sampling, rng: np.random.Generator, elsewhere: float) -> tuple[Box, Box]:
-    """Draw the region around which a step looks, and what a patch of it has to hold.
-
-    The region is the pancreas, the tumour, or what could be taken for one.
-    """
+def _draw_region(case: Case, sampling: Sampling, rng: np.random.Generator, around_pancreas: float) -> Box:
+    """Draw the region around which a step looks: the pancreas, the tumour, or what could be taken for one."""
     pancreas = _pancreas_box(case)
     if sampling.roi != "tumour":
-        return pancreas, case.target_box(sampling.target) or pancreas
-    tumour = case.tumour_box
-    if tumour and not elsewhere:
-        return tumour, tumour
-    draw = rng.random()
-    if draw < (elsewhere if tumour else NOTHING_FOUND):
-        return pancreas, tumour or pancreas
-    if tumour and draw >= 2 * elsewhere:
-        return tumour, tumour
-    region = box_around(draw_thick_place(case, pancreas, rng), [rng.uniform(*FALSE_FINDING_MM) for _ in range(3)], case)
-    return region, region
+        return pancreas
+    if case.tumour_box is not None:
+        return pancreas if around_pancreas and rng.random() < around_pancreas else case.tumour_box
+    if rng.random() < NOTHING_FOUND:
+        return pancreas
+    gland = np.flatnonzero(case.label()[pancreas.slices])
+    voxel = np.unravel_index(gland[rng.integers(len(gland))], pancreas.shape)
+    at = triple(int(a + i) for a, i in zip(pancreas.start, voxel, strict=True))
+    half = [rng.uniform(*FALSE_FINDING_MM) / s for s in case.spacing]
+    return enlarge(Box(at, triple(i + 1 for i in at)), half, half, case.shape)
 
 
 def _with_margin(roi: Box, case: Case, sampling: Sampling) -> Box:
@@ -344,8 +322,8 @@ class BoxDataset(Dataset[Sample]):
         sampling: Of the stage.
         seed: Seed of the draws.
         reach: Of the augmentation, as in ``read_sample``.
-        elsewhere: Share of the draws, 0.5 at most, in which a stage that looks around tumours looks around the pancreas
-            of a case that has one; in as many it looks around a thick place of it.
+        around_pancreas: Share of the draws in which a stage that looks around tumours looks around the pancreas of a
+            case that has one.
     """
 
     def __init__(
@@ -354,10 +332,10 @@ class BoxDataset(Dataset[Sample]):
         sampling: Sampling,
         seed: int,
         reach: Reach | None = None,
-        elsewhere: float = 0.0,
+        around_pancreas: float = 0.0,
     ) -> None:
         self.cases, self.sampling, self.seed, self.reach = list(cases), sampling, seed, reach
-        self.elsewhere = elsewhere
+        self.around_pancreas = around_pancreas
         self._fields: dict[int, Box] = {}  # found once in a process, because finding a body reads the whole scan
 
     def __len__(self) -> int:
@@ -369,5 +347,5 @@ class BoxDataset(Dataset[Sample]):
         if self.sampling.roi == "scan" and index not in self._fields:
             self._fields[index] = scan_box(case.image(), case.spacing, self.sampling)
         rng = np.random.default_rng([self.seed, *item])
-        box = training_box(case, self.sampling, rng, self._fields.get(index), self.elsewhere)
+        box = training_box(case, self.sampling, rng, self._fields.get(index), self.around_pancreas)
         return read_sample(case, box, self.sampling, self.reach)

@@ -181,7 +181,7 @@ def _largest_of_case(case: Case, sampling: Sampling) -> Index3D:
         return network_grid(case.shape, case.spacing, sampling).shape
     if sampling.roi == "tumour":
         false_finding = triple(math.ceil(2 * FALSE_FINDING_MM[1] / mm) for mm in case.spacing)
-        regions += [false_finding, *([case.tumour_box.shape] if case.tumour_box else [])]
+        regions.append(case.tumour_box.shape if case.tumour_box else false_finding)
     sides = []
     jitter = (sampling.jitter_z_mm[1], sampling.jitter_plane_mm[1], sampling.jitter_plane_mm[1])
     for axis, (most, moved, mm) in enumerate(zip(case.shape, jitter, case.spacing, strict=True)):

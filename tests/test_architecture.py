@@ -18,7 +18,6 @@ ROOMS = {
         ("data.augment",),
         ("data.warp",),
         ("data.samples",),
-        ("data.thick_places",),
         ("data.verify",),
         ("data.contact_sheet",),
         ("data.prepare",),

@@ -19,7 +19,7 @@ from engine.checkpoint import Checkpoint
 from engine.device import Execution, compile_blocks
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
-from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_elsewhere
+from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
 from models.losses import DualTaskLoss
 
 
@@ -131,7 +131,7 @@ def prepare_training(
         stage.sampling,
         settings.seed,
         recipe.augmentation.reach,
-        share_elsewhere(settings.negatives),
+        share_around_pancreas(settings.negatives),
     )
     sampler = EpochSampler(len(train_cases), settings.seed, len(negatives), drawn, settings.batch_size)
     training = Training(

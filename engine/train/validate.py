@@ -19,7 +19,7 @@ from torch import nn
 from data.cases.case import Case
 from data.cases.labels import target_mask
 from data.common.memory import zeros
-from data.samples import pancreas_box, validation_boxes
+from data.samples import pancreas_box, reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability
@@ -108,18 +108,15 @@ def mean_dice(
     net.eval()
     found: list[tuple[bool, list[float]]] = []  # whether a case has the target, and its Dice at each threshold
     for case in own_share([case for case in cases if negatives or case.target_box(stage.sampling.target)]):
-        reference = target_mask(case.label(), stage.sampling.target) > 0
+        reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
         segment = _at_threshold(net, stage, case, device, readout)
         around = pancreas_box(case, stage.sampling) if stage.confirms(negatives) else None
-        curves = []
-        for box in validation_boxes(case, stage.sampling):
-            curve = []
-            for threshold in thresholds:
-                look = functools.partial(segment, threshold)
-                mask = segment_in_rounds(look, box, case.spacing, stage.sampling)
-                curve.append(dice(confirm(mask, box, around, look), reference, case.spacing))
-            curves.append(curve)
-        found.append((bool(reference.any()), np.mean(curves, axis=0).tolist()))
+        curve = []
+        for threshold in thresholds:
+            look = functools.partial(segment, threshold)
+            mask = segment_in_rounds(look, box, case.spacing, stage.sampling)
+            curve.append(dice(confirm(mask, box, around, look), reference, case.spacing))
+        found.append((bool(reference.any()), curve))
     with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
     mean = np.mean(with_target, axis=0)
     return (1 - negatives) * mean + negatives * np.mean(without, axis=0) if without else mean

@@ -135,7 +135,7 @@ def test_no_box_of_the_training_is_larger_than_the_largest_shape(tmp_path, stage
     case = read_case(write_case(tmp_path, "c", "case", np.full(label.shape, 40, np.int16), label, **facts))
     sampling = replace(STAGES[stage].sampling, target_mm=spacing)
     largest, rng = largest_shape([case], sampling), np.random.default_rng(0)
-    boxes = [training_box(case, sampling, rng, elsewhere=0.5) for _ in range(200)]
+    boxes = [training_box(case, sampling, rng, around_pancreas=0.5) for _ in range(200)]
     drawn = np.array([network_grid(box.shape, spacing, sampling).shape for box in boxes])
     assert (drawn.max(axis=0) <= largest).all() and (drawn.max(axis=0) >= np.array(largest) - 8).all()
 

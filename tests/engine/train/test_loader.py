@@ -12,7 +12,7 @@ from data.splits.split import Split
 from engine.recipe import TrainSettings
 from engine.stages import STAGES
 from engine.train.command import count_steps, describe, plan_split
-from engine.train.loader import EpochSampler, count_negatives, derive_seed, share_elsewhere
+from engine.train.loader import EpochSampler, count_negatives, derive_seed, share_around_pancreas
 from tests.data.splits.populations import centre, three_centres
 
 
@@ -71,11 +71,11 @@ def test_without_others_an_epoch_is_a_permutation_of_its_cases():
     assert epoch_of(EpochSampler(6, 5), 2) == expected
 
 
-def test_boxes_that_are_not_around_a_tumour_show_patients_with_one_as_often_as_others():
+def test_boxes_around_a_pancreas_show_a_tumour_as_often_as_not():
     positives, negatives = 30, count_negatives(30, 9, 0.25)
     assert negatives == 10
-    assert positives * share_elsewhere(0.25) == pytest.approx(negatives / 2)
-    assert share_elsewhere(0.0) == 0 and 2 * share_elsewhere(0.9) < 1  # a tumour is looked at, too
+    assert positives * share_around_pancreas(0.25) == pytest.approx(negatives / 2)
+    assert share_around_pancreas(0.0) == 0 and share_around_pancreas(0.9) == 0.5
 
 
 def test_cases_without_a_tumour_of_centres_without_any_take_no_part():
