@@ -21,6 +21,7 @@ from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import FLIPS, NO_FLIPS, segment_box
 from engine.infer.candidates import NO_CANDIDATES, Candidates
+from engine.infer.confirmation import confirm
 from engine.infer.ensemble import NOWHERE, BoxProbability, segment_box_together
 from engine.infer.models import StageModel
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
@@ -206,8 +207,11 @@ def segment_stage(
         return mask
 
     mask, box = segment_in_rounds(segment, box, spacing, sampling)
+    around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
+    mask = confirm(mask, box, around, segment)
+    seen = box if mask.any() or around is None else around  # where candidates are looked for
     note = "" if mask.any() else f"{model.stage.title}: nothing found"
-    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing), kept.get(box))
+    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing), kept.get(seen, kept.get(box)))
 
 
 def segment_in_rounds(

@@ -35,6 +35,7 @@ class StageModel:
         fast: Whether it computes every box once instead of averaging over the eight flips.
         sha256: Of the checkpoint of ``net``; empty for a network that comes from none.
         score_threshold: Scans with at least this tumour score are called positive; None if none was chosen.
+        confirms: Whether what it finds has to be found around the pancreas, too.
         members: The networks of an ensemble, ``net`` among them, whose probabilities are averaged; none for a single
             network.
     """
@@ -52,6 +53,7 @@ class StageModel:
     fast: bool = False
     sha256: str = ""
     score_threshold: float | None = None
+    confirms: bool = False
     members: tuple[Member, ...] = ()
 
 
@@ -162,4 +164,5 @@ def build_model(
         fast=fast,
         sha256=sha256,
         score_threshold=checkpoint.thresholds.get(score_threshold_name(readout)),
+        confirms=stage.confirms(recipe.training.negatives),
     )

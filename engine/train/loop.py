@@ -183,6 +183,7 @@ def model_of(training: Training, checkpoint: Checkpoint) -> StageModel:
         epoch=checkpoint.epoch,
         split_hash=checkpoint.split_hash,
         preparation=checkpoint.recipe.preparation,
+        confirms=training.stage.confirms(training.recipe.training.negatives),
     )
 
 
