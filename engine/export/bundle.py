@@ -19,9 +19,10 @@ import torch
 from torch.export import ExportedProgram
 
 from data.common.errors import InputError
-from data.common.files import REPOSITORY, replacing
+from data.common.files import replacing
 from data.samples import MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
+from engine.export.card import read_licence
 from engine.export.networks import describe_preprocessing, write_program
 from engine.stages import STAGES
 
@@ -60,7 +61,7 @@ def write_bundle(folder: Path, program: ExportedProgram, checkpoint: Checkpoint,
     stage = STAGES[checkpoint.stage]
     note = f"This bundle holds one stage of the model, {stage.title}, without the rest of the cascade.\n\n"
     texts = {
-        "LICENSE": (REPOSITORY / "LICENSE").read_text(encoding="utf-8"),
+        "LICENSE": read_licence(),
         "docs/README.md": note + card,
         "configs/inference.json": json.dumps(inference_config(checkpoint), indent=1),
         "configs/metadata.json": json.dumps(metadata(checkpoint, sha256), indent=1),
@@ -142,7 +143,7 @@ def metadata(checkpoint: Checkpoint, sha256: str) -> dict[str, Any]:
         "task": f"Segmentation of the {LABEL[sampling.target]} in CT",
         "description": f"The stage {stage.title} of a cascade that segments the pancreas and its tumours. {alone}",
         "authors": "the dual-task-pancreas contributors",
-        "copyright": (REPOSITORY / "LICENSE").read_text(encoding="utf-8").splitlines()[2],
+        "copyright": read_licence().splitlines()[2],
         "intended_use": "Research. Not a medical device.",
         "network_data_format": {
             "inputs": {"image": {**image, "channel_def": {"0": "image"}}},

@@ -1,10 +1,13 @@
 """The model card: what a model was made from, what it is for and what it cannot do, from the records of its runs."""
 
+import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.common.errors import InputError
 from data.common.files import REPOSITORY
+from data.common.program import COMMAND, IS_INSTALLED
 from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS
 from engine.export.runs import StageRun
 from engine.infer.cascade import FAMILIAR_SPACING_FACTOR
@@ -170,8 +173,22 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
     return limits
 
 
+def read_licence() -> str:
+    """Return the licence of this project, which an installed package keeps among its metadata.
+
+    Raises:
+        InputError: If the package was installed without it.
+    """
+    if not IS_INSTALLED:
+        return (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+    text = importlib.metadata.distribution(COMMAND).read_text("licenses/LICENSE")
+    if text is None:
+        raise InputError(COMMAND, "its licence, which the model card quotes, is missing", "install the package again")
+    return text
+
+
 def _describe_licence() -> str:
-    title, _, holder = (REPOSITORY / "LICENSE").read_text(encoding="utf-8").splitlines()[:3]
+    title, _, holder = read_licence().splitlines()[:3]
     return (
         f"{title} ({holder}), as the code of this project. The data that the weights were trained on have licences of "
         "their own, several of which exclude commercial use or ask for attribution; whoever passes the weights on has "

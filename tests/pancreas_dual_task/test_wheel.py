@@ -94,6 +94,15 @@ def test_the_command_works_from_any_folder_and_keeps_data_and_runs_there(scripts
     assert refused.stderr == f"error: data/prepared: no centre is prepared here. {advice}\n"
 
 
+def test_a_model_can_be_exported(scripts, tmp_path):
+    """Its card quotes the licence, which lies elsewhere in a wheel than in the repository."""
+    write_runs(tmp_path / "runs")
+    ended = run([scripts / "pancreas-dual-task", "export", "runs", "-o", "model.zip"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert "MIT License" in archive.read("MODEL_CARD.md").decode()
+
+
 def test_the_library_leaves_the_names_of_the_user_alone(scripts, tmp_path):
     write_runs(tmp_path / "runs")
     write_scan(tmp_path / "scan.nii.gz")
