@@ -121,6 +121,12 @@ def test_an_ensemble_knows_the_voxels_and_the_operating_points_of_all_its_member
     assert unknown.spacing_range is None and unknown.score_threshold is None
 
 
+def test_an_ensemble_confirms_what_it_finds_if_all_members_have_learned_to():
+    asked, not_asked = (replace(model("tumor_fine", 0, 1, 0.5), confirms=confirms) for confirms in (True, False))
+    for parts, expected in (((asked, asked), True), ((asked, not_asked), False), ((not_asked, asked), False)):
+        assert combine(parts).confirms == expected
+
+
 def finished(root: Path, split: str, *times: str) -> None:
     for time in times:
         run = root / "tumor_fine" / split / f"2026_01_{time}_00_00_00"
