@@ -52,7 +52,7 @@ from engine.evaluate.masks import (
 from engine.evaluate.options import EvaluateOptions, parse
 from engine.evaluate.scores import CaseScores, score_probability, write_detection
 from engine.infer.cascade import segment_stage, select_organ, select_roi
-from engine.infer.models import StageModel, check_runs_folder, load_model
+from engine.infer.models import StageModel, check_runs_folder, load_model, switched_on
 from engine.infer.scan import find_doubts
 from engine.report.lost import is_lost
 from engine.report.results import write_results
@@ -203,7 +203,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
         "roi": options.roi,
         "cases": digest(cases),
         "before": {name: read_settings(earlier.folder) for name, earlier in evaluation.earlier.items()},
-    } | ({"fast": True} if model.fast else {})
+    } | dict.fromkeys(switched_on(model), True)
     if read_settings(evaluation.folder) != settings:
         shutil.rmtree(evaluation.folder, ignore_errors=True)
         with replacing(evaluation.folder / "settings.yaml") as unfinished:

@@ -57,6 +57,17 @@ class StageModel:
     members: tuple[Member, ...] = ()
 
 
+def switched_on(model: StageModel) -> list[str]:
+    """Return which of its switches decide the mask and are on; records of results name these and no others."""
+    return [name for name, is_on in (("fast", model.fast), ("confirms", model.confirms)) if is_on]
+
+
+def describe_model(model: StageModel) -> str:
+    """Return a line that says with what a stage segments."""
+    fast = ", without flips" if model.fast else ""
+    return f"{model.stage.title:<16} {name_runs(model)}, threshold {model.threshold:.4g}{fast}"
+
+
 def name_runs(model: StageModel) -> str:
     """Name the run folder, or the model file, of a stage; for an ensemble those of all its members."""
     return ", ".join(str(member.run) for member in model.members) or str(model.run)

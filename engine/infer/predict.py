@@ -31,7 +31,7 @@ from engine.checkpoint import DEFAULT_CHECKPOINTS
 from engine.device import choose_device
 from engine.infer.dicom_seg import require_highdicom
 from engine.infer.members import Share, choose_shares, combine, find_members
-from engine.infer.models import StageModel, build_model, check_runs_folder, load_model, name_runs
+from engine.infer.models import StageModel, build_model, check_runs_folder, describe_model, load_model
 from engine.infer.overlap import overlap
 from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
@@ -224,8 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(options.output)
     remove_unfinished([options.output])
     for model in models.values():
-        fast = ", without flips" if model.fast else ""
-        print(f"{model.stage.title:<16} {name_runs(model)}, threshold {model.threshold:.4g}{fast}")
+        print(describe_model(model))
     if (last := models.get("tumor_fine")) and last.score_threshold is not None:
         print(f"operating point  a tumour score of at least {last.score_threshold:.3f} counts as positive")
     steps = ScanSegmenter(

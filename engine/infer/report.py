@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data.cases.labels import PANCREAS, TARGETS, TUMOUR
+from data.cases.labels import PANCREAS, TUMOUR
 from data.scans.volume import read_image, read_label, read_probability
-from engine.infer.models import StageModel, name_runs
+from engine.infer.maps import PROBABILITY, SAVED
+from engine.infer.models import StageModel, describe_model
 from engine.infer.volumes import PredictionFolder
 from engine.report.html.page import Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
@@ -35,7 +36,6 @@ def write_prediction_page(
     """
     ordered = sorted(rows, key=lambda row: (not failed(row), not row["unreliable"]))
     done = [row for row in ordered if not failed(row)]
-    used = [f"{m.stage.title:<16}{name_runs(m)}, threshold {m.threshold:.4g}" for m in models.values()]
     page = Page(
         title=f"Segmented scans in {folder.folder.absolute().name}",
         lead=[
@@ -43,7 +43,7 @@ def write_prediction_page(
             "mask is not reliable.",
         ],
         tables=[_scans_table(ordered, folder, path.parent)],
-        summary="\n".join(["Models:", *used]),
+        summary="\n".join(["Models:", *map(describe_model, models.values())]),
         pictures=[
             Picture(folder.picture_path(row["case"]), f"{row['case']}: contours of the prediction")
             for row in done[:MOST_PICTURES]
@@ -107,7 +107,7 @@ def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> 
         Layer("pancreas", label > 0, COLOURS["prediction", PANCREAS]),
         Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
     ]
-    saved = {target: folder.map_path(name, target, "probability") for target in TARGETS}
+    saved = {target: folder.map_path(name, target, PROBABILITY) for target in SAVED.values()}
     maps = [
         Map(f"probability of the {target}", read_probability(path, volume.grid))
         for target, path in saved.items()

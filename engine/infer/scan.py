@@ -32,7 +32,7 @@ from engine.infer.box import BYTES_PER_VOXEL
 from engine.infer.cascade import CascadeResult, segment_scan
 from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentation
 from engine.infer.maps import SAVED, find_disputed, measure_disagreement, save_maps, saved_paths
-from engine.infer.models import StageModel
+from engine.infer.models import StageModel, switched_on
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -344,9 +344,7 @@ def _naming_a_failing_disk(scan: Path) -> Iterator[None]:
 
 def hash_models(models: Mapping[str, StageModel]) -> str:
     """Return a hash of all networks and of how they are read; it does not depend on where they lie."""
-    used = [
-        [model.sha256, model.readout, model.threshold, *(["fast"] if model.fast else [])] for model in models.values()
-    ]
+    used = [[model.sha256, model.readout, model.threshold, *switched_on(model)] for model in models.values()]
     used += [[member.sha256 for member in model.members] for model in models.values() if model.members]
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 

@@ -69,9 +69,11 @@ def test_an_evaluation_with_other_settings_or_a_damaged_record_starts_anew(study
         opened(model)
         assert not result.exists()
     else:
-        opened(replace(model, epoch=2))
-        assert not result.exists()
-        assert yaml.safe_load((result.parent / "settings.yaml").read_text())["epoch"] == 2
+        for key, value in (("epoch", 2), ("confirms", True)):
+            result.touch()
+            opened(replace(model, **{key: value}))
+            assert not result.exists()
+            assert yaml.safe_load((result.parent / "settings.yaml").read_text())[key] == value
 
 
 def test_an_evaluation_without_flips_has_a_folder_of_its_own_and_says_so(study_store, tmp_path):

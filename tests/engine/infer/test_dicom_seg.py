@@ -93,6 +93,7 @@ def run(monkeypatch, tmp_path):
         device=torch.device("cpu"),
         stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
         fast=False,
+        confirms=False,
         members=(),
         run=tmp_path,
         sha256="of the network",

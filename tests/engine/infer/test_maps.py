@@ -38,7 +38,8 @@ def cascade(monkeypatch, tmp_path):
 
     def load(options):
         stage = STAGES["pancreas_coarse"]
-        facts = {"stage": stage, "run": tmp_path, "readout": "segmentation", "threshold": 0.5, "fast": False}
+        facts = {"stage": stage, "run": tmp_path, "readout": "segmentation", "threshold": 0.5}
+        facts |= {"fast": False, "confirms": False}
         device = torch.device("cpu")
         facts |= {"members": settings.members, "sha256": settings.sha256}
         return {"x": SimpleNamespace(preparation=Preparation(), device=device, **facts)}
@@ -120,12 +121,18 @@ def test_an_ensemble_that_disagrees_is_a_doubt(cascade, scan, tmp_path, disagree
 
 def test_an_ensemble_is_another_model_than_its_first_network_and_than_one_with_another_member():
     def hash_with(*members: str) -> str:
-        facts = {"sha256": "1", "readout": "segmentation", "threshold": 0.5, "fast": False}
+        facts = {"sha256": "1", "readout": "segmentation", "threshold": 0.5, "fast": False, "confirms": False}
         return scan_steps.hash_models(
             {"x": SimpleNamespace(members=[SimpleNamespace(sha256=member) for member in members], **facts)}
         )
 
     assert len({hash_with(), hash_with("1", "1"), hash_with("1", "2"), hash_with("1", "2", "3")}) == 4
+
+
+def test_what_was_found_without_confirmation_is_not_taken_for_what_was_confirmed():
+    facts = {"sha256": "1", "readout": "segmentation", "threshold": 0.5, "fast": False, "members": ()}
+    models = [SimpleNamespace(confirms=confirms, **facts) for confirms in (False, True)]
+    assert len({scan_steps.hash_models({"x": model}) for model in models}) == 2
 
 
 def test_the_confidences_lie_in_the_voxels_of_their_candidates(scan):

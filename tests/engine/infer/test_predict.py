@@ -44,6 +44,7 @@ def seen(monkeypatch, tmp_path) -> dict:
         device=torch.device("cpu"),
         stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
         fast=False,
+        confirms=False,
         members=(),
         run=tmp_path,
         sha256="of the network",
@@ -248,7 +249,8 @@ from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES
 stage, root = STAGES["pancreas_coarse"], Path(sys.argv[1])
 model = SimpleNamespace(preparation=Preparation(), device=torch.device("cpu"), stage=stage, run=root,
-                        readout="segmentation", threshold=0.5, fast=False, members=(), sha256="of the network")
+                        readout="segmentation", threshold=0.5, members=(), fast=False, confirms=False,
+                        sha256="of the network")
 predict.load_models = lambda options: {"pancreas_coarse": model}
 scan.segment_scan = lambda models, image, spacing, **_: CascadeResult((image > -300).astype(np.uint8), ())
 sys.exit(predict.main(sys.argv[2:]))
