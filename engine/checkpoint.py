@@ -31,6 +31,7 @@ from engine.stages import STAGES, Stage
 
 ZIP_START = b"PK\x03\x04"
 FORMAT = 4  # to be raised when an older version could not read the file, or would compute something else with it
+BEST = "best.pt"  # in the folder of a finished run
 DEFAULT_CHECKPOINTS = WORKSPACE / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
 CENTRES = "centres"  # in settings.yaml of a run
@@ -324,7 +325,7 @@ def load_newest(checkpoints: Path, stage: Stage, split: str, store: Path) -> tup
     return runs[-1], load_checkpoint(runs[-1] / "last.pt", stage.name, store)
 
 
-def find_run(
+def find_runs(
     checkpoints: Path,
     stage: Stage,
     split: str,
@@ -332,8 +333,8 @@ def find_run(
     at: str | None = None,
     until: str | None = None,
     store: Path | None = None,
-) -> Path:
-    """Return the newest finished run of a stage and split.
+) -> list[Path]:
+    """Return the finished runs of a stage and split, at least one, oldest first.
 
     Args:
         checkpoints: Folder of all runs.
@@ -351,9 +352,8 @@ def find_run(
         runs = [run for run in runs if run.name == at]
     if until is not None:
         runs = [run for run in runs if run.name <= until]
-    finished = [run for run in runs if (run / "best.pt").exists()]
-    if finished:
-        return finished[-1]
+    if finished := [run for run in runs if (run / BEST).exists()]:
+        return finished
     command = stage_command(stage, "train", split=split, checkpoints=checkpoints, store=store)
     if runs:
         problem = f"the training of {stage.title} is not finished, so there is no model to use yet"
@@ -363,3 +363,16 @@ def find_run(
     which = f" of {at}" if at else f" until {until}" if until else ""
     folder = Path(checkpoints) / stage.name / split
     raise InputError(folder, f"no trained {stage.title} model{which}", "train one", command=command)
+
+
+def find_run(
+    checkpoints: Path,
+    stage: Stage,
+    split: str,
+    *,
+    at: str | None = None,
+    until: str | None = None,
+    store: Path | None = None,
+) -> Path:
+    """Return the newest finished run of a stage and split; arguments and errors as of ``find_runs``."""
+    return find_runs(checkpoints, stage, split, at=at, until=until, store=store)[-1]

@@ -16,11 +16,11 @@ from data.common.files import check_replaceable, check_writable, sha256_of
 from data.common.program import command_name
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
-from engine.checkpoint import DEFAULT_CHECKPOINTS
+from engine.checkpoint import BEST, DEFAULT_CHECKPOINTS
 from engine.export.bundle import check_monai_packages, write_bundle
 from engine.export.card import write_card
 from engine.export.networks import check_onnx_packages, trace, write_onnx, write_preprocessing, write_program
-from engine.export.runs import BEST, StageRun, choose_runs
+from engine.export.runs import StageRun, choose_runs
 from engine.model_file import write_model_file
 from engine.stages import STAGES
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.common.errors import InputError
-from engine.checkpoint import Checkpoint, find_run, load_checkpoint, parse_checkpoint, read_centres
+from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint, read_centres
 from engine.report.tables import read_summary
 from engine.stages import STAGES
-
-BEST = "best.pt"
 
 
 class StageRun(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.errors import InputError
-from engine.checkpoint import find_run, list_runs
+from engine.checkpoint import find_runs
 from engine.infer.ensemble import Member
 from engine.infer.models import StageModel
 from engine.stages import Stage
@@ -23,6 +23,9 @@ class Share(NamedTuple):
 
     split: str
     runs: int = 1
+
+    def __str__(self) -> str:
+        return self.split if self.runs == 1 else f"{self.split}={self.runs}"
 
     @staticmethod
     def parse(text: str) -> "Share":
@@ -55,13 +58,11 @@ def find_members(
         InputError: If a split has too few of them.
     """
     members = []
-    for split, count in shares:
-        runs = [run for run in list_runs(checkpoints, stage, split) if (run / "best.pt").exists()]
-        runs = [run for run in runs if until is None or run.name <= until][-count:]
-        if not runs:
-            find_run(checkpoints, stage, split, until=until)  # says what to do about it
+    for share in shares:
+        split, count = share
+        runs = find_runs(checkpoints, stage, split, until=until)[-count:]
         if len(runs) < count:
-            problem = f"{len(runs)} finished runs of {stage.title}, but --ensemble {split}={count} asks for {count}"
+            problem = f"{len(runs)} finished runs of {stage.title}, but --ensemble {share} asks for {count}"
             raise InputError(
                 Path(checkpoints) / stage.name / split, problem, "ask for fewer, or train with another --seed"
             )
@@ -80,7 +81,7 @@ def choose_shares(shares: Sequence[Share], complete: Sequence[str]) -> list[Shar
         InputError: If a split is named twice, or there is only one network.
     """
     chosen = [part for s in shares for part in ([Share(name, s.runs) for name in complete] if s.split == ALL else [s])]
-    typed = f"--ensemble {' '.join(s.split if s.runs == 1 else f'{s.split}={s.runs}' for s in shares)}"
+    typed = f"--ensemble {' '.join(map(str, shares))}"
     if twice := {s.split for s in chosen if [other.split for other in chosen].count(s.split) > 1}:
         raise InputError(typed, f"names the split {min(twice)} twice", "give SPLIT=N for several runs of a split")
     if sum(s.runs for s in chosen) < 2:

@@ -10,7 +10,7 @@ from torch import nn
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.files import sha256_of
-from engine.checkpoint import Checkpoint, find_run, load_checkpoint
+from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint
 from engine.infer.box import READOUTS
 from engine.infer.candidates import score_threshold_name
 from engine.infer.ensemble import Member
@@ -115,7 +115,7 @@ def load_model(
             readout needs.
     """
     run = find_run(checkpoints, STAGES[stage_name], split, at=at, until=until, store=store)
-    best = run / "best.pt"
+    best = run / BEST
     checkpoint = load_checkpoint(best, stage_name, store)
     return build_model(
         checkpoint, best, device, run=run, sha256=sha256_of(best), threshold=threshold, readout=readout, fast=fast

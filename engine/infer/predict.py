@@ -27,7 +27,7 @@ from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
-from engine.checkpoint import DEFAULT_CHECKPOINTS
+from engine.checkpoint import BEST, DEFAULT_CHECKPOINTS
 from engine.device import choose_device
 from engine.infer.dicom_seg import require_highdicom
 from engine.infer.members import Share, choose_shares, combine, find_members
@@ -316,7 +316,7 @@ def load_from_runs(options: PredictOptions, device: torch.device, readouts: Mapp
     if missing:
         complete = find_complete_splits(options.path)
         choice = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
-        asked = f"--ensemble {' '.join(share.split for share in shares)}" if shares else f"--data {options.split}"
+        asked = f"--ensemble {' '.join(map(str, shares))}" if shares else f"--data {options.split}"
         problem = f"{missing} of the {len(STAGES)} stages have no usable model for {asked}"
         raise InputError(options.path, problem, f"train them with the commands above{choice}")
     return models
@@ -324,7 +324,7 @@ def load_from_runs(options: PredictOptions, device: torch.device, readouts: Mapp
 
 def find_complete_splits(checkpoints: Path) -> list[str]:
     """Return the names of the splits for which every stage has a finished model."""
-    finished = [{best.parents[1].name for best in (checkpoints / stage).glob("*/*/best.pt")} for stage in STAGES]
+    finished = [{best.parents[1].name for best in (checkpoints / stage).glob(f"*/*/{BEST}")} for stage in STAGES]
     return sorted(set.intersection(*finished))
 
 

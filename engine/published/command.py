@@ -15,7 +15,7 @@ from data.common.errors import InputError, command
 from data.common.program import command_name
 from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
-from engine.checkpoint import Checkpoint, create_run, save_checkpoint
+from engine.checkpoint import BEST, Checkpoint, create_run, save_checkpoint
 from engine.options import add_path
 from engine.published.release import read_release
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
@@ -58,7 +58,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
         preparation=Preparation(),
     )
     save_checkpoint(
-        run / "best.pt",
+        run / BEST,
         Checkpoint(
             stage=stage.name,
             split=split,

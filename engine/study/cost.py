@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from data.common.records import read_yaml
-from engine.checkpoint import list_runs
+from engine.checkpoint import BEST, list_runs
 from engine.device import choose_device
 from engine.memory import fit_step
 from engine.stages import with_variant
@@ -139,4 +139,4 @@ def _share_done(study: Study, run: Run) -> float:
     folder = _newest_folder(study, run)
     if folder is None:
         return 0.0
-    return 1.0 if (folder / "best.pt").exists() else len(_read_seconds(folder)) / study.recipe["training"]["epochs"]
+    return 1.0 if (folder / BEST).exists() else len(_read_seconds(folder)) / study.recipe["training"]["epochs"]

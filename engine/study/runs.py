@@ -21,7 +21,7 @@ from data.common.files import replacing
 from data.common.records import read_yaml
 from data.common.settings import differences, from_record
 from data.samples import Sampling
-from engine.checkpoint import list_runs
+from engine.checkpoint import BEST, list_runs
 from engine.evaluate.stage import evaluation_folder
 from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings
@@ -124,7 +124,7 @@ class Study:
             found = evaluation_folder(folder, self.roi, self.readouts[run.variant])
             if (found / "summary.json").exists():
                 return found
-            if (folder / "best.pt").exists():
+            if (folder / BEST).exists():
                 return None
         return None
 

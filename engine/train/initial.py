@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data.common.errors import InputError
 from data.common.files import sha256_of
 from data.common.settings import differences
-from engine.checkpoint import load_tensors, parse_checkpoint, read_centres
+from engine.checkpoint import BEST, load_tensors, parse_checkpoint, read_centres
 from engine.model_file import is_model_file, read_model_file
 from engine.published.release import read_release
 from engine.recipe import NetworkSettings, Recipe
@@ -62,9 +62,9 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
         checkpoint, sha256 = stages[stage.name]
         described = record.get("stages", {}).get(stage.name, {})
         return _of_checkpoint(path, sha256, checkpoint.net, checkpoint.recipe, described.get("centres"))
-    file = path / "best.pt" if path.is_dir() else path
+    file = path / BEST if path.is_dir() else path
     if not file.is_file():
-        problem = "no finished run: it holds no best.pt" if path.is_dir() else "no such file"
+        problem = f"no finished run: it holds no {BEST}" if path.is_dir() else "no such file"
         raise InputError(path, problem, REMEDY)
     if "format" in load_tensors(file, REMEDY):
         checkpoint = parse_checkpoint(file, file, None, REMEDY)

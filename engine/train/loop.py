@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data.common.progress import progress_bar
-from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from engine.checkpoint import BEST, Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import naming_memory_errors
 from engine.infer.models import StageModel
 from engine.processes import mean_over_processes, wait_for_all
@@ -161,7 +161,7 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
         )
         thresholds |= choose_score_thresholds(model_of(training, kept), training.validation, thresholds)
         if writes:
-            save_checkpoint(training.folder / "best.pt", replace(kept, thresholds=thresholds))
+            save_checkpoint(training.folder / BEST, replace(kept, thresholds=thresholds))
     if writes:
         average = None if training.average is None else weights_of(training.average)
         last = replace(checkpoint, optimiser=training.optimiser.state_dict(), average=average)
