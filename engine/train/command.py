@@ -134,8 +134,8 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
             plans.append(plan_run(options, plan, execution.device))
         except InputError as error:
             faults.append(error)
-    if options.initial and plans:
-        print(describe_initial(options.initial, options, [run.plan for run in plans]))
+    if options.initial and (new := [run.plan for run in plans if not run.done]):
+        print(describe_initial(options.initial, options, new))
     if options.dry_run and plans and process_number() == 0:
         print(describe_cost(options, plans, execution))
     for plan, fit, _ in plans if not options.dry_run else ():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cases.case import Case
-from data.cases.labels import TUMOUR, target_mask
+from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.scans.volume import read_probability
 from engine.metrics import outcome
 from engine.report.html.page import LeftOut, Page, Picture, ViewableCase, write_page
@@ -190,13 +190,12 @@ def view_case(case: Case, prediction: np.ndarray, target: str, probability: Path
         InputError: If a file of the case is damaged.
     """
     label = np.asarray(case.label())
-    code = TUMOUR if target == "tumour" else 1
+    code = TUMOUR if target == "tumour" else PANCREAS
     layers = [
         Layer("reference", target_mask(label, target) > 0, COLOURS["reference", code]),
         Layer("prediction", prediction > 0, COLOURS["prediction", code]),
     ]
     if target == "tumour":
         layers.insert(0, Layer("pancreas (reference)", label > 0, CONTEXT_COLOUR))
-    is_saved = probability is not None and probability.exists()
-    maps = [Map("probability", read_probability(probability, case.grid))] if probability and is_saved else []
+    maps = [Map("probability", read_probability(probability, case.grid))] if probability and probability.exists() else []
     return View(np.asarray(case.image()), case.spacing, layers, maps)

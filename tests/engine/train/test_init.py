@@ -203,9 +203,11 @@ def test_the_run_records_what_it_began_with_and_goes_on_without_it(tmp_path, run
     begun = load_checkpoint(runs["tumor_fine"] / "best.pt", "tumor_fine").net
     assert torch.equal(best.net["stem.weight"], begun["stem.weight"])
     capsys.readouterr()
-    assert train_command.main("tumor_fine", [*options, "--resume"]) == 0
-    said = capsys.readouterr().out
-    assert "already finished" in said and f"start.path {runs['tumor_fine']}" in said and "begins with" not in said
+    for words in (options, argv):
+        assert train_command.main("tumor_fine", [*words, "--resume"]) == 0
+        said = capsys.readouterr().out
+        assert "already finished" in said and "begins with" not in said
+        assert (f"start.path {runs['tumor_fine']}" in said) == (words is options)
 
 
 def test_a_record_of_an_earlier_version_began_with_random_weights():
