@@ -133,9 +133,10 @@ def parse_checkpoint(
         what = f"a checkpoint of format {found}" if isinstance(found, int) else "not a checkpoint of this project"
         raise InputError(name, f"{what}, where format {FORMAT} is read", **blame)
     of = str(content.get("stage"))
-    if of not in STAGES or stage not in (None, of):
-        wanted = stage or "one of this project"
-        raise InputError(name, f"belongs to the stage {of}, not {wanted}", f"give a run of {wanted}")
+    if stage not in (None, of):
+        raise InputError(name, f"belongs to the stage {of}, not {stage}", f"give a run of {stage}")
+    if of not in STAGES:
+        raise InputError(name, f"belongs to the stage {of}, which this version does not have", **blame)
     try:
         checkpoint = Checkpoint(**{**content, "recipe": Recipe.from_record(content["recipe"])})
         _check_fields(checkpoint)

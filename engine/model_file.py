@@ -84,16 +84,16 @@ def write_model_file(path: Path, checkpoints: Mapping[str, Path], record: Mappin
         InputError: If the folder of ``path`` cannot be created.
         OSError: If a checkpoint cannot be read, or the file not be written.
     """
-    texts = {CARD: card.encode()}
+    hashes = {}
     with replacing(path) as unfinished, ZipFile(unfinished, "w", ZIP_STORED) as archive:
-        hashes = {}
-        for stage, checkpoint in checkpoints.items():
-            content = checkpoint.read_bytes()
-            hashes[member_of(stage)] = hashlib.sha256(content).hexdigest()
-            archive.writestr(ZipInfo(member_of(stage), _TIME), content)
-        for name, content in texts.items():
+
+        def add(name: str, content: bytes) -> None:
             hashes[name] = hashlib.sha256(content).hexdigest()
             archive.writestr(ZipInfo(name, _TIME), content)
+
+        for stage, checkpoint in checkpoints.items():
+            add(member_of(stage), checkpoint.read_bytes())
+        add(CARD, card.encode())
         whole = {"kind": KIND, "format": FORMAT, "files": hashes, **record}
         whole[CHECKSUM] = checksum(whole)
         archive.writestr(ZipInfo(RECORD, _TIME), json.dumps(whole, indent=1))

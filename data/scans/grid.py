@@ -268,3 +268,8 @@ def resample_nearest(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
     """Return the volume in ml of the non-zero voxels of a mask (D, H, W) with spacing (z, y, x) in mm."""
     return np.count_nonzero(mask) * float(np.prod(spacing)) / 1000
+
+
+def ball_diameter(volumes_ml: np.ndarray | float) -> np.ndarray:
+    """Return the diameters in mm of the balls that have these volumes in ml."""
+    return np.cbrt(6000 * np.asarray(volumes_ml) / np.pi)

@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from data.scans.boxes import bounding_box
 from data.scans.components import label_components
+from data.scans.grid import ball_diameter
 
 MIN_IOU = 0.1
 
@@ -115,7 +116,7 @@ def match_candidates(
     # A hit counts more than any overlap, which is at most 1 for each pair.
     pairs = zip(*linear_sum_assignment(np.where(enough, iou + 1, 0), maximize=True), strict=True)
     hit = {int(lesion): int(candidate) for lesion, candidate in pairs if enough[lesion, candidate]}
-    diameters = np.cbrt(6 * wanted * float(np.prod(spacing)) / np.pi)
+    diameters = ball_diameter(wanted * float(np.prod(spacing)) / 1000)
     lesions = tuple(
         Lesion(float(diameter), confidences[hit[n]], float(iou[n, hit[n]])) if n in hit else Lesion(float(diameter))
         for n, diameter in enumerate(diameters)

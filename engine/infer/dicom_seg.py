@@ -21,6 +21,7 @@ import numpy as np
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.program import COMMAND
 from data.scans.dicom import find_slices
 from engine.report.pictures import COLOURS
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.dataset import Dataset
 
-SOFTWARE = "pancreas-dual-task"
+SOFTWARE = COMMAND
 VERSION = "0.1.0"  # of pyproject.toml
 SERIES_OFFSET = 1000  # added to the number of the scan's series
 NAMES = {PANCREAS: "Pancreas", TUMOUR: "Pancreatic tumour"}

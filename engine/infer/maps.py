@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.common.memory import zeros
-from data.scans.grid import Grid
+from data.scans.grid import Grid, ball_diameter
 from data.scans.probability import write_probability
 from engine.infer.cascade import CascadeResult
 from engine.infer.ensemble import DISAGREEMENT_LIMIT, NOWHERE, BoxProbability
@@ -62,7 +62,7 @@ def save_maps(
     for number, candidate in enumerate(result.candidates.found, start=1):
         voxel = np.add(start, candidate.peak)[::-1]
         place = np.array(frame.origin) + steps @ voxel
-        diameter = np.cbrt(6000 * candidate.volume_ml / np.pi)
+        diameter = ball_diameter(candidate.volume_ml)
         facts = (number, round(candidate.confidence, 4), round(candidate.volume_ml, 3), round(float(diameter), 1))
         rows.append(dict(zip(COLUMNS, (*facts, *(round(float(mm), 1) for mm in place)), strict=True)))
     write_case_table(folder.candidates_path(name), rows, COLUMNS)

@@ -18,7 +18,7 @@ from data.common.files import replacing
 from engine.report.drawing import drawing
 from engine.report.lost import LOST_DICE, has_target, is_lost, is_missed
 from engine.report.plots import draw_side_by_side
-from engine.report.tables import CaseRow, failed, summarise_tumour_free, write_case_table
+from engine.report.tables import CaseRow, failed, format_number, summarise_tumour_free, write_case_table
 from engine.statistics import Comparison, compare
 
 METRICS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision")
@@ -168,11 +168,6 @@ def list_cases(tables: Mapping[str, Table]) -> list[CaseRow]:
         columns = {f"{column}_{name}": row.get(column, "") for column in LISTED for name, row in rows.items()}
         listed.append({"case": case, "centre": "", "reference_ml": ""} | max(given, key=len) | columns)
     return listed
-
-
-def format_number(value: float, form: str = ".3f") -> str:
-    """Format a number for a table; NaN becomes "-"."""
-    return "-" if math.isnan(value) else format(value, form)
 
 
 def format_difference(difference: float, low: float, high: float, p: float) -> tuple[str, str, str]:

@@ -197,7 +197,7 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True, rem
     """
     lines = [title, "=" * len(title), f"{'metric':<16}{'mean':>9}    {'sd':<9}{'95 % interval':<21}{'n':>4}  left out"]
     for name, s in summarise_metrics(rows).items():
-        mean, sd, low, high = ("-" if math.isnan(value) else f"{value:.3f}" for value in (s.mean, s.sd, s.low, s.high))
+        mean, sd, low, high = map(format_number, (s.mean, s.sd, s.low, s.high))
         interval = f"{low} to {high}"
         lines.append(f"{name:<16}{mean:>9} +- {sd:<9}{interval:<21}{s.n:>4}{s.excluded or '':>10}".rstrip())
     lines += ["", *remarks] if remarks else []
@@ -288,6 +288,11 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def format_number(value: float, form: str = ".3f") -> str:
+    """Format a number for a table; NaN becomes "-"."""
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def none_if_nan(value: Any) -> Any:  # noqa: ANN401

@@ -19,8 +19,8 @@ from data.common.files import replacing
 from engine.report.drawing import drawing
 from engine.report.lost import LOST_DICE, Losses, count_losses, has_target, is_missed
 from engine.report.plots import draw_study
-from engine.report.side_by_side import format_difference, format_number
-from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
+from engine.report.side_by_side import format_difference
+from engine.report.tables import CaseRow, failed, format_number, read_case_table, write_case_table
 from engine.stages import STAGES
 from engine.statistics import Comparison, compare
 from engine.study.condense import read_condensed

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.program import COMMAND
 from data.common.records import read_json, read_yaml
 
 TRACKERS = ("wandb", "mlflow")
-PROJECT = "pancreas-dual-task"  # of Weights & Biases, and experiment of MLflow
+PROJECT = COMMAND  # of Weights & Biases, and experiment of MLflow
 RECORD = "tracker.json"
 # By default, both would keep a training waiting for minutes or hours if a server is gone. What the user has set in the
 # environment comes first.

@@ -197,5 +197,7 @@ def view_case(case: Case, prediction: np.ndarray, target: str, probability: Path
     ]
     if target == "tumour":
         layers.insert(0, Layer("pancreas (reference)", label > 0, CONTEXT_COLOUR))
-    maps = [Map("probability", read_probability(probability, case.grid))] if probability and probability.exists() else []
+    maps = []
+    if probability and probability.exists():
+        maps.append(Map("probability", read_probability(probability, case.grid)))
     return View(np.asarray(case.image()), case.spacing, layers, maps)

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from engine.report.tables import format_number
+
 LONG_TEXT = 30  # characters; a longer one gets room for several words in a line
 
 
@@ -52,7 +54,7 @@ class Table:
 
 def number_cell(value: float, form: str = ".3f") -> Cell:
     """Return the cell of a number; one that is undefined is read as "-"."""
-    return Cell("-" if math.isnan(value) else format(value, form), value)
+    return Cell(format_number(value, form), value)
 
 
 def relative_link(target: Path, folder: Path) -> str:
