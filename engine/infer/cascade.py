@@ -208,9 +208,13 @@ def segment_stage(
 
     mask, box = segment_in_rounds(segment, box, spacing, sampling)
     around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
+    found_ml = volume_ml(mask, spacing)
     mask = confirm(mask, box, around, segment)
     seen = box if mask.any() or around is None else around  # where candidates are looked for
-    note = "" if mask.any() else f"{model.stage.title}: nothing found"
+    left_out_ml = found_ml - volume_ml(mask, spacing)
+    remarks = [f"{left_out_ml:.2f} ml left out that were not found around the pancreas, too"] if left_out_ml else []
+    remarks += [] if mask.any() else ["nothing found"]
+    note = f"{model.stage.title}: {'; '.join(remarks)}" if remarks else ""
     return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing), kept.get(seen, kept.get(box)))
 
 

@@ -57,6 +57,16 @@ def test_what_is_taken_for_a_tumour_up_close_alone_does_not_count(scan):
     assert not look(scan, scan == SWELLING, confirms=True).any()
 
 
+def test_what_is_left_out_is_noted(scan):
+    model = StageModel(STAGE, FooledUpClose(), "segmentation", 0.5, CPU, Path("run"), 1, "", Preparation())
+    for confirms, note in (
+        (False, ""),
+        (True, "tumor fine: 18.43 ml left out that were not found around the pancreas, too; nothing found"),
+    ):
+        asked = replace(model, confirms=confirms)
+        assert segment_stage(asked, scan, SPACING, scan == SWELLING, scan >= TUMOUR).note == note
+
+
 def test_a_tumour_is_confirmed_with_the_outline_that_is_seen_up_close(scan):
     scan[22:24, 26:34, 24:34] = SWELLING  # is seen up close alone, but belongs to the tumour
     scan[14:26, 24:36, 80:96] = GLAND
