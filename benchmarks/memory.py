@@ -23,7 +23,7 @@ from data.common.memory import GB
 from data.common.process import set_up_process
 from data.samples import patch_shape
 from data.scans.boxes import Index3D
-from engine.device import autocast, avoid_slow_convolutions, choose_device
+from engine.device import avoid_slow_convolutions, choose_device, choose_execution
 from engine.memory import count_views, step_memory
 from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings, new_network
@@ -87,7 +87,7 @@ def _train_two_steps(
         spacing = torch.ones(batch_size, 3)
         phi = method.distance_target(mask, spacing)
         images = image if count_views(method) == 1 else torch.cat([image, image])
-        with autocast(device):
+        with choose_execution(device).autocast():
             output = net(images.contiguous(memory_format=torch.channels_last_3d))
         loss, _ = criterion(output, mask, phi, spacing, [torch.Generator().manual_seed(0)] * len(mask))
         optimiser.zero_grad(set_to_none=True)
@@ -106,7 +106,13 @@ def print_estimates(width: int, batch_size: int) -> None:
             shape = patch_shape(stage.sampling)
             peaks = [
                 step_memory(
-                    NetworkSettings(width), stage.method, shape, batch_size=batch_size, gpu=gpu, ahead=gpu, recomputed=n
+                    NetworkSettings(width),
+                    stage.method,
+                    shape,
+                    batch_size=batch_size,
+                    half=gpu,
+                    ahead=gpu,
+                    recomputed=n,
                 )
                 for n in range(MOST_RECOMPUTED + 1)
             ]
@@ -127,7 +133,7 @@ def print_measurements(device: torch.device) -> None:
                 network, method, shape, batch_size=batch_size, device=device, recomputed=recomputed
             )
             estimate = step_memory(
-                network, method, shape, batch_size=batch_size, gpu=device.type == "cuda", recomputed=recomputed
+                network, method, shape, batch_size=batch_size, half=device.type == "cuda", recomputed=recomputed
             )
             plain = plain or seconds
             box = " x ".join(map(str, shape))

@@ -94,7 +94,7 @@ def step_memory(
     shape: Index3D,
     *,
     batch_size: int,
-    gpu: bool,
+    half: bool,
     averaged: bool = False,
     frozen: bool = False,
     ahead: bool = False,
@@ -107,7 +107,7 @@ def step_memory(
         method: Its heads, loss terms and views.
         shape: Sides (D, H, W) of a box on the network's grid; multiples of 8.
         batch_size: Boxes of a step.
-        gpu: Whether it is computed in half precision on a GPU, or else in float32 on the CPU.
+        half: Whether it is computed in half precision, as on a GPU, or else in float32.
         averaged: Whether there is a moving average of the weights.
         frozen: Whether the encoder is left as it is.
         ahead: Whether the next batch is prepared on the same device during the step.
@@ -116,7 +116,7 @@ def step_memory(
     with FakeTensorMode():
         net = new_network(network, method)
         net.recomputed = recomputed
-        if not gpu:
+        if not half:
             avoid_slow_convolutions(net)
         if frozen:
             net.freeze_encoder()
@@ -137,7 +137,7 @@ def step_memory(
             if ahead:
                 preparation = tracker.live - without_batch + PREPARATION_BYTES * math.prod(shape)
                 kept.append(torch.empty(preparation, dtype=torch.uint8))
-            loss = _loss(net, method, images, mask, phi, half=gpu)
+            loss = _loss(net, method, images, mask, phi, half=half)
             net.zero_grad(set_to_none=True)
             loss.backward()
             tracker.reserve(2 * max(weight.untyped_storage().nbytes() for weight in trained))  # by the optimiser
@@ -199,7 +199,9 @@ class Fit:
     description: str
 
 
-def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, keep_patch: bool = False) -> Fit:
+def fit_step(
+    recipe: Recipe, cases: Sequence[Case], device: torch.device, *, keep_patch: bool = False, plain: bool = False
+) -> Fit:
     """Decide how the steps of a training fit into the memory of a device.
 
     Features are recomputed, which changes no result, as far as the memory that is free now demands. If even this would
@@ -212,15 +214,17 @@ def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, kee
         cases: The training cases; their boxes may be smaller than a patch.
         device: Where the training runs.
         keep_patch: Whether the patch has to stay as it is, because the user gave it or a run was started with it.
+        plain: Whether it is computed in the plain way, which needs more memory on a GPU.
 
     Raises:
         InputError: If no patch of at least LEAST_SIDE of the sides fits.
     """
     gpu = device.type == "cuda"
+    fast = gpu and not plain
     sampling, shape, notes = recipe.sampling, largest_shape(cases, recipe.sampling), []
     if gpu and not keep_patch:
         total = torch.cuda.get_device_properties(device).total_memory
-        fitting = fitting_shape(shape, usable(total, gpu), lambda shape: _needed(recipe, shape, gpu, MOST_RECOMPUTED))
+        fitting = fitting_shape(shape, usable(total, gpu), lambda shape: _needed(recipe, shape, fast, MOST_RECOMPUTED))
         if fitting is None:
             settings = f"--batch-size {recipe.training.batch_size} and --width {recipe.network.width}"
             problem = f"its {total / GB:.1f} GB do not suffice for {settings}, not even with half the sides of a patch"
@@ -233,10 +237,10 @@ def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, kee
             notes.append(f"patches of {size} mm instead of {was} mm, because the GPU has {total / GB:.1f} GB")
     free = free_device_memory(device)
     budget, levels = usable(free, gpu), range(MOST_RECOMPUTED)
-    recomputed = next((n for n in levels if _needed(recipe, shape, gpu, n) <= budget), MOST_RECOMPUTED)
+    recomputed = next((n for n in levels if _needed(recipe, shape, fast, n) <= budget), MOST_RECOMPUTED)
     if recomputed:
         notes.append(f"features at {_RESOLUTIONS[recomputed - 1]} resolution are computed twice to save memory")
-    need, images = _needed(recipe, shape, gpu, recomputed), _own_batch(recipe) * count_views(recipe.method)
+    need, images = _needed(recipe, shape, fast, recomputed), _own_batch(recipe) * count_views(recipe.method)
     known = "" if free == math.inf else f", {free / GB:.1f} GB are free"
     boxes = f"{images} images of {' x '.join(map(str, shape))} voxels"
     lines = ["; ".join([f"memory: {need / GB:.1f} GB at the peak of a step ({boxes}){known}", *notes])]
@@ -246,16 +250,16 @@ def fit_step(recipe: Recipe, cases: Sequence[Case], device: torch.device, *, kee
     return Fit(sampling, recomputed, "\n".join(f"    {line}" for line in lines))
 
 
-def _needed(recipe: Recipe, shape: Index3D, gpu: bool, recomputed: int) -> int:
+def _needed(recipe: Recipe, shape: Index3D, fast: bool, recomputed: int) -> int:
     return step_memory(
         recipe.network,
         recipe.method,
         shape,
         batch_size=_own_batch(recipe),
-        gpu=gpu,
+        half=fast,
         averaged=recipe.training.ema_decay > 0,
         frozen=recipe.start.freeze == "encoder",
-        ahead=gpu,
+        ahead=fast,
         recomputed=recomputed,
     )
 

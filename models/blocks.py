@@ -67,13 +67,14 @@ class StandardisedConv3d(nn.Conv3d):
 
     def standardised(self) -> Tensor:
         """Return the standardised filters, shape (out_channels, in_channels, k, k, k)."""
-        count = self.weight[0].numel()
-        biased = (
-            1 - 1 / count
-        )  # layer normalisation divides by the biased variance, which is the unbiased one times this
-        filters = self.weight.as_strided((len(self.weight), count), (count, 1))  # in the order of the memory
-        standardised = F.layer_norm(filters, (count,), eps=1e-12 * biased) * biased**0.5
-        return standardised.as_strided(self.weight.shape, self.weight.stride())
+        voxels, count = self.weight[0, 0].numel(), self.weight[0].numel()
+        # Layer normalisation divides by the biased variance, which is the unbiased one times this.
+        biased = 1 - 1 / count
+        is_channels_last = self.weight.stride(1) != voxels
+        filters = self.weight.movedim(1, -1) if is_channels_last else self.weight  # in the order of the memory
+        standardised = F.layer_norm(filters.flatten(1), (count,), eps=1e-12 * biased) * biased**0.5
+        standardised = standardised.view(filters.shape)
+        return standardised.movedim(-1, 1) if is_channels_last else standardised
 
 
 class PointwiseConv3d(nn.Conv3d):

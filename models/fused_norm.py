@@ -37,7 +37,8 @@ def norm_relu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, 
         eps: Is added to the variance.
         leak: Slope for negative values; 0 is ReLU.
     """
-    return cast("Tensor", _NormReLU.apply(x, weight, bias, groups, eps, leak))
+    with torch.cuda.device_of(x):  # Triton launches on the current GPU, whichever the tensors are on
+        return cast("Tensor", _NormReLU.apply(x, weight, bias, groups, eps, leak))
 
 
 class _NormReLU(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.common.memory import zeros
 from data.samples import MULTIPLE, network_grid, patch_shape
 from data.scans.boxes import Index3D, triple
-from engine.device import autocast, free_device_memory
+from engine.device import Execution, free_device_memory, inference_precision
 from engine.infer.components import keep_components
 from engine.infer.grid import back_in_slabs, onto_grid
 from engine.stages import Stage
@@ -95,20 +95,25 @@ def probability_in_slabs(
     """
     grid = network_grid(image.shape, spacing, stage.sampling)
     on_grid = onto_grid(image, grid, stage.sampling.hu_window, device)
-    probability = torch.zeros_like(on_grid)
     voxel_mm = torch.tensor([[s * f for s, f in zip(spacing, grid.factor, strict=True)]])
     tile = _affordable_tile(on_grid, patch_shape(stage.sampling))
 
-    def forward(image: Tensor) -> Tensor:
-        with autocast(device):
-            output = net(image.contiguous(memory_format=torch.channels_last_3d))
-        return READOUTS[readout].probability(output, voxel_mm, stage.method.steepness)
+    def average_flips(precision: torch.dtype) -> Tensor:
+        def forward(image: Tensor) -> Tensor:
+            with Execution(device, precision).autocast():
+                output = net(image.contiguous(memory_format=torch.channels_last_3d))
+            return READOUTS[readout].probability(output, voxel_mm, stage.method.steepness)
 
-    for some in _batches_of_flips(flips, tile, device):
-        batch = torch.cat([on_grid.flip(axes) for axes in some])
-        for axes, flipped in zip(some, _apply_in_tiles(forward, batch, tile).split(1), strict=True):
-            probability += flipped.flip(axes)
-    probability /= len(flips)
+        total = torch.zeros_like(on_grid)
+        for some in _batches_of_flips(flips, tile, device):
+            batch = torch.cat([on_grid.flip(axes) for axes in some])
+            for axes, flipped in zip(some, _apply_in_tiles(forward, batch, tile).split(1), strict=True):
+                total += flipped.flip(axes)
+        return total / len(flips)
+
+    probability = average_flips(inference_precision(device))
+    if not bool(probability.isfinite().all()):  # features beyond the range of float16
+        probability = average_flips(torch.float32)
     yield from back_in_slabs(probability, grid, image.shape)
 
 

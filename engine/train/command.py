@@ -220,7 +220,8 @@ def plan_run(options: TrainOptions, plan: Plan, device: torch.device) -> Planned
     found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
     recipe = found[1].recipe if found else options.recipe(plan.train_cases)
     cases = [*plan.train_cases, *plan.negatives]
-    fit = fit_step(recipe, cases, device, keep_patch=options.keep_patch or found is not None)
+    keep_patch = options.keep_patch or found is not None
+    fit = fit_step(recipe, cases, device, keep_patch=keep_patch, plain=options.plain)
     print(fit.description)
     if options.dry_run and options.resume:
         print(f"    {describe_resumption(options, plan, fit, found)}")

@@ -58,7 +58,7 @@ def case_of(shape=(200, 512, 512), pancreas=(60, 150, 200), tumour=(30, 60, 60),
 def test_estimate_is_within_a_tenth_of_what_is_allocated(stage, variant, width, shape, batch_size, recomputed):
     network, method = NetworkSettings(width), with_variant(STAGES[stage], variant).method
     measured, _ = measured_step(network, method, shape, batch_size=batch_size, device=CPU, recomputed=recomputed)
-    estimate = step_memory(network, method, shape, batch_size=batch_size, gpu=False, recomputed=recomputed)
+    estimate = step_memory(network, method, shape, batch_size=batch_size, half=False, recomputed=recomputed)
     assert estimate == pytest.approx(measured, rel=0.1)
 
 
@@ -68,7 +68,7 @@ def test_estimate_is_within_a_tenth_of_what_is_allocated_on_a_gpu(recomputed):
     network, method = NetworkSettings(32), STAGES["tumor_coarse"].method
     shape = (64, 96, 128)
     measured, _ = measured_step(network, method, shape, batch_size=2, device=GPU, recomputed=recomputed)
-    estimate = step_memory(network, method, shape, batch_size=2, gpu=True, recomputed=recomputed)
+    estimate = step_memory(network, method, shape, batch_size=2, half=True, recomputed=recomputed)
     assert estimate == pytest.approx(measured, rel=0.1)
 
 
@@ -76,15 +76,15 @@ def test_two_views_of_four_million_voxels_take_no_more_than_22_gb_on_a_gpu():
     network, method = NetworkSettings(32), STAGES["tumor_fine"].method
     shape = (80, 200, 256)
     assert math.prod(shape) > 4e6
-    needed = [step_memory(network, method, shape, batch_size=1, gpu=True, ahead=True, recomputed=n) for n in (0, 1)]
+    needed = [step_memory(network, method, shape, batch_size=1, half=True, ahead=True, recomputed=n) for n in (0, 1)]
     assert needed[1] < 0.8 * needed[0] and needed[0] <= 22e9
 
 
 def test_estimating_draws_no_random_numbers_and_knows_every_loss_term():
     state = torch.get_rng_state()
     method = STAGES["tumor_fine"].method.changed(["reciprocal=1", "agreement=1", "deep=1"])
-    more = step_memory(NetworkSettings(8), method, (16, 16, 24), batch_size=3, gpu=False)
-    assert more > step_memory(NetworkSettings(8), STAGES["tumor_fine"].method, (16, 16, 24), batch_size=3, gpu=False)
+    more = step_memory(NetworkSettings(8), method, (16, 16, 24), batch_size=3, half=False)
+    assert more > step_memory(NetworkSettings(8), STAGES["tumor_fine"].method, (16, 16, 24), batch_size=3, half=False)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import engine.infer.box
+from engine.device import inference_precision
 from engine.infer import grid
 from engine.infer.box import (
     FLIPS,
@@ -169,3 +170,30 @@ def test_flips_are_computed_in_batches_with_the_same_result(monkeypatch, at_a_ti
     monkeypatch.setattr(engine.infer.box, "CPU_BATCH_VOXELS", at_a_time * image.size)
     np.testing.assert_allclose(box_probability(net, image, (1.0, 1.0, 1.0), **options), expected, atol=1e-5)
     assert sum(sizes) == len(FLIPS) and max(sizes) == at_a_time
+
+
+def test_features_beyond_the_range_of_half_precision_are_computed_in_full(monkeypatch):
+    torch.manual_seed(0)
+    net = DualTaskNet(width=8, heads=("seg",)).eval()
+    with torch.no_grad():
+        net.encoder1.norm2.weight.fill_(1e5)
+    image = hu(np.random.default_rng(0), (16, 16, 16))
+    expected = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU)
+    monkeypatch.setattr(engine.infer.box, "inference_precision", lambda device: torch.float16)
+    assert np.array_equal(box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU), expected)
+    with torch.no_grad():
+        net.encoder1.norm2.weight.fill_(1)
+    half = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU)
+    monkeypatch.undo()
+    full = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU)
+    assert 0 < np.abs(half - full).max() < 0.02
+
+
+def test_a_gpu_infers_in_half_precision_unless_the_process_computes_plainly():
+    assert inference_precision(torch.device("cuda")) == torch.float16
+    assert inference_precision(CPU) == torch.float32
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert inference_precision(torch.device("cuda")) == torch.float32
+    finally:
+        torch.use_deterministic_algorithms(False)
