@@ -1,4 +1,4 @@
-"""The command ``python -m engine.export``: hand a model on as one file, and its networks to other programs.
+"""The command ``python -m engine.export``: write a model into one file, and its networks for other programs.
 
     python -m engine.export RUNS -o model.zip    all four stages, with their settings, thresholds and a model card
     python predict.py SCAN -o OUT --model model.zip
@@ -111,8 +111,8 @@ def parse(argv: Sequence[str] | None) -> ExportOptions:
     )
     add_examples(
         parser,
-        ("-o model.zip", "hand on the newest models that were trained on all centres"),
-        ("--data hospital_a -o model.zip", "those that were trained without hospital_a"),
+        ("-o model.zip", "write the newest models that were trained on all centres into one file"),
+        ("--data hospital_a -o model.zip", "take the models that were trained without hospital_a"),
         ("-o model.zip --onnx", "also write the four networks as ONNX, into the folder model/"),
         ("-o model.zip --monai tumor_fine", "also write one stage as a MONAI bundle"),
     )
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage, run in runs.items():
         print(f"{STAGES[stage].title:<16} {run.folder}, threshold {run.checkpoint.thresholds['segmentation']:g}")
     if len({(run.checkpoint.split, run.checkpoint.split_hash) for run in runs.values()}) > 1:
-        print("warning: the stages were trained on different splits, which the model card says")
+        print("warning: the stages were trained on different splits; the model card says so")
     card = write_card(options.output.name, runs)
     write_model_file(
         options.output,
