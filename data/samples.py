@@ -186,10 +186,16 @@ def reference_box(case: Case, sampling: Sampling) -> Box:
     """
     if sampling.roi == "scan":
         return scan_box(case.image(), case.spacing, sampling)
-    roi = case.target_box(sampling.roi) or _pancreas_box(case)
-    return network_box(
-        margin_box(roi, case.shape, case.spacing, sampling.margin_mm), case.shape, case.spacing, sampling
-    )
+    return _with_margin(case.target_box(sampling.roi) or _pancreas_box(case), case, sampling)
+
+
+def pancreas_box(case: Case, sampling: Sampling) -> Box:
+    """Return the box that a stage reads of a case around its pancreas.
+
+    Raises:
+        ValueError: If the case lacks the pancreas.
+    """
+    return _with_margin(_pancreas_box(case), case, sampling)
 
 
 def training_box(
@@ -242,6 +248,12 @@ def _draw_region(case: Case, sampling: Sampling, rng: np.random.Generator, aroun
     at = triple(int(a + i) for a, i in zip(pancreas.start, voxel, strict=True))
     half = [rng.uniform(*FALSE_FINDING_MM) / s for s in case.spacing]
     return enlarge(Box(at, triple(i + 1 for i in at)), half, half, case.shape)
+
+
+def _with_margin(roi: Box, case: Case, sampling: Sampling) -> Box:
+    """Return the box that a stage reads around a region, with its margin at inference."""
+    box = margin_box(roi, case.shape, case.spacing, sampling.margin_mm)
+    return network_box(box, case.shape, case.spacing, sampling)
 
 
 def _pancreas_box(case: Case) -> Box:

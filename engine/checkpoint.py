@@ -50,7 +50,8 @@ class Checkpoint:
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of the training cases; None if unknown.
         epoch: Epochs that the weights were trained for.
         net: State of the network; in ``best.pt`` the average of the weights, where that is better.
-        thresholds: Binarisation threshold of each readout, chosen on the validation cases; only in ``best.pt``.
+        thresholds: Thresholds of each readout and of its tumour score, chosen on the validation cases; only in
+            ``best.pt``.
         best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
         optimiser: State of the optimiser; only in ``last.pt``.
         average: Moving average of the weights, with the number of steps in it; only in ``last.pt``.

@@ -19,6 +19,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 
 from data.common.errors import InputError
 from data.common.files import ARCHIVE_ERRORS, replacing
+from data.common.program import command_name
 from data.common.records import CHECKSUM, checksum, verify_checksum
 from engine.checkpoint import Checkpoint, parse_checkpoint
 from engine.stages import STAGES
@@ -27,7 +28,7 @@ RECORD, CARD = "model.json", "MODEL_CARD.md"
 KIND, FORMAT = "dual-task pancreas model", 1  # FORMAT: to be raised when an older version could not read the file
 MOST_RECORD_BYTES = 1 << 24
 _TIME = (1980, 1, 1, 0, 0, 0)  # of every member: the same models give the same bytes
-_REMEDY = "give a file that python -m engine.export wrote, or copy it again"
+_REMEDY = f"give a file that {command_name('python -m engine.export', 'export')} wrote, or copy it again"
 
 
 class StageFile(NamedTuple):

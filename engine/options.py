@@ -53,6 +53,15 @@ def add_fast(parser: OptionGroup) -> None:
     )
 
 
+def add_save_probabilities(parser: OptionGroup) -> None:
+    """Add ``--save-probabilities``."""
+    parser.add_argument(
+        "--save-probabilities",
+        action="store_true",
+        help="also write the probabilities on the grid of every scan, as compressed NIfTI with a byte per voxel",
+    )
+
+
 def add_allow_duplicates(parser: OptionGroup) -> None:
     """Add ``--allow-duplicates``."""
     parser.add_argument(

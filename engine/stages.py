@@ -46,6 +46,15 @@ class Stage:
         """The stages around whose masks it may look."""
         return tuple(name for name in (self.predecessor, self.fallback) if name)
 
+    def confirms(self, negatives: float) -> bool:
+        """Return whether what the stage finds has to be found around the fallback's mask, too.
+
+        Args:
+            negatives: Share of the boxes of its training without a tumour. Only with them has its network learned to
+                say where there is none.
+        """
+        return self.fallback is not None and negatives > 0
+
     @property
     def segments_pancreas(self) -> bool:
         """Whether the stage segments the pancreas, whose place the reference can take."""

@@ -138,6 +138,35 @@ def bootstrap_interval(values: np.ndarray, seed: int | np.random.Generator) -> t
     return float(interval.low), float(interval.high)
 
 
+def bootstrap_weights(groups: np.ndarray, seed: int | np.random.Generator) -> np.ndarray:
+    """Draw groups of cases, such as the scans of a patient, with replacement.
+
+    Args:
+        groups: The group of each case, numbers from 0 on, shape (n,).
+        seed: Seed or generator.
+
+    Returns:
+        How often each case is in each resample, integers of shape (RESAMPLES, n).
+    """
+    count = int(groups.max()) + 1
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
+
+
+def percentile_bounds(resampled: np.ndarray) -> np.ndarray:
+    """Return the bounds of the 95 % interval by the percentile method, shape (2, n), for the figures of each resample.
+
+    Args:
+        resampled: Shape (resamples, n). A figure that is NaN in a resample leaves it out.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    bounds = np.full((2, resampled.shape[1]), np.nan)
+    for number, column in enumerate(resampled.T):
+        defined = column[~np.isnan(column)]
+        if defined.size:
+            bounds[:, number] = np.quantile(defined, (tail, 1 - tail))
+    return bounds
+
+
 def _finite_or_nan(values: Iterable[float]) -> np.ndarray:
     numbers = np.fromiter(values, dtype=float)
     if np.isinf(numbers).any():

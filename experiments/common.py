@@ -11,7 +11,7 @@ from data.common.errors import InputError
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, choose_splits
 from engine.device import choose_device
-from engine.infer.cascade import StageModel, load_model
+from engine.infer.models import StageModel, load_model
 from engine.options import add_gpu, add_path
 
 

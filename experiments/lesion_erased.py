@@ -23,7 +23,7 @@ from data.common.errors import command
 from data.samples import reference_box
 from data.splits.split import held_out_cases
 from engine.infer.box import box_probability
-from engine.infer.cascade import StageModel
+from engine.infer.models import StageModel
 from experiments.common import add_run_options, open_run
 
 LEAST_CONTRAST_HU = 10.0  # below this there is too little to erase

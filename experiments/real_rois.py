@@ -27,8 +27,8 @@ from data.samples import NetworkGrid
 from data.warp import resample
 from engine.device import choose_device
 from engine.infer.box import box_probability
-from engine.infer.cascade import StageModel, load_model
 from engine.infer.components import keep_components
+from engine.infer.models import StageModel, load_model
 from engine.metrics import case_metrics
 from engine.options import add_average, add_gpu, add_path
 from engine.report.pictures import draw_overlay

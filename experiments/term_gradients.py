@@ -27,7 +27,7 @@ from data.augment import Augmentation, Batch, make_batch
 from data.common.errors import command
 from data.samples import BoxDataset
 from data.splits.split import select_cases
-from engine.infer.cascade import StageModel
+from engine.infer.models import StageModel
 from engine.stages import STAGES
 from engine.train.loader import derive_seed
 from experiments.common import add_run_options, open_run

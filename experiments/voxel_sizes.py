@@ -27,7 +27,8 @@ from data.cases.resample import resample_linear, resampled_shape
 from data.common.errors import InputError, command
 from data.common.progress import progress
 from data.splits.split import select_cases
-from engine.infer.cascade import StageModel, segment_stage, select_organ
+from engine.infer.cascade import segment_stage, select_organ
+from engine.infer.models import StageModel
 from engine.stages import STAGES
 from experiments.common import add_run_options, open_run
 

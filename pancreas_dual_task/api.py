@@ -4,7 +4,7 @@ Everything is computed by the modules behind ``predict``, so that the masks and 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from data.common.errors import InputError
 from data.scans.grid import Grid
 from data.scans.volume import from_image, read_image, write_image, write_mask
 from data.splits.split import NONE_HELD_OUT
-from engine.infer.cascade import StageModel, check_runs_folder, segment_scan
-from engine.infer.detection import detect
+from engine.infer.maps import LAST, find_confidences
+from engine.infer.members import Share
+from engine.infer.models import StageModel, check_runs_folder
 from engine.infer.predict import find_complete_splits, load_models, parse
-from engine.infer.scan import SegmentedScan, prepare_scan
+from engine.infer.scan import SegmentedScan, prepare_scan, segment_prepared
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,13 @@ class Segmentation:
 class Detection(Segmentation):
     """A segmentation with the likelihood of a tumour; likelihoods are not calibrated.
 
+    They are the confidences of lesion candidates (``engine.infer.candidates``), which are listed, too, where the mask
+    holds no tumour.
+
     Attributes:
-        likelihoods: float32 on the voxels of the scan, shape as that of ``mask``: in each tumour its likelihood, from 0
-            to 1, and 0 elsewhere.
-        likelihood: Of any tumour in the scan, from 0 to 1. It is above 0, too, where no tumour was segmented.
+        likelihoods: float32 on the voxels of the scan, shape as that of ``mask``: in each candidate its confidence,
+            from 0 to 1, and 0 elsewhere.
+        likelihood: The tumour score of the scan: the highest confidence, and 0 without any candidate.
     """
 
     likelihoods: np.ndarray
@@ -100,7 +104,7 @@ class Cascade:
         return Segmentation(**_describe(self._segment(scan, series)))
 
     def detect(self, scan: str | os.PathLike[str] | sitk.Image, *, series: str = "") -> Detection:
-        """Segment a scan as ``segment`` does, and give its tumours likelihoods.
+        """Segment a scan as ``segment`` does, and find its lesion candidates with their likelihoods.
 
         Args:
             scan: As in ``segment``.
@@ -110,17 +114,18 @@ class Cascade:
             InputError: As in ``segment``.
             OSError: As in ``segment``.
         """
-        segmented = self._segment(scan, series)
-        likelihoods, likelihood = detect(self.models, segmented)
-        on_scan = segmented.scan.grid.to_file(likelihoods)
-        return Detection(**_describe(segmented), likelihoods=on_scan, likelihood=likelihood)
+        segmented = self._segment(scan, series, keep=(LAST,))
+        likelihoods = segmented.scan.grid.to_file(find_confidences(segmented.result))
+        return Detection(**_describe(segmented), likelihoods=likelihoods, likelihood=segmented.result.candidates.score)
 
-    def _segment(self, scan: str | os.PathLike[str] | sitk.Image, series: str) -> SegmentedScan:
+    def _segment(
+        self, scan: str | os.PathLike[str] | sitk.Image, series: str, keep: Collection[str] = ()
+    ) -> SegmentedScan:
         if isinstance(scan, sitk.Image):
             prepared = prepare_scan(self.models, from_image(scan))
         else:
             prepared = prepare_scan(self.models, read_image(Path(scan), series), Path(scan))
-        return SegmentedScan(prepared, segment_scan(self.models, prepared.image, prepared.spacing))
+        return segment_prepared(self.models, prepared, keep=keep)
 
 
 def load_cascade(
@@ -129,6 +134,7 @@ def load_cascade(
     split: str | None = None,
     device: str = "auto",
     until: str | None = None,
+    ensemble: Mapping[str, int] | None = None,
     average: bool = False,
     fast: bool = False,
 ) -> Cascade:
@@ -140,6 +146,8 @@ def load_cascade(
             trained on all centres. None for the only split of which all four stages are trained.
         device: "auto" for a GPU if there is one, the number of a GPU, or "cpu".
         until: Only runs that were started at this time (YYYY_MM_DD_HH_MM_SS) or before.
+        ensemble: In place of ``split``, for models that decide together: how many of the newest runs of each split,
+            such as {"north": 1, "south": 1}, or {"none": 3} for three seeds.
         average: Whether to average the probabilities of the two tasks, where a stage has both.
         fast: Whether to compute every box once, instead of averaging over the eight flips.
 
@@ -147,16 +155,21 @@ def load_cascade(
         InputError: If a stage has no usable model, several splits could be meant, or there is no such device.
     """
     runs = Path(path)
+    if ensemble and (split or runs.is_file()):
+        problem = "an ensemble takes the place of split, and is made of runs"
+        raise InputError(runs, problem, "leave out split, and give the folder of the runs")
     # The options of the command, so that both load the same models; no scan and no folder is named.
     words = [f"--gpu={device}"]
     if runs.is_file():
         words += [f"--model={runs}", *([f"--data={split}"] if split else [])]
     else:
         check_runs_folder(runs)
-        words += [f"--path={runs}", f"--data={_only_split(runs) if split is None else split}"]
+        words += [f"--path={runs}", *([] if ensemble else [f"--data={split or _only_split(runs)}"])]
     words += [f"--time={until}"] if until else []
     words += [flag for flag, is_set in (("--average", average), ("--fast", fast)) if is_set]
-    return Cascade(load_models(parse(["-", "--output=-", *words])))
+    options = parse(["-", "--output=-", *words])
+    shares = tuple(Share(name, count) for name, count in (ensemble or {}).items())
+    return Cascade(load_models(replace(options, ensemble=shares)))
 
 
 def _only_split(runs: Path) -> str:

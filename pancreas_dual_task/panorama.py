@@ -3,7 +3,7 @@
 It reads and writes what the interfaces of the challenge name::
 
     /input/images/venous-ct/*.mha                          a CT scan in the portal-venous phase
-    /output/images/pdac-detection-map/detection_map.mha    the likelihood of each tumour on its voxels, 0 elsewhere
+    /output/images/pdac-detection-map/detection_map.mha    the likelihood of each candidate on its voxels, 0 elsewhere
     /output/pdac-likelihood.json                           the likelihood of a tumour in the scan, a number from 0 to 1
 
 The clinical information that the challenge hands over as well is not used.

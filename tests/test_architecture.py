@@ -35,7 +35,7 @@ ROOMS = {
         ("engine.infer",),
         ("engine.report",),
         ("engine.options",),
-        ("engine.metrics", "engine.statistics", "engine.model_file", "engine.checkpoint"),
+        ("engine.detection", "engine.metrics", "engine.statistics", "engine.model_file", "engine.checkpoint"),
         ("engine.memory",),
         ("engine.recipe",),
         ("engine.stages",),

@@ -11,7 +11,7 @@ from data.common.progress import add_quiet
 from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import stage_command
-from engine.options import add_average, add_fast, add_gpu, add_path
+from engine.options import add_average, add_fast, add_gpu, add_path, add_save_probabilities
 from engine.stages import Stage
 
 
@@ -30,6 +30,7 @@ class EvaluateOptions:
         gpu: As in engine.options.
         store: As in engine.options.
         path: As in engine.options.
+        save_probabilities: As in engine.options.
     """
 
     stage: Stage
@@ -42,6 +43,7 @@ class EvaluateOptions:
     gpu: str
     store: Path
     path: Path
+    save_probabilities: bool = False
 
     def command(self) -> str:
         """Return the command that runs this evaluation, ready to paste into a shell."""
@@ -50,6 +52,7 @@ class EvaluateOptions:
         words += ["--roi", self.roi] if self.roi == "reference" else []
         words += ["--average"] if self.readout == "average" else []
         words += ["--fast"] if self.fast else []
+        words += ["--save-probabilities"] if self.save_probabilities else []
         return stage_command(
             self.stage, "evaluate", split=self.split, checkpoints=self.path, store=self.store, more=words
         )
@@ -97,9 +100,10 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
     if not stage.segments_pancreas:
         add_average(method)
     add_fast(method)
-    machine = parser.add_argument_group("output and machine")
-    add_gpu(machine)
-    add_quiet(machine)
+    output = parser.add_argument_group("output and machine")
+    add_save_probabilities(output)
+    add_gpu(output)
+    add_quiet(output)
     examples = [
         ("", "evaluate the newest finished run of every split that holds a centre out"),
         ("--data hospital_a --fast", "only hospital_a, in about a sixth of the time, but slightly less accurately"),
@@ -125,4 +129,5 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         gpu=args.gpu,
         store=args.store,
         path=args.path,
+        save_probabilities=args.save_probabilities,
     )

@@ -6,9 +6,12 @@ An evaluation leaves in its folder, which is in the run folder of the model:
     cases.csv               the scores of every case
     summary.txt, .json      the scores over all cases
     report.html             all of it on one page, with the cases in 3-D
-    *.png                   the distribution of the scores; the best, the median and the worst case
+    detection.txt, .json    which tumours are found at how many false positives, and calibration (docs/detection.md)
+    *.png                   the distribution of the scores; the best, the median and the worst case; ROC, FROC
     predictions/*.nii.gz    every mask on the grid of the scan's file
     masks/*.npz             every mask on the grid of the prepared case, for the later stages of the cascade
+    scores/*.json           what became of the probabilities of every case
+    probabilities/*.nii.gz  with --save-probabilities: every probability on the grid of the scan's file
 
 ``python -m engine.evaluate`` scores any folder of masks that exist already (``engine.evaluate.folder``).
 """
@@ -31,6 +34,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.progress import progress
 from data.common.records import read_yaml
+from data.scans.probability import write_probability
 from data.scans.volume import write_mask
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, centres_with, choose_splits, held_out_cases
@@ -46,7 +50,9 @@ from engine.evaluate.masks import (
     write_prepared_mask,
 )
 from engine.evaluate.options import EvaluateOptions, parse
-from engine.infer.cascade import StageModel, check_runs_folder, load_model, segment_stage, select_organ, select_roi
+from engine.evaluate.scores import CaseScores, score_probability, write_detection
+from engine.infer.cascade import segment_stage, select_organ, select_roi
+from engine.infer.models import StageModel, check_runs_folder, load_model
 from engine.infer.scan import find_doubts
 from engine.report.lost import is_lost
 from engine.report.results import write_results
@@ -140,13 +146,26 @@ class Evaluation:
         """Return the file of a case's mask on the grid of its scan."""
         return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
 
+    @property
+    def judges_probability(self) -> bool:
+        """Whether the probabilities are judged too: those of tumours always, others if they are saved."""
+        return not self.model.stage.segments_pancreas or self.options.save_probabilities
+
+    def scores_path(self, case: Case) -> Path:
+        """Return the file of what became of the probabilities of a case."""
+        return self.folder / "scores" / f"{file_stem(self.split, case)}.json"
+
     def probability_path(self, case: Case) -> Path:
         """Return the file of the probabilities of a case."""
         return self.folder / "probabilities" / f"{file_stem(self.split, case)}.nii.gz"
 
-    def has_mask(self, case: Case) -> bool:
-        """Return whether the mask of a case can be read."""
+    def is_done(self, case: Case) -> bool:
+        """Return whether everything that a case should have left can be read."""
+        if self.options.save_probabilities and not self.probability_path(case).exists():
+            return False
         with contextlib.suppress(InputError):
+            if self.judges_probability:
+                CaseScores.read(self.scores_path(case))
             return self.read_mask(case).shape == case.shape
         return False
 
@@ -196,8 +215,8 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
 def run_evaluation(evaluation: Evaluation) -> list[str]:
     """Segment and score the cases that are not done yet, then write the tables and pictures of all.
 
-    A case is done if it has a row in the table and a mask that can be read. A lost case of a table that does not say
-    where is not done: earlier versions wrote such tables.
+    A case is done if it has a row in the table, and its mask and scores can be read. A lost case of a table that does
+    not say where is not done: earlier versions wrote such tables.
 
     Returns:
         A line for every case that failed.
@@ -210,7 +229,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     known = [row for row in known if row.get("lost_in") or not is_lost(row)]
     # Reading leaves empty cells out, and a column that is empty in all of these rows would move to the end.
     known = [{name: cell for name, cell in row.items() if name not in WORDS} | words_of(row) for row in known]
-    rows = [row for row in known if evaluation.has_mask(by_key[row["case"]])]
+    rows = [row for row in known if evaluation.is_done(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
         try:
@@ -220,6 +239,11 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         except InputError as error:
             rows.append({"case": case.key, "centre": case.centre, "error": str(error)})
         write_case_table(table, rows)
+    scored = [by_key[row["case"]] for row in rows if not failed(row)]
+    detection = ""
+    if evaluation.judges_probability and scored:
+        scores = [CaseScores.read(evaluation.scores_path(case)) for case in scored]
+        detection = write_detection(evaluation.folder, scores, model.score_threshold, title)
     write_results(
         evaluation.folder,
         rows,
@@ -231,6 +255,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         find_mask=evaluation.prediction_path,
         find_probability=evaluation.probability_path,
         curves=model.run / "curves.png",
+        detection=detection,
     )
     return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
 
@@ -253,8 +278,18 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         masks |= {name: pancreas for name in stage.before if STAGES[name].segments_pancreas}
     start = time.monotonic()
     roi, fallback_note = select_roi(stage, masks, case.spacing)
-    mask, note, doubt = segment_stage(model, case.image(), case.spacing, roi, select_organ(stage, masks))
+    organ = select_organ(stage, masks)
+    mask, note, doubt, found = segment_stage(
+        model, case.image(), case.spacing, roi, organ, keep=evaluation.judges_probability
+    )
     seconds = time.monotonic() - start
+    score: CaseRow = {}
+    if found is not None:
+        candidates = None if stage.segments_pancreas else found.find_candidates(case.spacing, organ)
+        score_probability(case, stage.sampling.target, found, reference, candidates).write(evaluation.scores_path(case))
+        score = {} if candidates is None else {"tumour_score": candidates.score}
+        if options.save_probabilities:
+            write_probability(evaluation.probability_path(case), found.values, found.box, case.grid)
     write_mask(evaluation.prediction_path(case), mask.astype(np.uint8), case.grid)
     write_prepared_mask(mask_path(evaluation.folder, split, case), mask)
     doubts = [*find_doubts(case.image()), *filter(None, [doubt])]
@@ -262,6 +297,7 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
         "case": case.key,
         "centre": case.centre,
         **score_prepared_mask(mask, reference, stage.sampling.margin_mm),
+        **score,
         "seconds": round(seconds, 2),
         "threshold": model.threshold,
         "unreliable": "yes" if doubts else "",
@@ -317,10 +353,8 @@ def evaluation_folder(
         threshold: The threshold if it was typed. Later stages never read such a folder.
         fast: As in ``StageModel``.
     """
-    averaged, typed = (
-        "average" if readout == "average" else None,
-        None if threshold is None else f"thresh_{threshold:g}",
-    )
+    averaged = "average" if readout == "average" else None
+    typed = None if threshold is None else f"thresh_{threshold:g}"
     parts = ["evaluation", roi, averaged, typed, "fast" if fast else None]
     return run / "_".join(filter(None, parts))
 
@@ -337,7 +371,7 @@ def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, 
     found = {}
     for name in options.stage.before:
         stage = STAGES[name]
-        earlier = replace(options, stage=stage, split=split, time=None, threshold=None)
+        earlier = replace(options, stage=stage, split=split, time=None, threshold=None, save_probabilities=False)
         if stage.segments_pancreas:
             if options.roi == "reference":
                 continue

@@ -129,6 +129,7 @@ def segment_box(
     flips: Sequence[Flip] = FLIPS,
     within: np.ndarray | None = None,
     out: np.ndarray | None = None,
+    probability: np.ndarray | None = None,
 ) -> np.ndarray:
     """Segment the stage's target in a box.
 
@@ -143,14 +144,17 @@ def segment_box(
         flips: As in ``box_probability``.
         within: As in ``keep_components``.
         out: Boolean array of the same shape for the mask, such as the box in that of a whole scan; None for a new one.
+        probability: float32 array of the same shape that gets the probabilities; None if nobody reads them.
 
     Returns:
         Boolean mask, shape (D, H, W), of the components that are kept.
     """
     mask = zeros(image.shape, bool) if out is None else out
     slabs = probability_in_slabs(net, image, spacing, stage=stage, device=device, readout=readout, flips=flips)
-    for planes, probability in slabs:
-        mask[planes] = (probability > threshold).cpu().numpy()  # a byte a voxel comes from a GPU, not four
+    for planes, values in slabs:
+        mask[planes] = (values > threshold).cpu().numpy()  # a byte a voxel comes from a GPU, not four
+        if probability is not None:
+            probability[planes] = values.cpu().numpy()
     return keep_components(mask, within, out=mask)
 
 

@@ -7,26 +7,23 @@ All masks of the cascade have the voxels of the prepared image: what a stage han
 Both use ``select_roi``, ``select_organ`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
 
 from data.cases.labels import PANCREAS, TUMOUR
-from data.cases.preparation import Preparation
-from data.common.errors import InputError
-from data.common.files import sha256_of
 from data.common.memory import zeros
 from data.common.process import release_freed_pages
 from data.samples import Sampling, fits_patch, mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.checkpoint import Checkpoint, find_run, load_checkpoint
-from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, segment_box
+from engine.infer.box import FLIPS, NO_FLIPS, segment_box
+from engine.infer.candidates import NO_CANDIDATES, Candidates
+from engine.infer.confirmation import confirm
+from engine.infer.ensemble import NOWHERE, BoxProbability, segment_box_together
+from engine.infer.models import StageModel
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
 # The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
@@ -42,39 +39,6 @@ CONVERGED_DICE = 0.92
 FAMILIAR_SPACING_FACTOR = 1.5
 
 
-@dataclass(frozen=True)
-class StageModel:
-    """A trained stage, ready to segment.
-
-    Attributes:
-        stage: With the method and the sampling of the checkpoint.
-        net: The network in evaluation mode on ``device``.
-        readout: Name in ``engine.infer.box.READOUTS``.
-        threshold: Probabilities above it are foreground.
-        device: Where to compute.
-        run: The run folder, or the model file, that the network comes from.
-        epoch: Epochs that its weights were trained for.
-        split_hash: Hash of the cases in the parts of its split.
-        preparation: How its training cases were prepared.
-        spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
-        fast: Whether it computes every box once instead of averaging over the eight flips.
-        sha256: Of the checkpoint; empty for a network that comes from none.
-    """
-
-    stage: Stage
-    net: nn.Module
-    readout: str
-    threshold: float
-    device: torch.device
-    run: Path
-    epoch: int
-    split_hash: str
-    preparation: Preparation
-    spacing_range: Sequence[Sequence[float]] | None = None
-    fast: bool = False
-    sha256: str = ""
-
-
 class StageResult(NamedTuple):
     """What one stage makes of a scan.
 
@@ -82,11 +46,25 @@ class StageResult(NamedTuple):
         mask: Boolean mask of the whole scan, shape (D, H, W).
         note: What a reader of the result should know; empty if there is nothing.
         doubt: Why the mask is not reliable; empty if nothing speaks against it.
+        probability: The probability that the mask was made of, in the box of its round; None if it was not asked for.
     """
 
     mask: np.ndarray
     note: str
     doubt: str = ""
+    probability: BoxProbability | None = None
+
+
+class Round(NamedTuple):
+    """One look of a stage at a scan.
+
+    Attributes:
+        mask: The mask that it found, of the whole scan, shape (D, H, W).
+        box: Where it looked.
+    """
+
+    mask: np.ndarray
+    box: Box
 
 
 class CascadeResult(NamedTuple):
@@ -96,119 +74,23 @@ class CascadeResult(NamedTuple):
         label: uint8 labels 0/1/2, shape (D, H, W).
         notes: What a reader of the result should know.
         doubts: Why the result is not reliable; empty if nothing speaks against it.
+        candidates: Lesion candidates in the box of the last stage.
+        probabilities: The probabilities of the stages that were asked for, by the name of the stage.
     """
 
     label: np.ndarray
     notes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
-
-
-def check_runs_folder(checkpoints: Path) -> None:
-    """Check that the folder of all runs exists, so that one line says so instead of one for each missing model.
-
-    Raises:
-        InputError: If it does not.
-    """
-    if not checkpoints.is_dir():
-        raise InputError(checkpoints, "no such folder", "give the folder of the trained models with --path")
-
-
-def load_model(
-    checkpoints: Path,
-    stage_name: str,
-    split: str,
-    device: torch.device,
-    *,
-    at: str | None = None,
-    until: str | None = None,
-    threshold: float | None = None,
-    readout: str = "segmentation",
-    fast: bool = False,
-    store: Path | None = None,
-) -> StageModel:
-    """Load the newest finished model of a stage and split.
-
-    Args:
-        checkpoints: Folder of all runs.
-        stage_name: Name in ``STAGES``.
-        split: Name of the split, such as the centre that is held out.
-        device: Where to compute.
-        at: Only the run of exactly this time.
-        until: Only runs that were started at this time or before.
-        threshold: Binarisation threshold; None for the one that was chosen on the validation cases.
-        readout: Name in ``engine.infer.box.READOUTS``.
-        fast: As in ``StageModel``.
-        store: Folder of the prepared cases, for the command that an error names; None for the default folder.
-
-    Raises:
-        InputError: If there is no such run, its checkpoint cannot be used, or its network lacks the heads that the
-            readout needs.
-    """
-    run = find_run(checkpoints, STAGES[stage_name], split, at=at, until=until, store=store)
-    best = run / "best.pt"
-    checkpoint = load_checkpoint(best, stage_name, store)
-    return build_model(
-        checkpoint, best, device, run=run, sha256=sha256_of(best), threshold=threshold, readout=readout, fast=fast
-    )
-
-
-def build_model(
-    checkpoint: Checkpoint,
-    name: Path | str,
-    device: torch.device,
-    *,
-    run: Path,
-    sha256: str,
-    threshold: float | None = None,
-    readout: str = "segmentation",
-    fast: bool = False,
-) -> StageModel:
-    """Build the network of a checkpoint, ready to segment.
-
-    Args:
-        checkpoint: Of a finished run.
-        name: What to call it in messages.
-        device: Where to compute.
-        run: As in ``StageModel``.
-        sha256: Of the file of the checkpoint.
-        threshold: As for ``load_model``.
-        readout: Name in ``engine.infer.box.READOUTS``.
-        fast: As in ``StageModel``.
-
-    Raises:
-        InputError: If its parameters are of another network, or it lacks the heads that the readout needs.
-    """
-    recipe = checkpoint.recipe
-    stage = replace(STAGES[checkpoint.stage], method=recipe.method, sampling=recipe.sampling)
-    if readout not in checkpoint.thresholds:
-        problem = "the network has no distance head, so the two tasks cannot be averaged"
-        raise InputError(name, problem, "leave out --average")
-    net = recipe.build_network(device)
-    try:
-        net.load_state_dict(checkpoint.net)
-    except RuntimeError as error:
-        problem = f"its parameters are not those of the network of {stage.title}"
-        raise InputError(name, problem, "train this stage again", command=stage.script("train")) from error
-    for head in set(recipe.method.heads) - READOUTS[readout].heads:
-        setattr(net, head, None)  # nobody reads it
-    return StageModel(
-        stage=stage,
-        net=net.eval(),
-        readout=readout,
-        threshold=checkpoint.thresholds[readout] if threshold is None else threshold,
-        device=device,
-        run=run,
-        epoch=checkpoint.epoch,
-        split_hash=checkpoint.split_hash,
-        preparation=recipe.preparation,
-        spacing_range=checkpoint.spacing_range,
-        fast=fast,
-        sha256=sha256,
-    )
+    candidates: Candidates = NO_CANDIDATES
+    probabilities: Mapping[str, BoxProbability] = MappingProxyType({})
 
 
 def segment_scan(
-    models: Mapping[str, StageModel], image: np.ndarray, spacing: tuple[float, float, float]
+    models: Mapping[str, StageModel],
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    keep: Collection[str] = (),
 ) -> CascadeResult:
     """Segment the pancreas and its tumours in one scan with all four stages.
 
@@ -216,23 +98,33 @@ def segment_scan(
         models: The models by the name of their stage, in the order of the cascade.
         image: int16 HU, shape (D, H, W), prepared like the training cases of the models.
         spacing: Voxel spacing (z, y, x) in mm.
+        keep: Names of the stages whose probabilities are asked for.
     """
     notes: list[str] = []
     unfamiliar = describe_unfamiliar_spacing(list(models.values()), spacing)
     doubts = (unfamiliar,) if unfamiliar else ()
     masks: dict[str, np.ndarray] = {}
+    candidates, probabilities = NO_CANDIDATES, {}
     for position, (name, model) in enumerate(models.items(), start=1):
         roi, fallback_note = select_roi(model.stage, masks, spacing)
-        masks[name], note, _ = segment_stage(model, image, spacing, roi, select_organ(model.stage, masks))
-        notes += [fallback_note, note]
+        organ = select_organ(model.stage, masks)
+        is_last = position == len(models)
+        result = segment_stage(model, image, spacing, roi, organ, keep=is_last or name in keep)
+        masks[name] = result.mask
+        notes += [fallback_note, result.note]
+        if is_last and result.probability:
+            candidates = result.probability.find_candidates(spacing, organ)
+        if name in keep and result.probability:
+            probabilities[name] = result.probability
         needed = {name, "pancreas_fine"}.union(*(later.stage.before for later in list(models.values())[position:]))
         masks = {kept: mask for kept, mask in masks.items() if kept in needed}  # each may have 1 GB
         if model.stage.sampling.target == "pancreas" and not masks[name].any():
             empty = zeros(image.shape, np.uint8)
-            return CascadeResult(empty, (), (*doubts, "no pancreas found: the mask is empty"))
+            doubts = (*doubts, "no pancreas found: the mask is empty")
+            return CascadeResult(empty, (), doubts, probabilities=probabilities)
     release_freed_pages()  # of the network: the label and its copies need them now
     label = merge_labels(masks["pancreas_fine"], masks["tumor_fine"])
-    return CascadeResult(label, tuple(filter(None, notes)), doubts)
+    return CascadeResult(label, tuple(filter(None, notes)), doubts, candidates, probabilities)
 
 
 def select_roi(
@@ -278,6 +170,8 @@ def segment_stage(
     spacing: tuple[float, float, float],
     roi: np.ndarray | None = None,
     organ: np.ndarray | None = None,
+    *,
+    keep: bool = False,
 ) -> StageResult:
     """Segment one scan with one stage.
 
@@ -287,40 +181,46 @@ def segment_stage(
         spacing: Voxel spacing (z, y, x) in mm.
         roi: The mask around which to look, shape (D, H, W); None for the first stage, which reads the whole scan.
         organ: The mask in which the components of the result have to lie, shape (D, H, W); None for anywhere.
+        keep: Whether the probability is asked for.
     """
     sampling = model.stage.sampling
     box = scan_box(image, spacing, sampling) if roi is None else mask_box(roi, spacing, sampling)
     if box is None:
-        return StageResult(zeros(image.shape, bool), f"{model.stage.title}: the stage before it found nothing")
+        nothing = f"{model.stage.title}: the stage before it found nothing"
+        return StageResult(zeros(image.shape, bool), nothing, probability=NOWHERE if keep else None)
+
+    kept: dict[Box, BoxProbability] = {}
 
     def segment(box: Box) -> np.ndarray:
         mask = zeros(image.shape, bool)
-        segment_box(
-            model.net,
-            image[box.slices],
-            spacing,
-            model.threshold,
-            stage=model.stage,
-            device=model.device,
-            readout=model.readout,
-            flips=NO_FLIPS if model.fast else FLIPS,
-            within=None if organ is None else organ[box.slices],
-            out=mask[box.slices],
-        )
+        part, within = image[box.slices], None if organ is None else organ[box.slices]
+        ways: dict[str, Any] = {"device": model.device, "readout": model.readout, "within": within}
+        ways |= {"flips": NO_FLIPS if model.fast else FLIPS, "out": mask[box.slices]}
+        probability = np.empty(box.shape, np.float32) if keep else None
+        if model.members:
+            opinions = segment_box_together(model.members, part, spacing, model.threshold, probability, **ways)
+        else:
+            segment_box(model.net, part, spacing, model.threshold, stage=model.stage, probability=probability, **ways)
+            opinions = None
+        if probability is not None:
+            kept[box] = BoxProbability(box, probability, opinions)
         return mask
 
-    mask = segment_in_rounds(segment, box, spacing, sampling)
+    mask, box = segment_in_rounds(segment, box, spacing, sampling)
+    around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
+    mask = confirm(mask, box, around, segment)
+    seen = box if mask.any() or around is None else around  # where candidates are looked for
     note = "" if mask.any() else f"{model.stage.title}: nothing found"
-    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing))
+    return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing), kept.get(seen, kept.get(box)))
 
 
 def segment_in_rounds(
     segment: Callable[[Box], np.ndarray], box: Box, spacing: tuple[float, float, float], sampling: Sampling
-) -> np.ndarray:
+) -> Round:
     """Segment in a box, and again around the mask that results, as often as the sampling has rounds.
 
     It stops early if the box or the mask no longer changes, or if the box would be larger than what the network sees at
-    a time, as around a mask that fills everything. It keeps the last mask if a round loses the target.
+    a time, as around a mask that fills everything. The last round counts, or the one before if that lost the target.
 
     Args:
         segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
@@ -328,18 +228,17 @@ def segment_in_rounds(
         spacing: Voxel spacing (z, y, x) in mm.
         sampling: Of the stage.
     """
-    mask = segment(box)
+    last = Round(segment(box), box)
     for _ in range(sampling.rounds - 1):
-        next_box = mask_box(mask, spacing, sampling)
-        if next_box is None or next_box == box or not fits_patch(next_box, spacing, sampling):
+        next_box = mask_box(last.mask, spacing, sampling)
+        if next_box is None or next_box == last.box or not fits_patch(next_box, spacing, sampling):
             break
-        box, previous = next_box, mask
-        mask = segment(box)
-        if volume_ml(mask, spacing) < MIN_ROUND_ML:
+        previous, last = last, Round(segment(next_box), next_box)
+        if volume_ml(last.mask, spacing) < MIN_ROUND_ML:
             return previous
-        if _dice(mask, previous) >= CONVERGED_DICE:
+        if _dice(last.mask, previous.mask) >= CONVERGED_DICE:
             break
-    return mask
+    return last
 
 
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:

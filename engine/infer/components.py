@@ -31,16 +31,22 @@ class _Slab(NamedTuple):
 
 
 def keep_components(
-    mask: np.ndarray, within: np.ndarray | None = None, *, share: float = 0.5, out: np.ndarray | None = None
+    mask: np.ndarray,
+    within: np.ndarray | None = None,
+    *,
+    share: float = 0.5,
+    inside: float = LEAST_INSIDE,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Keep the 26-connected components of a mask that are larger than a share of its largest component.
 
     Args:
         mask: Boolean mask, shape (D, H, W).
         within: Boolean mask of the organ to which the components belong, of the same shape. Those of which less than
-            ``LEAST_INSIDE`` lies within it do not count: a tumour of the pancreas is not in the kidney. None if they
-            may lie anywhere.
+            ``inside`` lies within it do not count: a tumour of the pancreas is not in the kidney. None if they may lie
+            anywhere.
         share: Share of the volume of the largest component that counts.
+        inside: Share of a component that has to lie within the organ.
         out: Boolean array of zeros for the result, or the mask itself; None for a new one.
 
     Returns:
@@ -51,11 +57,11 @@ def keep_components(
         return mask.astype(bool) if out is None else out
     crop, organ = mask[box.slices], None if within is None else within[box.slices]
     kept = zeros(mask.shape, bool) if out is None else out
-    sizes, inside, neighbours, below = [], [], [np.zeros((0, 2), np.int64)], None
+    sizes, parts_inside, neighbours, below = [], [], [np.zeros((0, 2), np.int64)], None
     for slab in _label_in_slabs(crop):
         sizes.append(np.bincount(slab.labels.ravel(), minlength=slab.parts + 1)[1:])
         if organ is not None:
-            inside.append(np.bincount(slab.labels[organ[slab.planes]], minlength=slab.parts + 1)[1:])
+            parts_inside.append(np.bincount(slab.labels[organ[slab.planes]], minlength=slab.parts + 1)[1:])
         if below is not None:
             neighbours.append(_touching(below, slab))
         below = slab._replace(labels=slab.labels[-1:].copy())
@@ -64,7 +70,7 @@ def keep_components(
     _, whole = sparse.csgraph.connected_components(links, directed=False)
     totals = np.bincount(whole, weights=np.concatenate(sizes))
     if organ is not None:
-        totals[np.bincount(whole, weights=np.concatenate(inside)) < LEAST_INSIDE * totals] = 0
+        totals[np.bincount(whole, weights=np.concatenate(parts_inside)) < inside * totals] = 0
     large = (totals > share * totals.max())[whole]
     for slab in _label_in_slabs(crop):  # labelled anew, as the labels of a large scan would need 4 GB
         is_kept = np.concatenate([[False], large[slab.before : slab.before + slab.parts]])

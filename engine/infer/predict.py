@@ -9,6 +9,7 @@ label in the crop, which a new scan does not have. The crops are the same if the
 """
 
 import argparse
+import functools
 import re
 import sys
 import warnings
@@ -28,14 +29,15 @@ from data.common.text import HelpFormatter
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import DEFAULT_CHECKPOINTS
 from engine.device import choose_device
-from engine.infer.cascade import StageModel, build_model, check_runs_folder, load_model
 from engine.infer.dicom_seg import require_highdicom
+from engine.infer.members import Share, choose_shares, combine, find_members
+from engine.infer.models import StageModel, build_model, check_runs_folder, load_model, name_runs
 from engine.infer.overlap import overlap
 from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
 from engine.infer.volumes import PredictionFolder
 from engine.model_file import read_model_file
-from engine.options import add_average, add_fast, add_gpu, add_path
+from engine.options import add_average, add_fast, add_gpu, add_path, add_save_probabilities
 from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
@@ -85,6 +87,8 @@ class PredictOptions:
         gpu: As in engine.options.
         path: As in engine.options.
         model: A model file to use in place of the runs; None for the runs.
+        ensemble: What each split contributes to an ensemble; nothing for a single network.
+        save_probabilities: As in engine.options.
     """
 
     scans: tuple[Path, ...]
@@ -100,6 +104,8 @@ class PredictOptions:
     gpu: str
     path: Path
     model: Path | None
+    ensemble: tuple[Share, ...] = ()
+    save_probabilities: bool = False
 
 
 def parse(argv: Sequence[str] | None) -> PredictOptions:
@@ -127,11 +133,21 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         help="write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm) as well, with patient and study "
         "of the scan (needs the package highdicom)",
     )
-    parser.add_argument(
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
         "--data",
         default=NONE_HELD_OUT,
         metavar="CENTRE",
         help="use the models that were trained without this centre; none: those that were trained on all centres",
+    )
+    models.add_argument(
+        "--ensemble",
+        type=Share.parse,
+        nargs="+",
+        default=(),
+        metavar="SPLIT",
+        help="average the models of several splits, or with SPLIT=N the N newest of a split, such as those of other "
+        "seeds; all: of every split of which all stages are trained (default: a single model)",
     )
     parser.add_argument(
         "--time",
@@ -144,10 +160,12 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         "--model",
         type=Path,
         metavar="FILE",
-        help="use the models of a file that python -m engine.export wrote, in place of --path, --data and --time",
+        help=f"use the models of a file that {command_name('python -m engine.export', 'export')} wrote, in place of "
+        "--path, --data, --time and --ensemble",
     )
     add_average(parser)
     add_fast(parser)
+    add_save_probabilities(parser)
     parser.add_argument(
         "--shard",
         type=Shard.parse,
@@ -163,9 +181,12 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     )
     add_quiet(parser)
     args = parser.parse_args(argv)
-    if args.model and (args.path, args.data, args.time) != (DEFAULT_CHECKPOINTS, NONE_HELD_OUT, None):
+    chosen = args.ensemble or (args.path, args.data, args.time) != (DEFAULT_CHECKPOINTS, NONE_HELD_OUT, None)
+    if args.model and chosen:
         problem = "holds all models, so that there are no runs to choose among"
-        raise InputError(f"--model {args.model}", problem, "leave out --path, --data and --time, or --model")
+        raise InputError(
+            f"--model {args.model}", problem, "leave out --path, --data, --time and --ensemble, or --model"
+        )
     return PredictOptions(
         scans=tuple(args.scans),
         series=args.series,
@@ -180,6 +201,8 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         gpu=args.gpu,
         path=args.path,
         model=args.model,
+        ensemble=tuple(args.ensemble),
+        save_probabilities=args.save_probabilities,
     )
 
 
@@ -202,8 +225,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     remove_unfinished([options.output])
     for model in models.values():
         fast = ", without flips" if model.fast else ""
-        print(f"{model.stage.title:<16} {model.run}, threshold {model.threshold:g}{fast}")
-    steps = ScanSegmenter(models, folder, options.series, hash_models(models), options.dicom_seg)
+        print(f"{model.stage.title:<16} {name_runs(model)}, threshold {model.threshold:.4g}{fast}")
+    if (last := models.get("tumor_fine")) and last.score_threshold is not None:
+        print(f"operating point  a tumour score of at least {last.score_threshold:.3f} counts as positive")
+    steps = ScanSegmenter(
+        models,
+        folder,
+        options.series,
+        models_hash=hash_models(models),
+        dicom_seg=options.dicom_seg,
+        save_probabilities=options.save_probabilities,
+    )
     scans = list(names.items())[options.shard.number - 1 :: options.shard.of]
     segmented = overlap(scans, steps.read, steps.segment, steps.write, has_room=steps.has_room)
     with warnings.catch_warnings():
@@ -211,9 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # time, and what either ignores would be printed.
         warnings.simplefilter("ignore")
         rows = list(progress(segmented, title="segmenting", unit="scan", total=len(scans)))
-    print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'seconds':>9}  note")
+    print(f"{'case':<32}{'pancreas ml':>12}{'tumour ml':>11}{'score':>8}{'seconds':>9}  note")
     for row in rows:
-        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['seconds']:>9}"
+        numbers = f"{row['pancreas_ml']:>12}{row['tumour_ml']:>11}{row['tumour_score']:>8}{row['seconds']:>9}"
         print(f"{row['case']:<32}{numbers}  {'failed' if failed(row) else describe(row)}")
     if options.report:
         path = options.output / options.shard.report_name
@@ -268,18 +300,25 @@ def load_from_runs(options: PredictOptions, device: torch.device, readouts: Mapp
         InputError: If a stage has no usable model, after a line for each such stage has been printed.
     """
     models, missing = {}, 0
-    for name, readout in readouts.items():
+    shares = choose_shares(options.ensemble, find_complete_splits(options.path)) if options.ensemble else []
+    for name, stage in STAGES.items():
+        load = functools.partial(
+            load_model, options.path, name, device=device, readout=readouts[name], fast=options.fast
+        )
         try:
-            models[name] = load_model(
-                options.path, name, options.split, device, until=options.until, readout=readout, fast=options.fast
-            )
+            if shares:
+                members = find_members(options.path, stage, shares, until=options.until)
+                models[name] = combine([load(split, at=time) for split, time in members])
+            else:
+                models[name] = load(options.split, until=options.until)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             missing += 1
     if missing:
         complete = find_complete_splits(options.path)
         choice = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
-        problem = f"{missing} of the {len(STAGES)} stages have no usable model for --data {options.split}"
+        asked = f"--ensemble {' '.join(share.split for share in shares)}" if shares else f"--data {options.split}"
+        problem = f"{missing} of the {len(STAGES)} stages have no usable model for {asked}"
         raise InputError(options.path, problem, f"train them with the commands above{choice}")
     return models
 

@@ -1,12 +1,13 @@
 """The report of a call of predict.py: its scans with their masks on one page, report.html."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from data.cases.labels import PANCREAS, TARGETS, TUMOUR
 from data.scans.volume import read_image, read_label, read_probability
-from engine.infer.cascade import StageModel
+from engine.infer.models import StageModel, name_runs
 from engine.infer.volumes import PredictionFolder
 from engine.report.html.page import Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
@@ -34,7 +35,7 @@ def write_prediction_page(
     """
     ordered = sorted(rows, key=lambda row: (not failed(row), not row["unreliable"]))
     done = [row for row in ordered if not failed(row)]
-    used = [f"{m.stage.title:<16}{m.run}, threshold {m.threshold:g}" for m in models.values()]
+    used = [f"{m.stage.title:<16}{name_runs(m)}, threshold {m.threshold:.4g}" for m in models.values()]
     page = Page(
         title=f"Segmented scans in {folder.folder.absolute().name}",
         lead=[
@@ -64,7 +65,7 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
     for row in rows:
         name = row["case"]
         if failed(row):
-            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 4, Cell(row["error"])])
+            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 5, Cell(row["error"])])
             continue
         picture = folder.picture_path(name)
         lines.append(
@@ -73,6 +74,7 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
                 Cell("unreliable", tag="bad") if row["unreliable"] else Cell("segmented"),
                 number_cell(float(row["pancreas_ml"]), ".2f"),
                 number_cell(float(row["tumour_ml"]), ".2f"),
+                number_cell(math.nan if row["tumour_score"] == "" else float(row["tumour_score"])),
                 Cell("mask", href=relative_link(folder.mask_path(name), here)),
                 Cell("picture", href=relative_link(picture, here)) if picture.exists() else Cell("-"),
                 Cell(row["note"]),
@@ -80,7 +82,7 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
         )
     return Table(
         "Scans",
-        ["scan", "result", "pancreas ml", "tumour ml", "mask", "picture", "note"],
+        ["scan", "result", "pancreas ml", "tumour ml", "tumour score", "mask", "picture", "note"],
         lines,
         note="Click the name of a scan to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,

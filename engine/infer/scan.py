@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +29,10 @@ from data.scans.volume import Volume, read_image, read_label, write_mask
 from data.sources.plausible import LARGEST_GLAND_ML
 from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
-from engine.infer.cascade import CascadeResult, StageModel, segment_scan
+from engine.infer.cascade import CascadeResult, segment_scan
 from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentation
+from engine.infer.maps import SAVED, find_disputed, measure_disagreement, save_maps, saved_paths
+from engine.infer.models import StageModel
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -40,6 +42,7 @@ from engine.report.tables import CaseRow, failed
 WORK_BYTES = 4  # for masks of three stages, the label and its copy while it is written
 # The scan before, with its label and the copy that is written, and the next one, as it is read and as it is prepared.
 OTHER_SCANS_BYTES = 12
+MAP_BYTES = 4  # a map as it is written: its bytes, their copy in the order of the file, and ITK's
 
 
 class PreparedScan(NamedTuple):
@@ -88,7 +91,8 @@ class SegmentedScan(NamedTuple):
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why the mask is not reliable; empty if nothing speaks against it."""
-        return (*self.scan.doubts, *find_doubts_of_size(self.pancreas_ml), *self.result.doubts)
+        disputed = find_disputed(self.result.probabilities)
+        return (*self.scan.doubts, *find_doubts_of_size(self.pancreas_ml), *self.result.doubts, *disputed)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class ScanSegmenter:
         series: Which series of a DICOM folder, as ``--series`` names it; empty for the only one.
         models_hash: Of the models (``hash_models``).
         dicom_seg: Whether the mask of a DICOM series is written as a DICOM segmentation as well.
+        save_probabilities: Whether probabilities and lesion candidates are written as well.
     """
 
     models: Mapping[str, StageModel]
@@ -128,6 +133,7 @@ class ScanSegmenter:
     series: str
     models_hash: str
     dicom_seg: bool = False
+    save_probabilities: bool = False
 
     def read(self, scan: tuple[Path, str]) -> Passage:
         """Read and prepare a scan, unless the folder holds its mask already.
@@ -136,9 +142,9 @@ class ScanSegmenter:
             scan: Absolute path of the file or folder, and its name in the folder of predictions.
         """
         path, name = scan
-        row: CaseRow = {"case": name, "scan": str(path), "pancreas_ml": "", "tumour_ml": "", "seconds": ""}
-        row |= {"unreliable": "", "note": "", "made_from": self._origin_of(path), "error": ""}
-        if finished := self.folder.find_finished(path, row["made_from"]):
+        row: CaseRow = {"case": name, "scan": str(path), "pancreas_ml": "", "tumour_ml": "", "tumour_score": ""}
+        row |= {"seconds": "", "unreliable": "", "note": "", "made_from": self._origin_of(path), "error": ""}
+        if (finished := self.folder.find_finished(path, row["made_from"])) and self._has_maps(name):
             return Passage(path, finished, is_finished=True)
         return self._step(self._read, Passage(path, row, content=path))
 
@@ -182,9 +188,14 @@ class ScanSegmenter:
         if failed(scan.row):
             return False
         patches = [math.prod(patch_shape(m.stage.sampling)) for m in self.models.values() if m.device.type == "cpu"]
-        needed = (WORK_BYTES + OTHER_SCANS_BYTES) * scan.content.voxels + BYTES_PER_VOXEL * max(patches, default=0)
+        scans = WORK_BYTES + OTHER_SCANS_BYTES + (MAP_BYTES if self.save_probabilities else 0)
+        needed = scans * scan.content.voxels + BYTES_PER_VOXEL * max(patches, default=0)
         free = free_memory()
         return free is None or needed < free
+
+    def _has_maps(self, name: str) -> bool:
+        files = saved_paths(self.folder, name, ensemble=is_ensemble(self.models)) if self.save_probabilities else []
+        return all(file.exists() for file in files)
 
     def _origin_of(self, scan: Path) -> str:
         return describe_origin(scan, self.series, self.models_hash)
@@ -207,15 +218,20 @@ class ScanSegmenter:
         return self._add_source(path, scan) if self.dicom_seg else scan
 
     def _segment(self, scan: PreparedScan) -> SegmentedScan:
-        return SegmentedScan(scan, segment_scan(self.models, scan.image, scan.spacing))
+        return segment_prepared(self.models, scan, keep=SAVED if self.save_probabilities else ())
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
-        scan, (label, notes, _) = segmented
+        scan, result = segmented
         self.folder.segmentation_path(name).unlink(missing_ok=True)  # it may be of other models
-        write_mask(self.folder.mask_path(name), label, scan.grid)
+        write_mask(self.folder.mask_path(name), result.label, scan.grid)
+        for file in saved_paths(self.folder, name):
+            file.unlink(missing_ok=True)  # of an earlier call, perhaps of other models
+        if self.save_probabilities:
+            save_maps(self.folder, name, result, grid=scan.grid, ensemble=is_ensemble(self.models))
         pancreas_ml, tumour_ml, doubts = segmented.pancreas_ml, segmented.tumour_ml, segmented.doubts
+        notes, disagreement = result.notes, measure_disagreement(result.probabilities)
         if scan.source:
-            notes = (*notes, *self._write_segmentation(name, label, scan.grid, scan.source, "; ".join(doubts)))
+            notes = (*notes, *self._write_segmentation(name, result.label, scan.grid, scan.source, "; ".join(doubts)))
         fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
         notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
@@ -223,7 +239,7 @@ class ScanSegmenter:
                 self.folder.picture_path(name),
                 scan.image,
                 reference=None,
-                prediction=label,
+                prediction=result.label,
                 spacing=scan.spacing,
                 title=f"{name}: pancreas {pancreas_ml:.1f} ml, tumour {tumour_ml:.1f} ml",
                 doubts=doubts,
@@ -232,6 +248,8 @@ class ScanSegmenter:
         return {
             "pancreas_ml": round(pancreas_ml, 2),
             "tumour_ml": round(tumour_ml, 2),
+            "tumour_score": round(result.candidates.score, 4),
+            **{f"{target}_disagreement": round(value, 3) for target, value in disagreement.items()},
             "unreliable": "yes" if doubts else "",
             "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),
             "picture_fault": picture.fault,
@@ -290,6 +308,25 @@ def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | 
     )
 
 
+def segment_prepared(
+    models: Mapping[str, StageModel], scan: PreparedScan, *, keep: Collection[str] = ()
+) -> SegmentedScan:
+    """Segment a scan; an ensemble also keeps what tells how far its members agree.
+
+    Args:
+        models: As in ``ScanSegmenter``.
+        scan: Prepared for these models.
+        keep: As for ``engine.infer.cascade.segment_scan``.
+    """
+    kept = SAVED if is_ensemble(models) else keep
+    return SegmentedScan(scan, segment_scan(models, scan.image, scan.spacing, keep=kept))
+
+
+def is_ensemble(models: Mapping[str, StageModel]) -> bool:
+    """Return whether several networks decide together."""
+    return any(model.members for model in models.values())
+
+
 def _read_volume(scan: Path, series: str) -> Volume:
     with _naming_a_failing_disk(scan):
         return read_image(scan, series)
@@ -306,10 +343,11 @@ def _naming_a_failing_disk(scan: Path) -> Iterator[None]:
 
 
 def hash_models(models: Mapping[str, StageModel]) -> str:
-    """Return a hash of the networks and of how they are read; it does not depend on where they lie."""
+    """Return a hash of all networks and of how they are read; it does not depend on where they lie."""
     used = [
         [model.sha256, model.readout, model.threshold, *(["fast"] if model.fast else [])] for model in models.values()
     ]
+    used += [[member.sha256 for member in model.members] for model in models.values() if model.members]
     return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
 

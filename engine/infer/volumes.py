@@ -16,7 +16,21 @@ from data.common.files import exclusive_lock
 from data.sources.base import case_name
 from engine.report.tables import CaseRow, failed, write_case_table
 
-COLUMNS = ("case", "scan", "pancreas_ml", "tumour_ml", "seconds", "unreliable", "note", "made_from", "error")
+COLUMNS = (
+    "case",
+    "scan",
+    "pancreas_ml",
+    "tumour_ml",
+    "tumour_score",
+    "pancreas_disagreement",
+    "tumour_disagreement",
+    "seconds",
+    "unreliable",
+    "note",
+    "made_from",
+    "error",
+)
+LATER = ("tumour_score", "pancreas_disagreement", "tumour_disagreement")  # which a table of an earlier version lacks
 UNFINISHED = "not finished: a process is still working on it, or was interrupted"
 LOCK_PATIENCE_S = 60.0  # another process holds the lock for as long as it takes to write the table
 
@@ -49,6 +63,10 @@ class PredictionFolder:
         """Return the path of a map of a scan, such as the ``kind`` "probability" of the ``target`` "tumour"."""
         return self.folder / f"{name}_{target}_{kind}.nii.gz"
 
+    def candidates_path(self, name: str) -> Path:
+        """Return the path of the table of the lesion candidates of a scan."""
+        return self.folder / f"{name}_candidates.csv"
+
     def read_rows(self) -> list[CaseRow]:
         """Read the table, all values as text; there are no rows if there is no table.
 
@@ -65,8 +83,9 @@ class PredictionFolder:
             raise InputError(self.table, f"not a readable CSV table ({error})", remedy) from error
         except ValueError:  # there is no header
             header, lines = [], []
-        rows = [dict(zip(COLUMNS, line, strict=False)) for line in lines]
-        is_ours = tuple(header) == COLUMNS and all(len(line) == len(COLUMNS) for line in lines)
+        rows = [_complete(dict(zip(header, line, strict=False))) for line in lines]
+        earlier = tuple(column for column in COLUMNS if column not in LATER)
+        is_ours = tuple(header) in (COLUMNS, earlier) and all(len(line) == len(header) for line in lines)
         if not is_ours or any(len({row[key] for row in rows}) < len(rows) for key in ("case", "scan")):
             raise InputError(self.table, "damaged, or not a table that this command wrote", remedy)
         return rows

@@ -51,7 +51,7 @@ def draw_distributions(path: Path, rows: Sequence[Mapping[str, Any]], metrics: S
     columns = len(metrics) if len(metrics) <= 4 else math.ceil(len(metrics) / 2)
     lines = math.ceil(len(metrics) / columns)
     width = 1.6 + 0.9 * max(1, len(centres))
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(max(width * columns, 4), 3.6 * lines), dpi=150, layout="constrained")
         figure.suptitle(title, weight="bold")
         for place, metric in enumerate(metrics, start=1):
@@ -107,7 +107,7 @@ def draw_study(
     """
     variants = list(dice)
     centres = sorted({centre for points in dice.values() for centre, _ in points})
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(10.5, 1.7 + 0.55 * len(variants)), dpi=150, layout="constrained")
         figure.suptitle(title, weight="bold")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
@@ -196,7 +196,7 @@ def draw_side_by_side(
     """
     names = list(methods)
     palette = seaborn.color_palette("deep", len(names))
-    with _style():
+    with plot_style():
         columns = min(2, len(words))
         lines = math.ceil(len(words) / columns)
         height = 3.4 * lines + 0.2 * lines * max(map(len, words.values()), default=0)
@@ -238,7 +238,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
     """
     names = dict.fromkeys(key for row in history for key in row)
     terms = [name for name in names if name not in NOT_LOSSES and not name.startswith(VALIDATION_PREFIX)]
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
         figure.suptitle(title, weight="bold")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=True)
@@ -296,7 +296,7 @@ def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
-def _style() -> AbstractContextManager[None]:
+def plot_style() -> AbstractContextManager[None]:
     """Return a context with the style of seaborn, after which the settings of matplotlib are as they were before."""
     looks = seaborn.axes_style("whitegrid") | {"axes.spines.top": False, "axes.spines.right": False}
     looks["text.parse_math"] = False  # names may hold "$", between which matplotlib would read formulas

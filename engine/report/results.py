@@ -18,6 +18,10 @@ from engine.report.plots import draw_distributions
 from engine.report.tables import CaseRow, failed, pick_cases, pick_false_positive, summary_table, write_summary
 from engine.stages import STAGES
 
+DETECTION = {
+    "detection.png": "how well scans with a tumour and lesions are found",
+    "calibration.png": "how often voxels belong to the target, by their probability",
+}
 PLOTTED = ("dice", "nsd_2mm", "hd95_mm", "volume_error_ml")
 
 
@@ -33,6 +37,7 @@ def write_results(
     find_mask: Callable[[Case], Path],
     find_probability: Callable[[Case], Path] | None = None,
     curves: Path | None = None,
+    detection: str = "",
 ) -> None:
     """Write and print the summary, draw pictures of it and of some cases, and put everything into report.html.
 
@@ -49,6 +54,7 @@ def write_results(
         find_mask: Returns the file of a case's prediction, for the link in the report.
         find_probability: Returns the file of a case's probabilities, for the report, which shows those that exist.
         curves: The picture of the losses of the training, if the report is to show it.
+        detection: Detection and calibration as lines to read; the report then shows their pictures, too.
 
     A picture that cannot be drawn is reported and left out.
     """
@@ -84,6 +90,8 @@ def write_results(
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
     shown = [Picture(folder / "distributions.png", f"{title}: distribution of the scores over the cases")]
+    if detection:
+        shown += [Picture(folder / name, f"{title}: {caption}") for name, caption in DETECTION.items()]
     shown += [Picture(curves, "Losses and validation Dice of the training")] if curves else []
     shown += [
         Picture(folder / f"{rank}.png", f"{rank.replace('_', ' ').capitalize()}: {row['case']}")
@@ -97,7 +105,7 @@ def write_results(
             cases=cases,
             target=target,
             heading=heading,
-            summary=text.partition("\n\n")[2],
+            summary="\n\n".join(filter(None, (text.partition("\n\n")[2], detection))),
             pictures=shown,
             read_prediction=read_prediction,
             find_mask=find_mask,
@@ -108,6 +116,7 @@ def write_results(
     print(f"\n{text}\nper case: {folder / 'cases.csv'}")
     print("report: " + (page.fault or str(folder / PAGE)))
     print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
+    print(f"\n{detection}" if detection else "", end="")
 
 
 def explain_surface_dice(rows: Sequence[CaseRow], cases: Mapping[str, Case]) -> tuple[str, ...]:

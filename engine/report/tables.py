@@ -70,14 +70,16 @@ class TumourFree:
         )
 
 
-def write_case_table(path: Path, rows: Sequence[CaseRow]) -> None:
+def write_case_table(path: Path, rows: Sequence[CaseRow], columns: Sequence[str] = ()) -> None:
     """Write a CSV table with one row per case, atomically.
 
     Args:
         path: The file.
-        rows: The columns are the keys of all rows, in the order in which they first appear.
+        rows: The rows.
+        columns: The first columns, also if there are no rows. The others are the keys of all rows, in the order in
+            which they first appear.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys((*columns, *(key for row in rows for key in row))))
     # Paths of scans may hold bytes that are not UTF-8.
     with (
         replacing(path) as unfinished,
@@ -248,7 +250,7 @@ def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> 
             centres = {name: asdict(summary) for name, summary in tumour_free_by_centre(rows).items()}
             content["tumour_free"] = {**asdict(summarise_tumour_free(rows)), "centres": centres}
         with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps(_none_if_nan(content), indent=1, allow_nan=False))
+            unfinished.write_text(json.dumps(none_if_nan(content), indent=1, allow_nan=False))
     elif path.suffix == ".csv":
         lines: list[CaseRow] = [{"metric": name, **values} for name, values in metrics.items()]
         lines += [{"metric": name, "n": number} for name, number in counts.items()]
@@ -288,8 +290,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _none_if_nan(value: Any) -> Any:  # noqa: ANN401
+def none_if_nan(value: Any) -> Any:  # noqa: ANN401
     """Replace NaN, which JSON does not have, in nested dictionaries."""
     if isinstance(value, dict):
-        return {name: _none_if_nan(item) for name, item in value.items()}
+        return {name: none_if_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

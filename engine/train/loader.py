@@ -27,18 +27,17 @@ def count_negatives(positives: int, available: int, share: float) -> int:
     return max(1, round(positives * share / (1 - share))) if share and available else 0
 
 
-def share_around_pancreas(positives: int, negatives: int) -> float:
+def share_around_pancreas(negatives: float) -> float:
     """Return the share of the draws of a case with a tumour in which tumour fine looks around its pancreas.
 
     It is such that the boxes around a pancreas show a tumour as often as not. From boxes without one the network would
     learn that a box of this size holds none, and in use it is given such a box in order to find what tumour coarse has
-    missed.
+    missed, and to confirm what it has found. Therefore it sees such boxes even if there is no case without a tumour.
 
     Args:
-        positives: Boxes of cases with a tumour in an epoch.
-        negatives: Boxes of cases without.
+        negatives: Share of the boxes of an epoch that are to be of cases without a tumour, in [0, 1).
     """
-    return min(NOTHING_FOUND, NOTHING_FOUND * negatives / positives)
+    return min(NOTHING_FOUND, NOTHING_FOUND * negatives / (1 - negatives))
 
 
 class EpochSampler(Sampler[list[Draw]]):

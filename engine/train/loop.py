@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from data.common.progress import progress_bar
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import naming_memory_errors
+from engine.infer.models import StageModel
 from engine.processes import mean_over_processes, wait_for_all
 from engine.train.loader import derive_seed
+from engine.train.operating_point import choose_score_thresholds
 from engine.train.profile import profiling
 from engine.train.run_log import RunLog
 from engine.train.step import LESS_MEMORY, LossSums, step_inputs, train_step
@@ -157,6 +159,7 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
             training.device,
             training.recipe.training.negatives,
         )
+        thresholds |= choose_score_thresholds(model_of(training, kept), training.validation, thresholds)
         if writes:
             save_checkpoint(training.folder / "best.pt", replace(kept, thresholds=thresholds))
     if writes:
@@ -166,6 +169,22 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
     if writes and finished:
         best_so_far.unlink()
     training.epochs_done = epoch
+
+
+def model_of(training: Training, checkpoint: Checkpoint) -> StageModel:
+    """Return the network of a training, which has the weights of a checkpoint, as inference uses it."""
+    return StageModel(
+        stage=training.stage,
+        net=training.net.eval(),
+        readout="segmentation",
+        threshold=0.5,
+        device=training.device,
+        run=training.folder,
+        epoch=checkpoint.epoch,
+        split_hash=checkpoint.split_hash,
+        preparation=checkpoint.recipe.preparation,
+        confirms=training.stage.confirms(training.recipe.training.negatives),
+    )
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:

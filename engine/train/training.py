@@ -137,7 +137,7 @@ def prepare_training(
         stage.sampling,
         settings.seed,
         recipe.augmentation.reach,
-        share_around_pancreas(len(train_cases), drawn),
+        share_around_pancreas(settings.negatives),
     )
     sampler = EpochSampler(len(train_cases), settings.seed, len(negatives), drawn, settings.batch_size)
     training = Training(

@@ -1,8 +1,8 @@
 """Choose the best epoch and the binarisation thresholds on the validation cases of the training centres.
 
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
-averaged over the eight flips, on the voxels of the case, without small components and those outside of the pancreas,
-and in as many rounds.
+averaged over the eight flips, on the voxels of the case, without small components, those outside of the pancreas and
+those that are not confirmed, and in as many rounds.
 
 The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
 that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
@@ -19,12 +19,13 @@ from torch import nn
 from data.cases.case import Case
 from data.cases.labels import target_mask
 from data.common.memory import zeros
-from data.samples import reference_box
+from data.samples import pancreas_box, reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, box_probability
 from engine.infer.cascade import segment_in_rounds, select_organ
 from engine.infer.components import keep_components
+from engine.infer.confirmation import confirm
 from engine.processes import of_all, own_share
 from engine.stages import MIN_TUMOUR_ML, Stage
 
@@ -109,10 +110,13 @@ def mean_dice(
     for case in own_share([case for case in cases if negatives or case.target_box(stage.sampling.target)]):
         reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
         segment = _at_threshold(net, stage, case, device, readout)
-        masks = (
-            segment_in_rounds(functools.partial(segment, t), box, case.spacing, stage.sampling) for t in thresholds
-        )
-        found.append((bool(reference.any()), [dice(mask, reference, case.spacing) for mask in masks]))
+        around = pancreas_box(case, stage.sampling) if stage.confirms(negatives) else None
+        curve = []
+        for threshold in thresholds:
+            look = functools.partial(segment, threshold)
+            mask, seen = segment_in_rounds(look, box, case.spacing, stage.sampling)
+            curve.append(dice(confirm(mask, seen, around, look), reference, case.spacing))
+        found.append((bool(reference.any()), curve))
     with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
     mean = np.mean(with_target, axis=0)
     return (1 - negatives) * mean + negatives * np.mean(without, axis=0) if without else mean

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.samples import network_factor
-from engine.infer.cascade import load_model
+from engine.infer.models import load_model
 from engine.published import command as importer
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskNet

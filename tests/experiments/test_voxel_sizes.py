@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data.cases.preparation import Preparation
-from engine.infer.cascade import StageModel
+from engine.infer.models import StageModel
 from engine.stages import STAGES
 from experiments.voxel_sizes import ROWS, Scan, score, table
 from models.dual_task_net import DualTaskOutput

@@ -29,7 +29,7 @@ from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import Execution
 from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
 from engine.evaluate.stage import read_settings
-from engine.infer.cascade import load_model
+from engine.infer.models import load_model
 from engine.infer.volumes import PredictionFolder
 from engine.model_file import read_model_file, write_model_file
 from engine.published.command import import_published

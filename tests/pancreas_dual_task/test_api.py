@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from data.common.files import REPOSITORY
-from engine.infer import predict
+from engine.infer import maps, predict
 from pancreas_dual_task import Cascade, InputError, load_cascade
 from tests.tiny_cascade import OBLIQUE, write_runs, write_scan
 
@@ -66,11 +66,11 @@ def test_an_image_that_is_no_scan_is_refused(cascade, image, problem):
         cascade.segment(image)
 
 
-def test_a_detection_is_a_segmentation_with_likelihoods_in_its_tumours(world, cascade):
+def test_a_detection_is_a_segmentation_with_the_likelihoods_of_its_candidates(world, cascade):
     detection, segmentation = cascade.detect(world / "scan.nii.gz"), cascade.segment(world / "scan.nii.gz")
     assert np.array_equal(detection.mask, segmentation.mask)
-    assert np.array_equal(detection.likelihoods > 0, detection.mask == 2)
     assert detection.likelihoods.max() == pytest.approx(detection.likelihood) and 0.4 < detection.likelihood < 1
+    assert (detection.likelihoods[detection.mask == 2] > 0).mean() > 0.9
     detection.save_likelihoods(world / "map.mha")
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(world / "map.mha"))), detection.likelihoods)
 
@@ -84,6 +84,20 @@ def test_the_only_split_is_used_and_several_have_to_be_named(world, tmp_path):
     assert load_cascade(runs, split="east", device="cpu").models["tumor_fine"].run.parent.name == "east"
     with pytest.raises(InputError, match="no such folder"):
         load_cascade(tmp_path / "missing")
+
+
+def test_an_ensemble_decides_together_and_that_it_disagrees_is_a_doubt(world, cascade, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    for split in ("east", "west"):
+        write_runs(runs, split=split)
+    together = load_cascade(runs, ensemble={"east": 1, "west": 1}, device="cpu")
+    assert [member.run.parent.name for member in together.models["tumor_fine"].members] == ["east", "west"]
+    result, alone = together.segment(world / "scan.nii.gz"), cascade.segment(world / "scan.nii.gz")
+    assert np.array_equal(result.mask, alone.mask) and result.doubts == alone.doubts  # twice the same weights
+    monkeypatch.setattr(maps, "DISAGREEMENT_LIMIT", -0.1)
+    assert any("disagree on the tumour" in doubt for doubt in together.segment(world / "scan.nii.gz").doubts)
+    with pytest.raises(InputError, match="Leave out split"):
+        load_cascade(runs, split="east", ensemble={"east": 1, "west": 1})
 
 
 def test_the_example_of_the_documentation_runs(world, monkeypatch, capsys):

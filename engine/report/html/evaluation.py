@@ -28,9 +28,20 @@ NAMES = {
     "reference_ml": "reference ml",
     "prediction_ml": "predicted ml",
     "volume_error_ml": "error ml",
+    "tumour_score": "tumour score",
 }
 # Columns of the table of cases; the others are in cases.csv.
-COLUMNS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision", "reference_ml", "prediction_ml", "volume_error_ml")
+COLUMNS = (
+    "dice",
+    "nsd_2mm",
+    "hd95_mm",
+    "recall",
+    "precision",
+    "reference_ml",
+    "prediction_ml",
+    "volume_error_ml",
+    "tumour_score",
+)
 FORMS = {"hd95_mm": ".1f", "reference_ml": ".2f", "prediction_ml": ".2f", "volume_error_ml": "+.2f"}
 TAGS = {"missed": "bad", "false_positive": "bad", "failed": "bad", "correctly_empty": "good"}
 CONTEXT_COLOUR = (64, 190, 224)  # of the pancreas around a tumour

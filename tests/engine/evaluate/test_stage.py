@@ -13,7 +13,7 @@ from data.common.errors import InputError
 from data.splits.frozen import frozen_splits
 from engine.evaluate import stage as evaluate
 from engine.evaluate.stage import EarlierEvaluation, EvaluateOptions
-from engine.infer.cascade import StageModel
+from engine.infer.models import StageModel
 from engine.report.tables import write_summary
 from engine.stages import STAGES
 from tests.study_parts import CENTRES

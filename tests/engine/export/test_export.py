@@ -17,7 +17,7 @@ from data.common.records import CHECKSUM, checksum
 from engine.checkpoint import save_checkpoint
 from engine.export import command as export
 from engine.infer import predict
-from engine.infer.cascade import load_model
+from engine.infer.models import load_model
 from engine.infer.scan import hash_models
 from engine.model_file import read_model_file
 from engine.stages import STAGES
@@ -107,9 +107,9 @@ def test_a_scan_is_segmented_with_a_model_file_as_with_its_runs(tmp_path):
     assert np.array_equal(*masks) and masks[0].any()
 
 
-@pytest.mark.parametrize("option", ["--path=runs", "--data=east", "--time=2026_01_02_03_04_05"])
+@pytest.mark.parametrize("option", ["--path=runs", "--data=east", "--time=2026_01_02_03_04_05", "--ensemble=all"])
 def test_a_model_file_leaves_no_choice_of_runs(model, option):
-    with pytest.raises(InputError, match="Leave out --path, --data and --time"):
+    with pytest.raises(InputError, match="Leave out --path, --data, --time and --ensemble, or --model"):
         predict_options("--model", model, option)
 
 

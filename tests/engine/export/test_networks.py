@@ -15,7 +15,7 @@ from engine.export import networks
 from engine.export.bundle import write_bundle
 from engine.export.command import main
 from engine.infer.box import NO_FLIPS, box_probability
-from engine.infer.cascade import build_model
+from engine.infer.models import build_model
 from models.dual_task_net import DualTaskNet, segmentation_probability
 from models.plain import ProbabilityNet
 from tests.conftest import affine_of, assert_clear

@@ -13,8 +13,9 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.infer import cascade
-from engine.infer.cascade import StageModel, load_model, segment_scan, segment_stage, select_roi
+from engine.infer.cascade import segment_scan, segment_stage, select_roi
 from engine.infer.components import keep_components
+from engine.infer.models import StageModel, load_model
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage
 from models.dual_task_net import DualTaskNet, DualTaskOutput

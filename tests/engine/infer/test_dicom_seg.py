@@ -84,7 +84,7 @@ def run(monkeypatch, tmp_path):
     """Return a function that runs predict.py with --dicom-seg; a threshold segments in the place of the models."""
     calls = []
 
-    def segment(models, image, spacing):
+    def segment(models, image, spacing, **_):
         calls.append(spacing)
         return CascadeResult((image > -300).astype(np.uint8) + (image > 300), ())
 
@@ -93,11 +93,12 @@ def run(monkeypatch, tmp_path):
         device=torch.device("cpu"),
         stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
         fast=False,
+        members=(),
         run=tmp_path,
+        sha256="of the network",
         readout="segmentation",
         threshold=0.5,
     )
-    (tmp_path / "best.pt").write_text("the network")
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(scan_steps, "segment_scan", segment)
     monkeypatch.setattr(scan_steps, "draw_overlay", lambda path, *_, **__: path.touch())
@@ -149,7 +150,7 @@ def test_rounded_positions_and_slices_thicker_than_their_distance_are_read_back(
 
 
 def test_a_mask_of_two_parts_with_empty_slices_between_them_is_read_back(run, series, monkeypatch):
-    def two_parts(models, image, spacing):
+    def two_parts(models, image, spacing, **_):
         label = np.zeros(image.shape, np.uint8)
         label[1, 4:9, 4:9], label[5:7, 4:9, 4:9] = 1, 2
         return CascadeResult(label, ())
@@ -259,7 +260,7 @@ def test_a_scan_of_another_format_gets_its_mask_and_a_note(run, series, tmp_path
 
 @pytest.mark.parametrize("found", [0, 2])
 def test_segments_without_voxels_are_not_described(run, series, monkeypatch, found):
-    def segment(models, image, spacing):
+    def segment(models, image, spacing, **_):
         return CascadeResult((image > 300).astype(np.uint8) * found, ())
 
     monkeypatch.setattr(scan_steps, "segment_scan", segment)

@@ -34,7 +34,7 @@ def seen(monkeypatch, tmp_path) -> dict:
     """What the models are given. In their place a threshold segments: tissue is pancreas, bone is tumour."""
     seen = {}
 
-    def segment(models, image, spacing):
+    def segment(models, image, spacing, **_):
         seen.update(shape=image.shape, spacing=spacing)
         return CascadeResult((image > -300).astype(np.uint8) + (image > 300), ())
 
@@ -44,6 +44,7 @@ def seen(monkeypatch, tmp_path) -> dict:
         device=torch.device("cpu"),
         stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
         fast=False,
+        members=(),
         run=tmp_path,
         sha256="of the network",
         readout="segmentation",
@@ -156,7 +157,7 @@ def test_an_interruption_keeps_the_rows_of_the_scans_that_are_done(seen, tmp_pat
 
     started = []
 
-    def interrupt_the_second(models, image, spacing):
+    def interrupt_the_second(models, image, spacing, **_):
         started.append(spacing)
         if len(started) == 2:
             raise KeyboardInterrupt
@@ -208,7 +209,7 @@ def test_without_memory_for_other_scans_each_has_the_memory_for_itself(seen, tmp
     scans, events = blocks(tmp_path, "a.nii.gz", "b.nii.gz"), []
     read, segment, write = scan_steps.read_image, scan_steps.segment_scan, scan_steps.write_mask
     monkeypatch.setattr(scan_steps, "read_image", lambda *given: (events.append("read"), read(*given))[1])
-    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given: (events.append("segment"), segment(*given))[1])
+    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given, **_: (events.append("segment"), segment(*given))[1])
     monkeypatch.setattr(scan_steps, "write_mask", lambda *given: (events.append("write"), write(*given))[1])
     monkeypatch.setattr(scan_steps, "free_memory", lambda: 10**6)
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
@@ -247,9 +248,9 @@ from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES
 stage, root = STAGES["pancreas_coarse"], Path(sys.argv[1])
 model = SimpleNamespace(preparation=Preparation(), device=torch.device("cpu"), stage=stage, run=root,
-                        readout="segmentation", threshold=0.5, fast=False, sha256="of the network")
+                        readout="segmentation", threshold=0.5, fast=False, members=(), sha256="of the network")
 predict.load_models = lambda options: {"pancreas_coarse": model}
-scan.segment_scan = lambda models, image, spacing: CascadeResult((image > -300).astype(np.uint8), ())
+scan.segment_scan = lambda models, image, spacing, **_: CascadeResult((image > -300).astype(np.uint8), ())
 sys.exit(predict.main(sys.argv[2:]))
 """
     arguments = [str(tmp_path), *scans, "--path", str(tmp_path), "-o", str(tmp_path / "out"), "--quiet", "--shard"]
@@ -283,13 +284,15 @@ def test_doubts_of_the_cascade_are_flagged_in_the_table(seen, tmp_path, monkeypa
     monkeypatch.setattr(scan_steps, "find_doubts", lambda scan: ())
     monkeypatch.setattr(scan_steps, "find_doubts_of_size", lambda pancreas_ml: ())
     doubtful = {"doubts": ("the voxels are unlike those of the training",), "notes": ("tumour fine: nothing found",)}
-    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given: segment(*given)._replace(**doubtful))
+    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given, **_: segment(*given)._replace(**doubtful))
     assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
     (row,) = rows_of(tmp_path / "out")
     assert row["unreliable"] == "yes"
     assert row["note"] == "the voxels are unlike those of the training; tumour fine: nothing found"
     assert "unreliable: the voxels are unlike" in capsys.readouterr().out
-    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given: segment(*given)._replace(notes=doubtful["notes"]))
+    monkeypatch.setattr(
+        scan_steps, "segment_scan", lambda *given, **_: segment(*given)._replace(notes=doubtful["notes"])
+    )
     assert predict.main([scan, "-o", str(tmp_path / "certain")]) == 0
     assert rows_of(tmp_path / "certain")[0]["unreliable"] == ""
 

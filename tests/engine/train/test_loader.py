@@ -74,8 +74,8 @@ def test_without_others_an_epoch_is_a_permutation_of_its_cases():
 def test_boxes_around_a_pancreas_show_a_tumour_as_often_as_not():
     positives, negatives = 30, count_negatives(30, 9, 0.25)
     assert negatives == 10
-    assert 30 * share_around_pancreas(positives, negatives) == pytest.approx(negatives / 2)
-    assert share_around_pancreas(30, 0) == 0 and share_around_pancreas(3, 30) == 0.5
+    assert positives * share_around_pancreas(0.25) == pytest.approx(negatives / 2)
+    assert share_around_pancreas(0.0) == 0 and share_around_pancreas(0.9) == 0.5
 
 
 def test_cases_without_a_tumour_of_centres_without_any_take_no_part():

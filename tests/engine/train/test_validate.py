@@ -13,7 +13,8 @@ from data.cases.preparation import Preparation
 from data.samples import reference_box
 from data.scans.grid import Grid
 from engine.infer.box import segment_box
-from engine.infer.cascade import StageModel, segment_stage
+from engine.infer.cascade import segment_stage
+from engine.infer.models import StageModel
 from engine.stages import STAGES
 from engine.train.validate import EPOCH_THRESHOLDS, THRESHOLDS, choose_threshold, dice, mean_dice, validation_dice
 from models.dual_task_net import DualTaskOutput

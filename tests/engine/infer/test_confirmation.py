@@ -1,0 +1,107 @@
+"""What tumour fine finds around a finding of tumour coarse has to be found around the pancreas, too."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data.augment import Augmentation
+from data.cases.case import read_case, write_case
+from data.cases.preparation import Preparation
+from data.scans.grid import Grid
+from engine.checkpoint import Checkpoint, save_checkpoint
+from engine.infer.cascade import segment_stage
+from engine.infer.models import StageModel, load_model
+from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.stages import STAGES
+from engine.train.validate import dice, mean_dice
+from models.dual_task_net import DualTaskNet, DualTaskOutput
+
+CPU = torch.device("cpu")
+SPACING = (2.0, 2.0, 2.0)
+STAGE = replace(STAGES["tumor_fine"], sampling=replace(STAGES["tumor_fine"].sampling, target_mm=SPACING))
+TUMOUR, SWELLING, GLAND = 50, 150, 100  # HU
+
+
+class FooledUpClose(nn.Module):
+    """Segments what has the HU of a tumour, and in small boxes a swelling of the gland as well."""
+
+    def forward(self, x):
+        hu = x * 340 - 100
+        found = abs(hu - TUMOUR) < 20
+        if x.shape[-1] < 60:
+            found = found | (abs(hu - SWELLING) < 20)
+        return DualTaskOutput(torch.where(found, 9.0, -9.0), None, None, None)
+
+
+@pytest.fixture
+def scan() -> np.ndarray:
+    """A long pancreas with a tumour at one end and a swelling at the other."""
+    image = np.zeros((40, 60, 120), np.int16)
+    image[10:30, 20:40, 20:100] = GLAND
+    image[16:22, 26:34, 24:34] = TUMOUR
+    image[14:26, 24:36, 80:96] = SWELLING
+    return image
+
+
+def look(image: np.ndarray, roi: np.ndarray, *, confirms: bool) -> np.ndarray:
+    model = StageModel(STAGE, FooledUpClose(), "segmentation", 0.5, CPU, Path("run"), 1, "", Preparation())
+    return segment_stage(replace(model, confirms=confirms), image, SPACING, roi, image >= TUMOUR).mask
+
+
+def test_what_is_taken_for_a_tumour_up_close_alone_does_not_count(scan):
+    assert np.array_equal(look(scan, scan == SWELLING, confirms=False), scan == SWELLING)
+    assert not look(scan, scan == SWELLING, confirms=True).any()
+
+
+def test_a_tumour_is_confirmed_with_the_outline_that_is_seen_up_close(scan):
+    scan[22:24, 26:34, 24:34] = SWELLING  # is seen up close alone, but belongs to the tumour
+    scan[14:26, 24:36, 80:96] = GLAND
+    outline = (scan == TUMOUR) | (scan == SWELLING)
+    assert np.array_equal(look(scan, scan == TUMOUR, confirms=True), outline)
+
+
+def test_a_stage_that_looks_around_the_pancreas_anyway_looks_once(scan):
+    for confirms in (False, True):
+        assert np.array_equal(look(scan, scan >= TUMOUR, confirms=confirms), scan == TUMOUR)
+
+
+def test_the_validation_confirms_too(tmp_path, scan):
+    """A tumour that is seen up close alone is missed, so that another epoch or threshold is chosen."""
+    label = (scan > 0).astype(np.uint8)
+    label[scan == SWELLING] = 2
+    scan[scan == TUMOUR] = GLAND
+    facts = {"patient": "p", "spacing": SPACING, "grid": Grid.plain(scan.shape, SPACING), "source": {}}
+    case = read_case(write_case(tmp_path, "c", "one", scan, label, **facts))
+    for negatives in (0.0, 0.25):  # of which the first stands for a network that is not asked
+        found = dice(look(scan, label == 2, confirms=negatives > 0), label == 2, SPACING)
+        assert found == (negatives == 0)
+        assert mean_dice(FooledUpClose(), STAGE, [case], CPU, negatives=negatives, thresholds=(0.5,)) == [found]
+
+
+@pytest.mark.parametrize("stage_name", ["tumor_coarse", "tumor_fine"])
+@pytest.mark.parametrize("negatives", [0.0, 0.25])
+def test_only_a_network_that_has_seen_boxes_without_a_tumour_is_asked_to_confirm(tmp_path, stage_name, negatives):
+    stage = STAGES[stage_name]
+    net = DualTaskNet(width=8, heads=stage.method.heads)
+    training = TrainSettings(epochs=1, negatives=negatives)
+    recipe = Recipe(NetworkSettings(width=8), stage.method, stage.sampling, Augmentation(), training, Preparation())
+    run = tmp_path / stage_name / "west" / "2026_01_01_00_00_00"
+    run.mkdir(parents=True)
+    checkpoint = Checkpoint(
+        stage=stage_name,
+        split="west",
+        split_hash="",
+        data_hash="",
+        recipe=recipe,
+        spacing_range=None,
+        epoch=1,
+        net=net.state_dict(),
+        thresholds={"segmentation": 0.5},
+    )
+    save_checkpoint(run / "best.pt", checkpoint)
+    model = load_model(tmp_path, stage_name, "west", CPU)
+    assert model.confirms == (stage_name == "tumor_fine" and negatives > 0)
