@@ -19,6 +19,8 @@ from data.verify import command as verify
 from engine.evaluate import folder
 from engine.evaluate import options as evaluate
 from engine.export import command as export
+from engine.infer import predict
+from engine.published import command as published
 from engine.stages import STAGES
 from engine.study import command as study
 from engine.train import options as train
@@ -40,6 +42,7 @@ def after(action: str) -> Parse:
 COMMANDS: dict[str, Parse] = {
     **{f"train {stage}": of_stage(train.parse, stage) for stage in STAGES},
     **{f"evaluate {stage}": of_stage(evaluate.parse, stage) for stage in STAGES},
+    "predict": predict.parse,
     "prepare": prepare.parse_options,
     "verify": verify.parse_options,
     "study": study.parse,
@@ -50,9 +53,10 @@ COMMANDS: dict[str, Parse] = {
     "export-nnunet": export_nnunet.parse_options,
     "contact-sheet": contact_sheet.parse_options,
     "phantom": phantom.parse_options,
+    "import": published.parse,
     "panorama": panorama._parse,
 }
-GROUPED = {"train", "evaluate", "prepare", "verify", "study run", "splits", "score", "export", "phantom"}
+GROUPED = {"train", "evaluate", "predict", "prepare", "verify", "study run", "splits", "score", "export", "phantom"}
 
 
 def help_of(parse: Parse, capsys: pytest.CaptureFixture[str]) -> str:
@@ -101,12 +105,12 @@ def test_options_are_in_groups(name, capsys):
 
 
 def test_every_command_is_tested_here():
-    assert {name.split()[0] for name in COMMANDS} | {"predict", "import"} == set(SUBCOMMANDS)
+    assert {name.split()[0] for name in COMMANDS} == set(SUBCOMMANDS)
 
 
 def test_the_examples_of_the_installed_package_show_its_command(monkeypatch, capsys):
     monkeypatch.setattr(program, "IS_INSTALLED", True)
-    for name in ("prepare", "verify", "splits", "phantom", "score", "export", "train tumor_fine"):
+    for name in ("predict", "prepare", "verify", "splits", "phantom", "score", "export", "train tumor_fine"):
         assert all(
             typed.startswith(f"pancreas-dual-task {name}") for typed, _ in examples_of(help_of(COMMANDS[name], capsys))
         )

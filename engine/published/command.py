@@ -74,9 +74,12 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
     return run
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Import one checkpoint as the command line says."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        InputError: If the threshold is not one of probabilities.
+    """
     predict = command_name("predict.py", "predict")
     parser = argparse.ArgumentParser(
         prog=command_name("python -m engine.published", "import"),
@@ -98,6 +101,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
+    return args
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Import one checkpoint as the command line says."""
+    args = parse(argv)
     print(
         import_published(
             args.file, stage_name=args.stage, threshold=args.thresh, checkpoints=args.path, split=args.data
