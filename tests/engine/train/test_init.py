@@ -183,7 +183,7 @@ def test_the_memory_estimate_knows_a_frozen_encoder(monkeypatch):
     monkeypatch.setattr("benchmarks.memory.new_network", frozen)
     measured, _ = measured_step(network, method, shape, batch_size=1, device=CPU)
     estimate, free = (
-        step_memory(network, method, shape, batch_size=1, gpu=False, frozen=is_frozen) for is_frozen in (True, False)
+        step_memory(network, method, shape, batch_size=1, half=False, frozen=is_frozen) for is_frozen in (True, False)
     )
     assert estimate == pytest.approx(measured, rel=0.1) and estimate < 0.95 * free
 
