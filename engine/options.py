@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from data.augment import Augmentation
 from data.common.settings import change_settings
+from data.common.text import OptionGroup
 from engine.checkpoint import DEFAULT_CHECKPOINTS
 from engine.recipe import NetworkSettings, TrainSettings
 from engine.stages import Stage
@@ -20,21 +21,21 @@ T = TypeVar("T", bound="DataclassInstance")
 METAVARS = {int: "N", float: "FLOAT"}
 
 
-def add_gpu(parser: argparse.ArgumentParser) -> None:
+def add_gpu(parser: OptionGroup) -> None:
     """Add ``--gpu``, which ``engine.device.choose_device`` reads."""
     parser.add_argument(
         "--gpu", default="auto", metavar="GPU", help="device to compute on: auto, the number of a GPU, or cpu"
     )
 
 
-def add_path(parser: argparse.ArgumentParser) -> None:
+def add_path(parser: OptionGroup) -> None:
     """Add ``--path``, the folder of all runs."""
     parser.add_argument(
         "--path", type=Path, default=DEFAULT_CHECKPOINTS, metavar="DIR", help="folder in which runs are kept"
     )
 
 
-def add_average(parser: argparse.ArgumentParser) -> None:
+def add_average(parser: OptionGroup) -> None:
     """Add ``--average``."""
     parser.add_argument(
         "--average",
@@ -43,7 +44,7 @@ def add_average(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_fast(parser: argparse.ArgumentParser) -> None:
+def add_fast(parser: OptionGroup) -> None:
     """Add ``--fast``."""
     parser.add_argument(
         "--fast",
@@ -52,16 +53,16 @@ def add_fast(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_save_probabilities(parser: argparse.ArgumentParser) -> None:
+def add_save_probabilities(parser: OptionGroup) -> None:
     """Add ``--save-probabilities``."""
     parser.add_argument(
         "--save-probabilities",
         action="store_true",
-        help="write the probabilities on the grid of every scan, too, as compressed NIfTI with a byte per voxel",
+        help="also write the probabilities on the grid of every scan, as compressed NIfTI with a byte per voxel",
     )
 
 
-def add_allow_duplicates(parser: argparse.ArgumentParser) -> None:
+def add_allow_duplicates(parser: OptionGroup) -> None:
     """Add ``--allow-duplicates``."""
     parser.add_argument(
         "--allow-duplicates",
@@ -70,7 +71,7 @@ def add_allow_duplicates(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: "DataclassInstance", leave_out: Iterable[str] = ()) -> None:
+def add_settings(parser: OptionGroup, settings: "DataclassInstance", leave_out: Iterable[str] = ()) -> None:
     """Give every field of a settings dataclass an option.
 
     Args:
@@ -103,21 +104,25 @@ def read_settings(kind: type[T], args: argparse.Namespace) -> T:
     return kind(**{f.name: getattr(args, f.name) for f in fields(kind) if hasattr(args, f.name)})
 
 
-def add_changes(parser: argparse.ArgumentParser, flag: str, settings: "DataclassInstance", text: str) -> None:
+def add_changes(parser: OptionGroup, flag: str, settings: "DataclassInstance", text: str) -> None:
     """Add a repeatable option ``NAME=VALUE`` that changes single fields of a settings dataclass.
 
-    The help lists all fields with their values; ``data.common.settings.change_settings`` applies what was typed.
+    The help lists all fields with their values, those that are described on lines of their own;
+    ``data.common.settings.change_settings`` applies what was typed.
     """
     described = [_describe(f.name, getattr(settings, f.name), f.metadata.get("help", "")) for f in fields(settings)]
-    parser.add_argument(
-        flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text} (repeatable): {'; '.join(described)}"
+    listed = (
+        "\n" + "\n".join(described)
+        if any(f.metadata.get("help") for f in fields(settings))
+        else " " + "; ".join(described)
     )
+    parser.add_argument(flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text} (repeatable):{listed}")
 
 
 def _describe(name: str, value: object, text: str) -> str:
     """One setting for a help text; argparse expands per cent signs."""
     shown = ",".join(f"{v:g}" for v in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-    return f"{name}={shown}{f' ({text})' if text else ''}".replace("%", "%%")
+    return f"{name}={shown}{f'  {text}' if text else ''}".replace("%", "%%")
 
 
 class RecipeOptions(NamedTuple):
@@ -148,15 +153,17 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
     """Add the options that ``read_recipe_options`` reads, with the defaults of ``stage``.
 
     Args:
-        parser: Gets the options.
+        parser: Gets the options, in groups of their own.
         stage: Of the cascade.
         leave_out: Names of settings of the training that get no option.
     """
-    add_settings(parser, TrainSettings(epochs=stage.epochs), {*leave_out, *without_option(stage)})
-    add_settings(parser, NetworkSettings())
-    add_changes(parser, "--augment", Augmentation(), "change a setting of the augmentation")
-    add_changes(parser, "--sampling", stage.sampling, "change what the stage sees of a scan")
-    parser.add_argument(
+    training = parser.add_argument_group("training")
+    add_settings(training, TrainSettings(epochs=stage.epochs), {*leave_out, *without_option(stage)})
+    add_settings(parser.add_argument_group("network"), NetworkSettings())
+    inputs = parser.add_argument_group("augmentation and sampling")
+    add_changes(inputs, "--augment", Augmentation(), "change a setting of the augmentation")
+    add_changes(inputs, "--sampling", stage.sampling, "change which part of a scan the stage sees, and how")
+    inputs.add_argument(
         "--target-mm",
         dest="sampling",
         action="append",

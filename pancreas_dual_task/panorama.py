@@ -17,7 +17,7 @@ from pathlib import Path
 from data.common.errors import InputError, command
 from data.common.files import check_writable, replacing
 from data.common.program import COMMAND
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, add_examples
 from engine.options import add_average, add_fast, add_gpu, add_path
 from pancreas_dual_task.api import load_cascade
 
@@ -75,6 +75,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_path(parser)
     add_average(parser)
     add_fast(parser)
+    add_examples(
+        parser,
+        ("", "read /input and write /output, as the platform of the challenge runs a container"),
+        ("--input scan --output out --path checkpoints", "try the same outside a container"),
+    )
     return parser.parse_args(argv)
 
 

@@ -1,16 +1,16 @@
 """The command-line options that several commands share: where the prepared cases are, and which series is read."""
 
-import argparse
 from pathlib import Path
 
 from data.cases.store import DEFAULT_STORE
+from data.common.text import OptionGroup
 
 
-def add_store(parser: argparse.ArgumentParser, *, alone: bool = False) -> None:
+def add_store(parser: OptionGroup, *, alone: bool = False) -> None:
     """Add ``--store``, the folder of the prepared cases; ``~`` in it stands for the home folder.
 
     Args:
-        parser: Of the command.
+        parser: Of the command, or a group of its options.
         alone: Whether ``--store`` may stand without a folder and then means the default one.
     """
     parser.add_argument(
@@ -24,7 +24,7 @@ def add_store(parser: argparse.ArgumentParser, *, alone: bool = False) -> None:
     )
 
 
-def add_series(parser: argparse.ArgumentParser) -> None:
+def add_series(parser: OptionGroup) -> None:
     """Add ``--series``, which chooses between the series of a DICOM folder; see ``data.scans.dicom_series``."""
     parser.add_argument(
         "--series",

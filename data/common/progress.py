@@ -7,6 +7,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from tqdm import tqdm
 
+from data.common.text import OptionGroup
+
 Progress: TypeAlias = tqdm
 T = TypeVar("T")
 
@@ -17,7 +19,7 @@ LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} r
 _is_quiet = False  # of this process; set by its command line
 
 
-def add_quiet(parser: argparse.ArgumentParser) -> None:
+def add_quiet(parser: OptionGroup) -> None:
     """Add ``--quiet``, which turns the progress of this process off when the command line is parsed."""
     global _is_quiet
     _is_quiet = False

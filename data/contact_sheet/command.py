@@ -15,6 +15,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable
 from data.common.program import command_name
 from data.common.progress import add_quiet, progress
+from data.common.text import HelpFormatter, add_examples
 from data.contact_sheet.sheet import draw_tile, write_sheets
 
 
@@ -32,11 +33,17 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(
         prog=command_name("python -m data.contact_sheet", "contact-sheet"),
         description="Draw the prepared cases of each centre on contact sheets, one tile for each case.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the pictures")
     add_store(parser)
     parser.add_argument("--centres", nargs="+", metavar="NAME", help="names of the centres to draw (default: all)")
     add_quiet(parser)
+    add_examples(
+        parser,
+        ("sheets", "draw all prepared cases"),
+        ("sheets --centres hospital_a", "draw the cases of one centre"),
+    )
     return Options(**vars(parser.parse_args(argv)))
 
 

@@ -30,6 +30,7 @@ from data.common.files import remove_unfinished, replacing
 from data.common.parallel import in_parallel
 from data.common.program import command_name
 from data.common.progress import add_quiet
+from data.common.text import HelpFormatter, add_examples
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.scans.volume import write_image, write_mask
 from data.splits.frozen import frozen_splits
@@ -166,10 +167,12 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(
         prog=command_name("python -m data.export", "export-nnunet"),
         description="Export prepared cases as a raw data set of nnU-Net (version 2), with the same split.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of nnU-Net's raw data sets (nnUNet_raw)")
-    add_store(parser)
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    add_store(data)
+    data.add_argument(
         "--data",
         default=NONE_HELD_OUT,
         metavar="SPLIT",
@@ -177,21 +180,27 @@ def parse_options(argv: Sequence[str] | None) -> Options:
         f"{command_name('python -m data.splits', 'splits')} shows "
         "(default: %(default)s, which exports all cases for training)",
     )
-    parser.add_argument(
+    output = parser.add_argument_group("output and machine")
+    output.add_argument(
         "--id", type=int, default=901, metavar="N", help="number of the data set, 1 to 999 (default: %(default)s)"
     )
-    parser.add_argument(
+    output.add_argument(
         "--name", default="Pancreas", metavar="NAME", help="name of the data set (default: %(default)s)"
     )
-    parser.add_argument(
+    data.add_argument(
         "--allow-duplicates",
         action="store_true",
         help="export even if a scan or patient is in two parts of the split (default: refuse)",
     )
-    parser.add_argument(
+    output.add_argument(
         "--workers", type=int, default=1, metavar="N", help="number of cases written at a time (default: %(default)s)"
     )
-    add_quiet(parser)
+    add_quiet(output)
+    add_examples(
+        parser,
+        ("nnUNet_raw", "export all prepared cases for training"),
+        ("nnUNet_raw --data hospital_a --id 902", "export hospital_a as test cases, and all others for training"),
+    )
     options = Options(**vars(parser.parse_args(argv)))
     if not 1 <= options.id <= 999:
         raise InputError(f"--id {options.id}", "nnU-Net's data sets have numbers of three digits", "use 1 to 999")

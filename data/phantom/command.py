@@ -23,6 +23,7 @@ from data.common.files import replacing
 from data.common.parallel import in_parallel
 from data.common.program import command_name
 from data.common.progress import add_quiet
+from data.common.text import HelpFormatter, add_examples
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.scans.grid import Grid
 
@@ -153,9 +154,10 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
     parser = argparse.ArgumentParser(
         prog=command_name("python -m data.phantom", "phantom"),
         description="Write synthetic centres in the layout 'folder' (images/ and labels/), or as prepared cases.",
+        formatter_class=HelpFormatter,
     )
-    add = parser.add_argument
-    add("out", metavar="OUT", type=Path, help="folder to write, with a sub-folder per centre")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write, with a sub-folder per centre")
+    add = parser.add_argument_group("scans").add_argument
     add(
         "--cases",
         type=_positive_integer,
@@ -188,19 +190,26 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         metavar="NAME",
         help=f"centres to write (default: {', '.join(DEFAULT_CENTRES)}; with --anatomy all sub-folders of DIR)",
     )
-    add(
+    output = parser.add_argument_group("output and machine")
+    output.add_argument(
         "--prepared",
         action="store_true",
         help="write OUT as a store of prepared cases, to be given as --store (default: write scans and labels)",
     )
-    add(
+    output.add_argument(
         "--workers",
         type=_positive_integer,
         default=2,
         metavar="N",
         help="number of processes that render cases at the same time (default: %(default)s)",
     )
-    add_quiet(parser)
+    add_quiet(output)
+    add_examples(
+        parser,
+        ("phantoms", "write three small centres of eight cases, to be read by data.prepare"),
+        ("phantoms --cases 2 --size full", "write scans of clinical size, to measure memory and time"),
+        ("store --prepared", "write prepared cases, on which the training scripts start with --store store"),
+    )
     args = parser.parse_args(argv)
     return PhantomOptions(
         out=args.out,

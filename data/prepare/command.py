@@ -29,6 +29,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.parallel import in_parallel
 from data.common.program import command_name
+from data.common.text import add_examples
 from data.duplicates.thumbnail import load_thumbnail
 from data.prepare.disk import estimate_disk_use
 from data.prepare.provenance import source_of
@@ -276,30 +277,38 @@ def parse_options(argv: Sequence[str] | None) -> PrepareOptions:
         prog=command_name("python -m data.prepare", "prepare"),
         description="Read the scans of a centre once and store them ready for training.",
     )
-    add_centre_arguments(parser)
+    output = add_centre_arguments(parser)
     parser.add_argument(
         "--list",
         action=_PrintSources,
         nargs=0,
         help="print which data sets can be read, their licences and where to download them, and exit",
     )
-    parser.add_argument(
+    preparation = parser.add_argument_group("preparation")
+    preparation.add_argument(
         "--crop",
         choices=("body", "none"),
         default="body",
         help="crop each scan to the body, with a margin and the whole label, or do not crop (default: %(default)s)",
     )
-    parser.add_argument(
+    preparation.add_argument(
         "--spacing",
         type=float,
         nargs=3,
         metavar=("Z", "Y", "X"),
         help="voxel size in mm to resample the scans to, one number per axis (default: each scan keeps its own)",
     )
-    parser.add_argument(
+    output.add_argument(
         "--fill-disk",
         action="store_true",
         help="start even if the prepared cases may need more space than the disk has (default: refuse to start)",
+    )
+    add_examples(
+        parser,
+        ("folder /data/hospital_a --centre hospital_a", "prepare your own scans, in the folders images/ and labels/"),
+        ("msd Task07_Pancreas --centre msd", "prepare a public data set as it was unpacked"),
+        ("folder scans.csv --centre b --centre-by scanner", "prepare the scans of a table, a centre for each scanner"),
+        ("--list", "list the data sets that can be read, with their licences and addresses"),
     )
     args = parser.parse_args(argv)
     spacing = args.spacing and tuple(args.spacing)

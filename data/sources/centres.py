@@ -15,7 +15,7 @@ from pathlib import Path
 from data.cases.options import add_series, add_store
 from data.common.errors import InputError
 from data.common.progress import add_quiet
-from data.common.text import is_valid_name
+from data.common.text import HelpFormatter, is_valid_name
 from data.sources.base import Entry
 from data.sources.catalogue import SOURCES, layouts, remarks
 from data.sources.label_map import LabelMap, find_contradiction
@@ -106,14 +106,17 @@ class Centre:
         return self.folder.glob("[!.]*/case.json")
 
 
-def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = False) -> None:
-    """Declare the arguments of ``CentreOptions``, and list the layout of every data set at the end of the help.
+def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = False) -> argparse._ArgumentGroup:
+    """Declare the arguments of ``CentreOptions``, and list the layout of every data set after them in the help.
 
     Args:
         parser: Of the command.
         or_store: Whether the command also works on the store alone, without SOURCE, ROOT and --centre.
+
+    Returns:
+        The last group of options, "output and machine", for what the command itself adds to it.
     """
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = HelpFormatter
     parser.epilog = (
         f"what ROOT holds, by SOURCE:\n{layouts()}\n\nnames of label codes, made of these words:\n{names_help()}"
     )
@@ -128,21 +131,30 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         help="folder of the data set, or a table (.csv) of your own scans",
         nargs=count,
     )
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument(
         "--centre",
         required=not or_store,
         metavar="NAME",
         default=None if or_store else argparse.SUPPRESS,
         help="name under which the store, the splits and the results list this centre",
     )
-    parser.add_argument(
+    data.add_argument(
         "--centre-by",
         metavar="COLUMN",
         help="column of the data set's table, such as the scanner; each of its values becomes a centre NAME_<value> "
         "(default: one centre)",
     )
-    add_store(parser, alone=or_store)
-    parser.add_argument(
+    add_store(data, alone=or_store)
+    add_series(data)
+    data.add_argument(
+        "--moved",
+        action="store_true",
+        help="accept a ROOT other than the one from which this centre was prepared, if that no longer exists "
+        "(default: refuse it)",
+    )
+    labels = parser.add_argument_group("labels")
+    labels.add_argument(
         "--labels",
         default="auto",
         metavar="MAP",
@@ -150,27 +162,22 @@ def add_centre_arguments(parser: argparse.ArgumentParser, *, or_store: bool = Fa
         f'code "*" stands for all others, such as {EXAMPLE_MAP} (default: auto, by the names that a label file or '
         "dataset.json gives to its codes, otherwise as the data set documents them)",
     )
-    parser.add_argument(
+    labels.add_argument(
         "--accept-labels",
         action="store_true",
         help="use labels whose volume or place is implausible, and --labels that contradicts the names of the codes "
         "(default: refuse them)",
     )
-    add_series(parser)
-    parser.add_argument(
-        "--moved",
-        action="store_true",
-        help="accept a ROOT other than the one from which this centre was prepared, if that no longer exists "
-        "(default: refuse it)",
-    )
-    parser.add_argument(
+    output = parser.add_argument_group("output and machine")
+    output.add_argument(
         "--workers",
         type=int,
         default=min(os.cpu_count() or 1, 4),
         metavar="N",
         help="number of processes that read cases at the same time (default: %(default)s)",
     )
-    add_quiet(parser)
+    add_quiet(output)
+    return output
 
 
 def find_centres(options: CentreOptions) -> list[Centre]:

@@ -10,20 +10,11 @@ from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import InputError, command
 from data.common.program import command_name
+from data.common.text import HelpFormatter, add_examples
 from data.splits.folds import FOLDS, MIN_FOLDS, make_folds
 from data.splits.frozen import frozen_splits, read_splits, write_splits
 from data.splits.lists import read_lists
 from data.splits.split import Split, select_cases
-
-EXAMPLES = """examples:
-  {splits}                        show the splits of the store
-  {splits} --folds 5              add a cross-validation over all centres: folds_1 to folds_5
-  {splits} --folds 5 --within a   add one inside the centre a: a_folds_1 to a_folds_5
-  {splits} --from lists.json      add the splits that are written down in a file
-
-The splits that hold one centre out need no option: they are drawn when they are first needed. Training and evaluation
-use the split that --data names, or all folds of a cross-validation with --data folds.
-"""
 
 
 @dataclass(frozen=True)
@@ -42,31 +33,39 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     Raises:
         InputError: If ``--within`` is given without ``--folds``.
     """
-    splits = command_name("python -m data.splits", "splits")
     parser = argparse.ArgumentParser(
-        prog=splits,
-        description="Show which cases of a store are trained on, validated on and tested on; add splits to it.",
-        epilog=EXAMPLES.format(splits=splits),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=command_name("python -m data.splits", "splits"),
+        description="Show which cases of a store are trained on, validated on and tested on, and add splits to it. The "
+        "splits that hold one centre out need no option: they are drawn when they are first needed. Training and "
+        "evaluation use the split that --data names, or all folds of a cross-validation with --data folds.",
+        formatter_class=HelpFormatter,
     )
-    add_store(parser)
-    parser.add_argument(
+    add_store(parser.add_argument_group("data"))
+    added = parser.add_argument_group("splits to add")
+    added.add_argument(
         "--folds",
         type=int,
         metavar="N",
         help=f"add a cross-validation of N folds, at least {MIN_FOLDS} (default: add none)",
     )
-    parser.add_argument(
+    added.add_argument(
         "--within",
         metavar="CENTRE",
         help="with --folds: make the folds from the cases of this centre (default: from those of all centres)",
     )
-    parser.add_argument(
+    added.add_argument(
         "--from",
         dest="lists",
         type=Path,
         metavar="FILE",
         help="add the splits that this JSON or CSV file lists (default: add none)",
+    )
+    add_examples(
+        parser,
+        ("", "show the splits of the store"),
+        ("--folds 5", "add a cross-validation over all centres: folds_1 to folds_5"),
+        ("--folds 5 --within a", "add one within the centre a: a_folds_1 to a_folds_5"),
+        ("--from lists.json", "add the splits that are listed in a file"),
     )
     options = Options(**vars(parser.parse_args(argv)))
     if options.within is not None and options.folds is None:

@@ -22,7 +22,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_replaceable, check_writable, replacing
 from data.common.parallel import in_parallel
 from data.common.program import command_name
-from data.common.text import format_row, wrap_words
+from data.common.text import add_examples, format_row, wrap_words
 from data.contact_sheet.sheet import write_sheets
 from data.sources.centres import Centre, CentreOptions, add_centre_arguments, find_centres, notes_on
 from data.verify.findings import (
@@ -73,18 +73,24 @@ def parse_options(argv: Sequence[str] | None) -> VerifyOptions:
         description="Check whether a centre is fit to train on, by reading everything that data.prepare would read; "
         "or, without SOURCE and ROOT, whether the cases of a store are as they were prepared.",
     )
-    add_centre_arguments(parser, or_store=True)
-    parser.add_argument(
+    output = add_centre_arguments(parser, or_store=True)
+    output.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
         help="write all findings to this file as well, with --centre-by as a list of centres (default: no file)",
     )
-    parser.add_argument(
+    output.add_argument(
         "--sheet",
         type=Path,
         metavar="DIR",
         help="write contact sheets with a picture of every case into this folder (default: no pictures)",
+    )
+    add_examples(
+        parser,
+        ("folder /data/hospital_a --centre hospital_a", "check your own scans before they are prepared"),
+        ("folder /data/hospital_a --centre hospital_a --sheet sheets", "also draw every case, to look through them"),
+        ("", "check that the prepared cases have not been changed or damaged since"),
     )
     args = parser.parse_args(argv)
     if (args.source is None) != (args.centre is None) or (args.source is None) != (args.root is None):

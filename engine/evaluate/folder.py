@@ -28,7 +28,7 @@ from data.common.files import check_writable, replacing
 from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.common.records import read_yaml
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, add_examples
 from data.scans.bytes import refuse_folder_of_pairs
 from data.sources.base import case_name
 from data.splits.frozen import frozen_splits
@@ -92,7 +92,8 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
         description="Score a folder of predictions against the prepared references of a centre or a split.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument(
+    predictions = parser.add_argument_group("predictions")
+    predictions.add_argument(
         "--predictions",
         nargs="+",
         metavar="[NAME=]DIR",
@@ -100,40 +101,54 @@ def parse(argv: Sequence[str] | None) -> ScoreOptions:
         help="folder with one mask per case, on the grid of its scan: of any program, of predict.py, or an evaluation "
         "of a run; several folders are compared with each other, each under its NAME (default: that of the folder)",
     )
-    references = parser.add_mutually_exclusive_group(required=True)
+    data = parser.add_argument_group("references")
+    references = data.add_mutually_exclusive_group(required=True)
     references.add_argument("--centre", metavar="CENTRE", help="score all cases of this centre")
     references.add_argument(
         "--data",
         metavar="SPLIT",
         help=f"score the cases of this split ({command_name('python -m data.splits', 'splits')}), or of all its folds",
     )
-    parser.add_argument(
+    data.add_argument(
         "--part",
         choices=("test", "validation"),
         default="test",
         help="with --data: score the test cases, or the validation cases of fold 0 of data.export",
     )
-    scored = parser.add_mutually_exclusive_group(required=True)
+    scored = data.add_mutually_exclusive_group(required=True)
     scored.add_argument(
         "--label", choices=("pancreas", "tumour"), help="score the pancreas with its tumour, or the tumour"
     )
     scored.add_argument("--stage", choices=STAGES, help="score what this stage segments")
-    parser.add_argument(
+    predictions.add_argument(
         "--values",
         choices=(AUTO, LABELS, MASK),
         default=AUTO,
         help="meaning of the voxels: labels 0/1/2, a mask of what is scored, or to be inferred from the files; not "
         "needed for folders of predict.py and evaluations",
     )
-    parser.add_argument(
+    predictions.add_argument(
         "--pattern",
         metavar="NAME",
         help="name of the files, with {case} for the case or {export} for its name in data.export "
         "(default: both names in any format); not needed for folders of predict.py and evaluations",
     )
-    add_store(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and pictures")
-    add_quiet(parser)
+    add_store(data)
+    output = parser.add_argument_group("output and machine")
+    output.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and pictures")
+    add_quiet(output)
+    add_examples(
+        parser,
+        ("--predictions masks --centre hospital_a --label tumour --out scores", "score masks of any program"),
+        (
+            "--predictions ours=out nnunet=masks --data hospital_a --label tumour --out scores",
+            "compare two methods case by case; ours is a folder of predict.py or an evaluation",
+        ),
+        (
+            "--predictions masks --data hospital_a --part validation --stage tumor_fine --out scores",
+            "score the cases that nnU-Net was validated on, after data.export",
+        ),
+    )
     args = parser.parse_args(argv)
     if args.pattern and "{case}" not in args.pattern and "{export}" not in args.pattern:
         problem = "this is the name of one file for all cases"

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.cases.options import add_store
 from data.common.errors import InputError
 from data.common.progress import add_quiet
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import stage_command
 from engine.options import add_average, add_fast, add_gpu, add_path, add_save_probabilities
@@ -69,26 +69,28 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument(
         "--data",
         metavar="CENTRE",
         help="evaluate only the split that holds out this centre, or another split by its name (default: every split "
         "that holds a centre out)",
     )
-    parser.add_argument(
+    add_store(data)
+    run = parser.add_argument_group("trained model")
+    run.add_argument(
         "--time", metavar="YYYY_MM_DD_HH_MM_SS", help="evaluate the run of this time (default: the newest run)"
     )
-    parser.add_argument(
+    add_path(run)
+    method = parser.add_argument_group("method")
+    method.add_argument(
         "--thresh",
         type=float,
         metavar="FLOAT",
         help="probability above which a voxel is foreground (default: as chosen on the validation cases)",
     )
-    add_gpu(parser)
-    add_store(parser)
-    add_path(parser)
     if stage.predecessor:
-        parser.add_argument(
+        method.add_argument(
             "--roi",
             choices=("predicted", "reference"),
             default="predicted",
@@ -96,10 +98,20 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
             "that their errors do not count",
         )
     if not stage.segments_pancreas:
-        add_average(parser)
-    add_fast(parser)
-    add_save_probabilities(parser)
-    add_quiet(parser)
+        add_average(method)
+    add_fast(method)
+    output = parser.add_argument_group("output and machine")
+    add_save_probabilities(output)
+    add_gpu(output)
+    add_quiet(output)
+    examples = [
+        ("", "evaluate the newest finished run of every split that holds a centre out"),
+        ("--data hospital_a --fast", "only hospital_a, in about a sixth of the time, but slightly less accurately"),
+        ("--data hospital_a --time 2026_05_04_09_30_00", "evaluate an earlier run instead of the newest"),
+    ]
+    if stage.predecessor:
+        examples.append(("--roi reference", "look around the reference pancreas, so that only this stage is judged"))
+    add_examples(parser, *examples)
     args = parser.parse_args(argv)
     if args.thresh is not None and not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")

@@ -38,8 +38,8 @@ def write_card(name: str, runs: Mapping[str, StageRun]) -> str:
 
 _INTENDED_USE = (
     "Research on the segmentation of the pancreas and its tumours in CT, and as a start for training on other data. "
-    "It is not a medical device. It must not decide on the diagnosis or the treatment of a patient, and every mask has "
-    "to be checked by someone who can read the scan."
+    "It is not a medical device. It must not be used to decide on the diagnosis or the treatment of a patient, and "
+    "every mask has to be checked by someone who can read the scan."
 )
 
 
@@ -69,9 +69,12 @@ def _describe_data(runs: Mapping[str, StageRun]) -> str:
         "voxels of the training (z, y, x) in mm",
     ]
     held_out = {run.checkpoint.split for run in runs.values()} - {NONE_HELD_OUT}
-    said = "Cases by their centre. The validation cases chose the epoch and the threshold; none of them was trained on."
+    said = (
+        "Number of cases by centre. The epoch and the threshold were chosen on the validation cases, none of which was "
+        "trained on."
+    )
     if held_out:
-        said += " The cases that were held out had no part in the training."
+        said += " The held-out cases had no part in the training."
     return f"{_table(header, rows)}\n\n{said}"
 
 
@@ -117,11 +120,11 @@ def _describe_results(runs: Mapping[str, StageRun]) -> str:
         for name, summary in run.evaluations.items():
             rows.append([STAGES[stage].title, name, *_figures(summary)])
     if not rows:
-        return "No evaluation is recorded with these runs, so that it is unknown how well the model works."
+        return "No evaluation is recorded with these runs, so it is unknown how well the model works."
     header = ["stage", "evaluation", "cases", "Dice (95 % interval)", "HD95 in mm", "without a tumour: nothing found"]
     said = (
-        "The Dice of the validation cases has chosen the epoch and is therefore optimistic. An evaluation is on the "
-        "cases that were held out; `docs/glossary.md` of the repository defines the metrics, and `model.json` has all "
+        "The epoch was chosen by the Dice of the validation cases, which is therefore optimistic. An evaluation is on "
+        "the held-out cases; `docs/glossary.md` of the repository defines the metrics, and `model.json` has all "
         "of them."
     )
     return f"{_table(header, rows)}\n\n{said}"
@@ -145,7 +148,7 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
     limits = [
         "Scans unlike those of the training (other contrast phases, after surgery, of children) were not tested unless "
         "the tables above name them. Every centre differs: evaluate the model on your own scans before you rely on it.",
-        "It may miss a tumour, and it may find one where there is none. A probability is not calibrated.",
+        "It may miss a tumour, and it may find one where there is none. Probabilities are not calibrated.",
     ]
     ranges = [c.spacing_range for c in checkpoints if c.spacing_range]
     if ranges:
@@ -160,7 +163,7 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
     splits = {(c.split, c.split_hash) for c in checkpoints}
     if len(splits) > 1:
         limits.append(
-            "The stages were trained on different splits, so that a case that one of them held out may have been a "
+            "The stages were trained on different splits, so a case that was held out from one of them may have been a "
             "training case of another."
         )
     if any(c.recipe.start.path for c in checkpoints):
@@ -192,7 +195,7 @@ def _describe_licence() -> str:
     return (
         f"{title} ({holder}), as the code of this project. The data that the weights were trained on have licences of "
         "their own, several of which exclude commercial use or ask for attribution; whoever passes the weights on has "
-        "to keep to them as well (`docs/data.md` of the repository names them)."
+        "to comply with them as well (`docs/data.md` of the repository names them)."
     )
 
 

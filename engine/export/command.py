@@ -1,4 +1,4 @@
-"""The command ``python -m engine.export``: hand a model on as one file, and its networks to other programs.
+"""The command ``python -m engine.export``: write a model into one file, and its networks for other programs.
 
     python -m engine.export RUNS -o model.zip    all four stages, with their settings, thresholds and a model card
     python predict.py SCAN -o OUT --model model.zip
@@ -14,7 +14,7 @@ from pathlib import Path
 from data.common.errors import InputError, command
 from data.common.files import check_replaceable, check_writable, sha256_of
 from data.common.program import command_name
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import BEST, DEFAULT_CHECKPOINTS
 from engine.export.bundle import check_monai_packages, write_bundle
@@ -73,39 +73,48 @@ def parse(argv: Sequence[str] | None) -> ExportOptions:
         default=[DEFAULT_CHECKPOINTS],
         metavar="RUNS",
         help="the folder of all runs, of which the newest finished one of each stage is taken; or four run folders, "
-        "one of each stage",
+        f"one of each stage (default: {DEFAULT_CHECKPOINTS})",
     )
-    parser.add_argument(
+    models = parser.add_argument_group("models")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help=f"model file to write, such as model{SUFFIX}"
     )
-    parser.add_argument(
+    models.add_argument(
         "--data",
         default=NONE_HELD_OUT,
         metavar="CENTRE",
         help="in a folder of runs: take the models that were trained without this centre; none: on all centres",
     )
-    parser.add_argument(
+    models.add_argument(
         "--time",
         metavar="YYYY_MM_DD_HH_MM_SS",
         help="in a folder of runs: take the newest run of each stage that was started at this time or before "
         "(default: the newest run)",
     )
     beside = f"in a folder beside the file that is named like it, without {SUFFIX}"
-    parser.add_argument(
+    output.add_argument(
         "--onnx",
         action="store_true",
         help=f"write each network as STAGE.onnx with STAGE.json, its preprocessing, {beside}",
     )
-    parser.add_argument(
+    output.add_argument(
         "--torch-export",
         action="store_true",
         help="write each network as STAGE.pt2 with STAGE.json, in the same folder",
     )
-    parser.add_argument(
+    output.add_argument(
         "--monai",
         choices=STAGES,
         metavar="STAGE",
         help="write this stage as STAGE_bundle, a MONAI bundle, in the same folder",
+    )
+    add_examples(
+        parser,
+        ("-o model.zip", "write the newest models that were trained on all centres into one file"),
+        ("--data hospital_a -o model.zip", "take the models that were trained without hospital_a"),
+        ("-o model.zip --onnx", "also write the four networks as ONNX, into the folder model/"),
+        ("-o model.zip --monai tumor_fine", "also write one stage as a MONAI bundle"),
     )
     args = parser.parse_args(argv)
     if args.output.suffix.lower() != SUFFIX:
@@ -134,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage, run in runs.items():
         print(f"{STAGES[stage].title:<16} {run.folder}, threshold {run.checkpoint.thresholds['segmentation']:g}")
     if len({(run.checkpoint.split, run.checkpoint.split_hash) for run in runs.values()}) > 1:
-        print("warning: the stages were trained on different splits, which the model card says")
+        print("warning: the stages were trained on different splits; the model card says so")
     card = write_card(options.output.name, runs)
     write_model_file(
         options.output,

@@ -70,7 +70,7 @@ def choose_runs(paths: Sequence[Path], split: str, until: str | None) -> dict[st
         for folder in paths:
             if not (folder / BEST).is_file():
                 remedy = "give one finished run of each stage, or the folder of all runs"
-                raise InputError(folder, f"no finished run: it holds no {BEST}", remedy)
+                raise InputError(folder, f"not a finished run: it holds no {BEST}", remedy)
             run = read_run(folder, parse_checkpoint(folder / BEST, folder / BEST, None, "give another run"))
             if other := runs.get(run.checkpoint.stage):
                 title = STAGES[run.checkpoint.stage].title
@@ -82,7 +82,9 @@ def choose_runs(paths: Sequence[Path], split: str, until: str | None) -> dict[st
     ours = first.checkpoint.recipe.preparation
     if other := next((run for run in others if run.checkpoint.recipe.preparation != ours), None):
         ways = f"{other.checkpoint.recipe.preparation}, but {first.folder} with {ours}"
-        raise InputError(other.folder, f"trained on cases prepared with {ways}", "give runs on one store")
+        raise InputError(
+            other.folder, f"trained on cases prepared with {ways}", "give runs that were trained on one store"
+        )
     return {name: runs[name] for name in STAGES}
 
 

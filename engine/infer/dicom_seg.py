@@ -150,7 +150,7 @@ def write_segmentation(path: Path, mask: np.ndarray, source: Source, origin: Ori
     """
     first = source.images[0]
     if mask.shape != (len(source.images), first.Rows, first.Columns):
-        problem = f"its slices are no longer those of which the mask of shape {mask.shape} was made"
+        problem = f"its slices are no longer those from which the mask of shape {mask.shape} was made"
         raise InputError(source.folder, problem, "segment it again into another folder")
     if not mask.any():
         return False
@@ -200,7 +200,7 @@ def _describe(source: Source, mask: np.ndarray, origin: Origin = NO_ORIGIN) -> "
                 made.SpecificCharacterSet = first.SpecificCharacterSet
     except Exception as error:  # highdicom passes on whatever it finds wrong in the headers
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        problem = f"its headers cannot be taken over into a DICOM segmentation ({reason})"
+        problem = f"its headers cannot be copied into a DICOM segmentation ({reason})"
         raise InputError(source.folder, problem, "export the series again, or leave out --dicom-seg") from error
     return made
 

@@ -25,7 +25,7 @@ from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import check_writable, remove_unfinished
 from data.common.program import command_name
 from data.common.progress import add_quiet, progress
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import BEST, DEFAULT_CHECKPOINTS
 from engine.device import choose_device
@@ -118,7 +118,12 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     parser.add_argument(
         "scans", nargs="+", type=Path, metavar="SCAN", help="NIfTI, NRRD or MetaImage file, or folder of a DICOM series"
     )
-    parser.add_argument(
+    scans = parser.add_argument_group("scans")
+    add_series(scans)
+    chosen_models = parser.add_argument_group("models")
+    method = parser.add_argument_group("method")
+    output = parser.add_argument_group("output and machine")
+    output.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -126,21 +131,20 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         metavar="DIR",
         help="folder for masks, pictures and the table volumes.csv; rows of other scans stay in the table",
     )
-    add_series(parser)
-    parser.add_argument(
+    output.add_argument(
         "--dicom-seg",
         action="store_true",
-        help="write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm) as well, with patient and study "
-        "of the scan (needs the package highdicom)",
+        help="also write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm), with patient and study of "
+        "the scan (needs the package highdicom)",
     )
-    models = parser.add_mutually_exclusive_group()
-    models.add_argument(
+    splits = chosen_models.add_mutually_exclusive_group()
+    splits.add_argument(
         "--data",
         default=NONE_HELD_OUT,
         metavar="CENTRE",
         help="use the models that were trained without this centre; none: those that were trained on all centres",
     )
-    models.add_argument(
+    splits.add_argument(
         "--ensemble",
         type=Share.parse,
         nargs="+",
@@ -149,24 +153,23 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         help="average the models of several splits, or with SPLIT=N the N newest of a split, such as those of other "
         "seeds; all: of every split of which all stages are trained (default: a single model)",
     )
-    parser.add_argument(
+    chosen_models.add_argument(
         "--time",
         metavar="YYYY_MM_DD_HH_MM_SS",
         help="use the newest run of each stage that was started at this time or before (default: the newest run)",
     )
-    add_gpu(parser)
-    add_path(parser)
-    parser.add_argument(
+    add_path(chosen_models)
+    chosen_models.add_argument(
         "--model",
         type=Path,
         metavar="FILE",
         help=f"use the models of a file that {command_name('python -m engine.export', 'export')} wrote, in place of "
         "--path, --data, --time and --ensemble",
     )
-    add_average(parser)
-    add_fast(parser)
-    add_save_probabilities(parser)
-    parser.add_argument(
+    add_average(method)
+    add_fast(method)
+    add_save_probabilities(output)
+    output.add_argument(
         "--shard",
         type=Shard.parse,
         default=Shard(1, 1),
@@ -174,16 +177,27 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         help="segment only the I-th of every N scans, I from 1 to N, so that N processes with the same scans and the "
         "same --output share the work, each on a GPU of its own or as a job of its own",
     )
-    parser.add_argument(
+    output.add_argument(
         "--report",
         action="store_true",
         help="write report.html into the output folder: one page with the table, pictures and 3-D views of these scans",
     )
-    add_quiet(parser)
+    add_gpu(output)
+    add_quiet(output)
+    add_examples(
+        parser,
+        ("new_scan.nii.gz -o out", "segment a scan with the models that were trained on all centres"),
+        ("scans/*.nii.gz -o out --data hospital_a --report", "segment many scans, and show them on one page"),
+        (
+            "new_scan.nii.gz -o out --ensemble all --save-probabilities",
+            "average all models, and keep the probabilities",
+        ),
+        ("patient_7 -o out --model model.zip --dicom-seg", "segment a DICOM series with a model file, for an archive"),
+    )
     args = parser.parse_args(argv)
     chosen = args.ensemble or (args.path, args.data, args.time) != (DEFAULT_CHECKPOINTS, NONE_HELD_OUT, None)
     if args.model and chosen:
-        problem = "holds all models, so that there are no runs to choose among"
+        problem = "holds all models, so there are no runs to choose among"
         raise InputError(
             f"--model {args.model}", problem, "leave out --path, --data, --time and --ensemble, or --model"
         )

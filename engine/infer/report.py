@@ -39,8 +39,8 @@ def write_prediction_page(
     page = Page(
         title=f"Segmented scans in {folder.folder.absolute().name}",
         lead=[
-            "Masks that a program has drawn and nobody has corrected. Scans that failed come first, then those whose "
-            "mask is not reliable.",
+            "These masks were drawn by a program, and nobody has corrected them. Scans that failed come first, then "
+            "those whose mask is not reliable.",
         ],
         tables=[_scans_table(ordered, folder, path.parent)],
         summary="\n".join(["Models:", *map(describe_model, models.values())]),
@@ -84,7 +84,7 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
         "Scans",
         ["scan", "result", "pancreas ml", "tumour ml", "tumour score", "mask", "picture", "note"],
         lines,
-        note="The name of a scan opens its 3-D view. The headings sort the table.",
+        note="Click the name of a scan to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )
 

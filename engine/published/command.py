@@ -13,7 +13,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
 from data.common.program import command_name
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import BEST, Checkpoint, create_run, save_checkpoint
 from engine.options import add_path
@@ -74,9 +74,12 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
     return run
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Import one checkpoint as the command line says."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        InputError: If the threshold is not one of probabilities.
+    """
     predict = command_name("predict.py", "predict")
     parser = argparse.ArgumentParser(
         prog=command_name("python -m engine.published", "import"),
@@ -90,9 +93,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--data", default=NONE_HELD_OUT, metavar="NAME", help=f"name under which {predict} --data finds it"
     )
     add_path(parser)
+    add_examples(
+        parser,
+        ("tumor_fine.pth --stage tumor_fine", "import the checkpoint of a stage, to be used with the threshold 0.5"),
+        ("tumor_fine.pth --stage tumor_fine --path published", "keep it apart from the runs that you trained"),
+    )
     args = parser.parse_args(argv)
     if not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
+    return args
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Import one checkpoint as the command line says."""
+    args = parse(argv)
     print(
         import_published(
             args.file, stage_name=args.stage, threshold=args.thresh, checkpoints=args.path, split=args.data

@@ -22,7 +22,7 @@ from data.cases.options import add_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import exclusive_lock
 from data.common.progress import add_quiet
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, OptionGroup, add_examples
 from engine.options import (
     add_allow_duplicates,
     add_average,
@@ -80,7 +80,15 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
     _add_stage(stage_parser)
     stage = STAGES[stage_parser.parse_known_args(argv)[0].stage]
 
-    parser = argparse.ArgumentParser(prog=shlex.join(PROGRAM), description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog=shlex.join(PROGRAM), description=(__doc__ or "").partition("\n")[0], formatter_class=HelpFormatter
+    )
+    add_examples(
+        parser,
+        ("run my_study --variants baseline full --seeds 1 2", "train and evaluate two variants, each with two seeds"),
+        ("report my_study", "write the tables and figures anew"),
+        ("compare RUN_A RUN_B", "compare any two runs case by case"),
+    )
     actions = parser.add_subparsers(dest="action", required=True)
 
     def add_action(name: str, text: str) -> argparse.ArgumentParser:
@@ -91,7 +99,14 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
     add_run_options(
         add_action("run", "train and evaluate every run that is not finished, then write the report"), stage
     )
-    _add_folder(add_action("report", "write the tables and the figure of the runs that are finished"))
+    report = add_action("report", "write the tables and the figure of the runs that are finished")
+    _add_folder(report)
+    _add_against(report)
+    add_examples(
+        report,
+        ("my_study", "compare every variant with the baseline"),
+        ("my_study --against full", "compare every variant with the full method"),
+    )
 
     compare = add_action("compare", "compare two runs over the cases that both have")
     for name in ("run_a", "run_b"):
@@ -105,9 +120,20 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
         "--roi", choices=("predicted", "reference"), help="evaluation of a run to use: in the pancreas of this kind"
     )
 
+    add_examples(
+        compare,
+        ("RUN_A RUN_B", "compare the evaluations of two run folders"),
+        ("RUN_A RUN_B --roi reference", "compare how the stage works within the reference pancreas"),
+    )
+
     shorten = add_action("condense", "collect settings and results of many runs in two tables, runs.csv and cases.csv")
     shorten.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a study, or any folder above runs")
     shorten.add_argument("out", metavar="OUT", type=Path, help="folder for the tables; report reads those of a study")
+    add_examples(
+        shorten,
+        ("my_study my_tables", "keep the results of a study without its weights and masks"),
+        ("checkpoints my_tables", "collect all runs that there are"),
+    )
 
     args = parser.parse_args(argv)
     if args.action == "report":
@@ -122,51 +148,62 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
 def add_run_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
     """Add the options of ``run``; the defaults of the training are those of ``stage``."""
     _add_folder(parser)
-    _add_stage(parser)
-    parser.add_argument(
+    compared = parser.add_argument_group("study")
+    _add_against(compared)
+    _add_stage(compared)
+    compared.add_argument(
         "--variants",
         nargs="+",
         choices=VARIANTS,
         metavar="VARIANT",
         help=f"variants of the method, out of {', '.join(VARIANTS)} (default: all that differ in this stage)",
     )
-    parser.add_argument(
+    compared.add_argument(
         "--centres", nargs="+", metavar="CENTRE", help="centres to hold out (default: each prepared centre in turn)"
     )
-    parser.add_argument(
+    compared.add_argument(
         "--seeds", nargs="+", type=int, metavar="N", help=f"seeds of the trainings (default: {TrainSettings.seed})"
     )
-    parser.add_argument(
+    data = parser.add_argument_group("data")
+    add_allow_duplicates(data)
+    add_store(data)
+    add_average(parser.add_argument_group("evaluation"))
+    add_recipe_options(parser, stage, leave_out=("seed",))
+    machine = parser.add_argument_group("output and machine")
+    machine.add_argument(
         "--gpu",
         default="auto",
         metavar="GPU",
         help="devices to compute on: all (every GPU), some GPUs such as 0,1, auto (as many GPUs as --jobs), or cpu",
     )
-    parser.add_argument(
+    machine.add_argument(
         "--jobs",
         type=int,
         metavar="N",
         help="number of runs at the same time (default: one on each GPU that --gpu names, with auto and cpu one; with "
         "--slurm as many as the cluster allows)",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and how long it would take, and stop"
+    machine.add_argument(
+        "--dry-run", action="store_true", help="print what would be done and how long it would take, and stop"
     )
-    parser.add_argument(
+    machine.add_argument(
         "--slurm",
         action="store_true",
         help="write a job script for SLURM, an array with one job a run, instead of making the runs here",
     )
-    parser.add_argument(
+    machine.add_argument(
         "--slurm-options",
         metavar="OPTIONS",
         help='options of sbatch for the script, as in --slurm-options="--partition=gpu --time=24:00:00"',
     )
-    add_allow_duplicates(parser)
-    add_store(parser)
-    add_average(parser)
-    add_recipe_options(parser, stage, leave_out=("seed",))
-    add_quiet(parser)
+    add_quiet(machine)
+    add_examples(
+        parser,
+        ("my_study --dry-run", "print the runs of all variants and centres, and how long they would take"),
+        ("my_study --variants baseline full --seeds 1 2", "train and evaluate two variants, each with two seeds"),
+        ("my_study --gpu all", "train on every GPU of this machine at the same time"),
+        ("my_study --slurm", "write a job script for SLURM instead"),
+    )
 
 
 def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str]) -> RunOptions:
@@ -214,6 +251,9 @@ def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the study")
+
+
+def _add_against(parser: OptionGroup) -> None:
     parser.add_argument(
         "--against",
         metavar="VARIANT",
@@ -221,7 +261,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_stage(parser: argparse.ArgumentParser) -> None:
+def _add_stage(parser: OptionGroup) -> None:
     parser.add_argument("--stage", choices=STAGES, default="tumor_coarse", help="stage of the cascade")
 
 

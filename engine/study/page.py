@@ -50,8 +50,8 @@ def write_study_page(studies: Mapping[str, Study], against: str | None = None) -
         title = study.stage.title
         pictures.append(Picture(folder / f"{study.stage.name}.png", f"{title}: Dice of the variants, and differences"))
     lead = [
-        "Variants of the method, compared on centres that were held out of the training.",
-        "The cases of a run are in its own report, which the tables of runs link as long as the folders lie together.",
+        "Variants of the method, compared on centres that were held out of training.",
+        "The cases of each run are in its own report. The tables of runs link to it while the folders stay together.",
     ]
     page = Page(f"Study {folder.absolute().name}", lead, tables, pictures=pictures)
     write_page(folder / PAGE, page)
@@ -96,7 +96,7 @@ def _runs_table(study: Study, title: str) -> Table:
         link = Cell("report", href=relative_link(report, study.folder)) if report else Cell("-")
         lines.append([Cell(run.variant), Cell(str(run.seed), run.seed), Cell(run.centre), *counts, link])
     head = ["variant", "seed", "held out", "cases", "mean Dice", "missed", "failed", "report"]
-    return Table(title, head, lines, note="The headings sort the table.", is_sortable=True)
+    return Table(title, head, lines, note="Click a heading to sort the table.", is_sortable=True)
 
 
 def _find_report(study: Study, run: Run) -> Path | None:
@@ -119,5 +119,5 @@ def _cases_table(results: Mapping[str, VariantResults], title: str) -> Table:
         ]
         for case in sorted(rows, key=lambda case: (math.isnan(mean[case]), mean[case], case))
     ]
-    note = "Dice of each variant, mean over its seeds. The worst cases come first; the headings sort the table."
+    note = "Dice of each variant, mean over its seeds. The worst cases come first; click a heading to sort the table."
     return Table(title, ["case", "reference ml", "mean of variants", *dice], lines, note=note, is_sortable=True)

@@ -1,4 +1,4 @@
-"""The weights that a training begins with, taken from a model that exists: ``--init``.
+"""The weights that a training begins with, taken from an existing model: ``--init``.
 
 What fits into the network by name and shape is taken over. The heads that the other model lacks, and those that this
 one has not, are named.
@@ -64,7 +64,7 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
         return _of_checkpoint(path, sha256, checkpoint.net, checkpoint.recipe, described.get("centres"))
     file = path / BEST if path.is_dir() else path
     if not file.is_file():
-        problem = f"no finished run: it holds no {BEST}" if path.is_dir() else "no such file"
+        problem = f"not a finished run: it holds no {BEST}" if path.is_dir() else "no such file"
         raise InputError(path, problem, REMEDY)
     if "format" in load_tensors(file, REMEDY):
         checkpoint = parse_checkpoint(file, file, None, REMEDY)

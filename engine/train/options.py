@@ -11,7 +11,7 @@ from data.cases.case import Case
 from data.cases.options import add_store
 from data.common.errors import InputError
 from data.common.progress import add_quiet
-from data.common.text import HelpFormatter
+from data.common.text import HelpFormatter, OptionGroup, add_examples
 from engine.memory import Fit
 from engine.method import Method
 from engine.options import (
@@ -94,65 +94,51 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     """
     parser = argparse.ArgumentParser(
         prog=stage.program("train"),
-        description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres.",
+        description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres. How "
+        "the cases were prepared is a property of their store; it is recorded with every run.",
         formatter_class=HelpFormatter,
-        epilog="How the cases were prepared is a property of the store and is recorded with every run.",
     )
-    parser.add_argument(
-        "--data", metavar="CENTRE", help="hold out only this centre (or train another split); none trains on all"
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        metavar="CENTRE",
+        help="train only the split that holds out this centre, or another split by its name; none trains on all "
+        "centres (default: every split that holds a centre out)",
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with unfinished runs, and start those that were not begun"
+    add_allow_duplicates(data)
+    add_store(data)
+    start = parser.add_argument_group("start of a run")
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue unfinished runs after their last epoch, and start those that have not begun",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be trained and how long it would take, and stop"
+    start.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained and how long it would take, and stop"
     )
-    add_allow_duplicates(parser)
-    parser.add_argument(
+    start.add_argument(
         "--init",
         type=Path,
         metavar="FILE_OR_RUN",
         help="begin with the weights of a model file, of a run folder or its best.pt, or of a checkpoint of the "
         "published release, as far as they fit (docs/fine_tuning.md)",
     )
-    parser.add_argument(
+    start.add_argument(
         "--freeze",
         choices=FROZEN,
         default="none",
         help="part of the network that keeps the weights of --init; encoder: everything down to the coarsest grid",
     )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="compute in float32, layer by layer, as deterministically as torch can: slower, to compare with",
-    )
-    parser.add_argument(
-        "--profile",
-        type=int,
-        default=0,
-        metavar="N",
-        help="record N steps with torch's profiler, in profile.txt and profile.json of the run",
-    )
-    parser.add_argument(
-        "--tracker",
-        choices=TRACKERS,
-        help="record the losses in Weights & Biases (wandb; offline in the run folder, unless WANDB_MODE is set) or "
-        "MLflow (in ./mlflow.db, unless MLFLOW_TRACKING_URI is set) as well (default: in neither)",
-    )
-    add_gpu(parser)
-    add_store(parser)
-    add_path(parser)
-    parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
-    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term; the variant full has")
-    for name, option in _method_options().items():
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            default=argparse.SUPPRESS,
-            help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
-            **value_of(option),
-        )
+    add_method_options(parser.add_argument_group("method"), stage)
     add_recipe_options(parser, stage)
-    add_quiet(parser)
+    add_machine_options(parser.add_argument_group("output and machine"))
+    add_examples(
+        parser,
+        ("--dry-run", "print the cases, the steps and the time of every split, and train nothing"),
+        ("--data hospital_a --resume", "hold out hospital_a; after an interruption, the same command continues"),
+        ("--data none --init model.zip --epochs 50", "fine-tune a model on all prepared centres"),
+        ("--variant baseline", "train the same network for segmentation only, as a comparison"),
+    )
     args = parser.parse_args(argv)
     typed = read_recipe_options(args, stage)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
@@ -183,6 +169,45 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     if options.profile < 0:
         raise InputError(f"--profile {options.profile}", "out of range", "give a number of steps, or 0 for none")
     return options
+
+
+def add_method_options(parser: OptionGroup, stage: Stage) -> None:
+    """Add the options that change the method of ``stage``."""
+    parser.add_argument("--variant", choices=VARIANTS, default="full", help="variant of the method, for an ablation")
+    add_changes(parser, "--weight", stage.method.weights, "change the weight of a loss term, here those of full")
+    for name, option in _method_options().items():
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            default=argparse.SUPPRESS,
+            help=f"{option.metadata['help']} (default: as in the variant; {getattr(stage.method, name)} in full)",
+            **value_of(option),
+        )
+
+
+def add_machine_options(parser: OptionGroup) -> None:
+    """Add the options that say where a run is kept and recorded, and how it is computed."""
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="compute in float32, layer by layer, as deterministically as torch can: slower, as a reference for the "
+        "default",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="record N steps with torch's profiler, in profile.txt and profile.json of the run",
+    )
+    parser.add_argument(
+        "--tracker",
+        choices=TRACKERS,
+        help="also record the losses in Weights & Biases (wandb; offline in the run folder, unless WANDB_MODE is set) "
+        "or MLflow (in ./mlflow.db, unless MLFLOW_TRACKING_URI is set) (default: in neither)",
+    )
+    add_gpu(parser)
+    add_path(parser)
+    add_quiet(parser)
 
 
 def _method_options() -> dict[str, Field]:

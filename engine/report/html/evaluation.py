@@ -92,9 +92,9 @@ def write_evaluation_page(
     page = Page(
         title=heading,
         lead=[
-            f"What is segmented: the {target}{' with its tumour' if target == 'pancreas' else ''}. Cases with the "
-            "worst result come first. The views have the voxels of the prepared cases; the scores were computed on "
-            "those of the scans."
+            f"Segmented: the {target}{' with its tumour' if target == 'pancreas' else ''}. The cases with the worst "
+            "results come first. The views show the voxels of the prepared cases; the scores were computed on those "
+            "of the scans."
         ],
         tables=[means_table(rows), cases_table(ordered, cases, path.parent, find_mask)],
         summary=summary,
@@ -172,7 +172,7 @@ def cases_table(
             "note",
         ],
         lines,
-        note="The name of a case opens its 3-D view. The headings sort the table.",
+        note="Click the name of a case to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )
 

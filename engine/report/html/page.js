@@ -98,7 +98,7 @@ class Viewer {
     const key = decodeURIComponent(location.hash.slice(6));
     const index = this.cases.findIndex((holder) => holder.dataset.key === key);
     if (index >= 0) this.open(index);
-    else this.say(`${key} has no 3-D view in this page; the end of the page says why.`);
+    else this.say(`${key} has no 3-D view on this page; the end of the page says why.`);
     byId("viewer").scrollIntoView();
   }
 

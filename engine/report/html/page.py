@@ -166,7 +166,7 @@ def _fill(
     footer = f"<p>Written on {time.strftime('%Y-%m-%d %H:%M')}. This page loads nothing from elsewhere.</p>"
     if library:
         footer += (
-            "<p>The page contains images of patients and the names of their files: hand it on only to those who may "
+            "<p>The page contains images of patients and the names of their files: pass it on only to people who may "
             "see them. It is not a medical device.</p><details><summary>Licence of the 3-D viewer, NiiVue</summary>"
             f"<pre>{escape(_read('niivue/LICENSES.txt'))}</pre></details>"
         )
@@ -204,7 +204,7 @@ def _format_left_out(left_out: Iterable[LeftOut]) -> str:
     if not names:
         return ""
     lines = "".join(f"<p>{escape(', '.join(found))}: {escape(reason)}</p>" for reason, found in names.items())
-    return f'<section id="left-out"><h2>Not shown in this page</h2>{lines}</section>'
+    return f'<section id="left-out"><h2>Not shown on this page</h2>{lines}</section>'
 
 
 def _library() -> str:

@@ -120,7 +120,7 @@ def test_what_does_not_fit_at_all_or_is_no_model_is_refused(study_store, tmp_pat
     (tmp_path / "text.pt").write_text("no model")
     refused = {
         (str(runs["tumor_fine"]),): "none of its filters fits: its network has the width 8. Add --width 8",
-        (str(tmp_path / "empty"),): "no finished run: it holds no best.pt",
+        (str(tmp_path / "empty"),): "not a finished run: it holds no best.pt",
         (str(tmp_path / "missing.zip"),): "no such file",
         (str(tmp_path / "text.pt"),): "is not opened",
     }
