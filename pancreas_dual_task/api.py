@@ -141,7 +141,7 @@ def load_cascade(
     """Load the trained models of the four stages: the newest runs, or those of a model file.
 
     Args:
-        path: Folder of the runs, or a model file, of which ``split`` and ``until`` say nothing.
+        path: Folder of the runs, or a model file, with which ``split``, ``until`` and ``ensemble`` cannot be given.
         split: Name of the split that they were trained on: the centre that was held out, or "none" for models that were
             trained on all centres. None for the only split of which all four stages are trained.
         device: "auto" for a GPU if there is one, the number of a GPU, or "cpu".
@@ -155,13 +155,15 @@ def load_cascade(
         InputError: If a stage has no usable model, several splits could be meant, or there is no such device.
     """
     runs = Path(path)
-    if ensemble and (split or runs.is_file()):
-        problem = "an ensemble takes the place of split, and is made of runs"
-        raise InputError(runs, problem, "leave out split, and give the folder of the runs")
+    if runs.is_file() and (split or until or ensemble):
+        problem = "a model file, so that there are no runs to choose among"
+        raise InputError(runs, problem, "leave out split, until and ensemble, or give the folder of the runs")
+    if ensemble and split:
+        raise InputError(runs, "an ensemble takes the place of split", "leave out split, or ensemble")
     # The options of the command, so that both load the same models; no scan and no folder is named.
     words = [f"--gpu={device}"]
     if runs.is_file():
-        words += [f"--model={runs}", *([f"--data={split}"] if split else [])]
+        words += [f"--model={runs}"]
     else:
         check_runs_folder(runs)
         words += [f"--path={runs}", *([] if ensemble else [f"--data={split or _only_split(runs)}"])]

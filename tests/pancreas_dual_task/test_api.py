@@ -84,6 +84,10 @@ def test_the_only_split_is_used_and_several_have_to_be_named(world, tmp_path):
     assert load_cascade(runs, split="east", device="cpu").models["tumor_fine"].run.parent.name == "east"
     with pytest.raises(InputError, match="no such folder"):
         load_cascade(tmp_path / "missing")
+    (tmp_path / "model.zip").touch()
+    for choice in ({"split": "east"}, {"until": "2026_01_01_00_00_00"}, {"ensemble": {"east": 1, "west": 1}}):
+        with pytest.raises(InputError, match="Leave out split, until and ensemble"):
+            load_cascade(tmp_path / "model.zip", **choice)
 
 
 def test_an_ensemble_decides_together_and_that_it_disagrees_is_a_doubt(world, cascade, tmp_path, monkeypatch):
