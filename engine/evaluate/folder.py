@@ -37,7 +37,7 @@ from engine.evaluate.masks import read_reference, score_prepared_mask
 from engine.evaluate.methods import read_methods
 from engine.evaluate.predictions import LABELS, MASK, Predictions, infer_values
 from engine.metrics import case_metrics
-from engine.report.html.evaluation import PAGE
+from engine.report.html.page import PAGE
 from engine.report.results import write_results
 from engine.report.side_by_side import write_side_by_side
 from engine.report.tables import CaseRow, failed, write_case_table

@@ -38,6 +38,7 @@ from engine.infer.scan import ScanSegmenter, hash_models
 from engine.infer.volumes import PredictionFolder
 from engine.model_file import read_model_file
 from engine.options import add_average, add_fast, add_gpu, add_path, add_save_probabilities
+from engine.report.html.page import PAGE
 from engine.report.tables import CaseRow, failed
 from engine.stages import STAGES
 
@@ -54,7 +55,7 @@ class Shard(NamedTuple):
     @property
     def report_name(self) -> str:
         """The file of the report; each share has its own, as they may be segmented at the same time."""
-        return "report.html" if self.of == 1 else f"report_{self.number}_of_{self.of}.html"
+        return PAGE if self.of == 1 else f"report_{self.number}_of_{self.of}.html"
 
     @staticmethod
     def parse(text: str) -> "Shard":

@@ -10,8 +10,8 @@ from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.common.files import replacing
 from engine.metrics import TOLERANCE_SLACK_MM
 from engine.report.drawing import drawing
-from engine.report.html.evaluation import PAGE, write_evaluation_page
-from engine.report.html.page import Picture
+from engine.report.html.evaluation import write_evaluation_page
+from engine.report.html.page import PAGE, Picture
 from engine.report.lost import has_target
 from engine.report.pictures import draw_overlay
 from engine.report.plots import draw_distributions

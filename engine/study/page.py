@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from engine.report.html.evaluation import PAGE
-from engine.report.html.page import Page, Picture, write_page
+from engine.report.html.page import PAGE, Page, Picture, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
 from engine.report.lost import is_missed
 from engine.report.tables import CaseRow, failed

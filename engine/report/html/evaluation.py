@@ -16,7 +16,6 @@ from engine.report.html.viewer import Layer, Map, View
 from engine.report.pictures import COLOURS
 from engine.report.tables import CaseRow, failed, summarise_metrics
 
-PAGE = "report.html"
 NAMES = {
     "dice": "Dice",
     "nsd_2mm": "NSD 2 mm",

@@ -21,6 +21,7 @@ from engine.report.html.tables import Table, format_table
 from engine.report.html.viewer import View, pack_view
 
 HERE = Path(__file__).parent
+PAGE = "report.html"  # in the folder of what it shows
 LARGEST_PAGE = 30_000_000  # bytes; what mail programs and browsers still take easily
 NIIVUE = "niivue-0.69.0.umd.js.gz"
 # The browser refuses to load anything from elsewhere, whatever the scripts of the page might ask for.
