@@ -25,7 +25,7 @@ def small_gpu(monkeypatch):
     """Plan as on a GPU whose memory does not suffice for a patch; yields the arguments of each plan."""
     calls = []
 
-    def fit_step(recipe, cases, device, *, keep_patch):
+    def fit_step(recipe, cases, device, *, keep_patch, plain):
         calls.append((recipe, keep_patch))
         sampling = recipe.sampling if keep_patch else replace(recipe.sampling, patch_mm=SMALLER)
         return Fit(sampling, len(calls) % 2, "    memory: planned")
