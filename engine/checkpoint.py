@@ -53,6 +53,8 @@ class Checkpoint:
         net: State of the network; in ``best.pt`` the average of the weights, where that is better.
         thresholds: Thresholds of each readout and of its tumour score, chosen on the validation cases; only in
             ``best.pt``.
+        confirms: Whether what the network finds has to be found around the pancreas, too, as when its thresholds were
+            chosen.
         best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
         optimiser: State of the optimiser; only in ``last.pt``.
         average: Moving average of the weights, with the number of steps in it; only in ``last.pt``.
@@ -67,6 +69,7 @@ class Checkpoint:
     epoch: int
     net: dict[str, Tensor]
     thresholds: dict[str, float] = field(default_factory=dict)
+    confirms: bool = False
     best_dice: float | None = None
     optimiser: dict[str, Any] | None = None
     average: dict[str, Any] | None = None
@@ -223,6 +226,7 @@ def _check_fields(checkpoint: Checkpoint) -> None:
         "epoch": type(checkpoint.epoch) is int and checkpoint.epoch >= 0,
         "net": all(isinstance(t, Tensor) and t.is_floating_point() for t in checkpoint.net.values()),
         "thresholds": all(isinstance(t, float) and 0 <= t <= 1 for t in checkpoint.thresholds.values()),
+        "confirms": isinstance(checkpoint.confirms, bool),
         "best_dice": checkpoint.best_dice is None or isinstance(checkpoint.best_dice, float),
         "spacing_range": ranges is None or ([len(s) for s in ranges] == [3, 3] and min(map(min, ranges)) > 0),
         "optimiser": checkpoint.optimiser is None or isinstance(checkpoint.optimiser, dict),

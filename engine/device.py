@@ -1,6 +1,7 @@
 """Which device to compute on, and what to say when its memory does not suffice."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from data.common.errors import InputError
 from data.common.memory import free_memory
 from models.blocks import StandardisedConv3d
+from models.channels_last import why_not_fused
 
 READ_EVERY = 50  # steps
 ONEDNN_ABOVE = (
@@ -136,6 +138,13 @@ def inference_precision(device: torch.device) -> torch.dtype:
     return (
         torch.float16 if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled() else torch.float32
     )
+
+
+@functools.cache
+def note_missing_kernels(device: torch.device) -> None:
+    """Print a line, once, if the kernels for GPUs cannot be used on this machine, and networks run without them."""
+    if device.type == "cuda" and (reason := why_not_fused()):
+        print(f"note: group normalisation takes much longer than it should on this GPU, as Triton fails: {reason}")
 
 
 def avoid_slow_convolutions(net: nn.Module) -> None:

@@ -10,7 +10,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.settings import from_record
 from data.samples import Sampling
-from engine.device import avoid_slow_convolutions
+from engine.device import avoid_slow_convolutions, note_missing_kernels
 from engine.method import Method
 from models.blocks import Activation
 from models.dual_task_net import DualTaskNet
@@ -117,6 +117,7 @@ class Recipe:
         self, device: torch.device, memory_format: torch.memory_format = torch.channels_last_3d
     ) -> DualTaskNet:
         """Build the network on a device, with random weights, by default laid out in memory as it computes fastest."""
+        note_missing_kernels(device)
         net = new_network(self.network, self.method)
         # The stubs of torch do not know that a module can be moved and given a memory format in one call.
         net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]

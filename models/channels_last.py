@@ -4,7 +4,6 @@ In other layouts torch's own functions are used.
 """
 
 import functools
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -44,9 +43,10 @@ class NormReLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, D, H, W) over the voxels and the channels of each group, and apply the ReLU."""
-        fused = _fused_norm_relu() if x.is_cuda and x.is_contiguous(memory_format=CHANNELS_LAST) else None
-        if fused is not None:
-            return fused(x, self.weight, self.bias, self.num_groups, self.eps, self.leak)
+        if x.is_cuda and x.is_contiguous(memory_format=CHANNELS_LAST) and not why_not_fused():
+            from models.fused_norm import norm_relu  # needs Triton
+
+            return norm_relu(x, self.weight, self.bias, self.num_groups, self.eps, self.leak)
         y = self._normalise(x)  # may be overwritten, as no gradient needs it
         return F.leaky_relu_(y, self.leak) if self.leak else F.relu_(y)
 
@@ -107,13 +107,16 @@ class _GroupNorm(torch.autograd.Function):
 
 
 @functools.cache
-def _fused_norm_relu() -> Callable[..., Tensor] | None:
-    """Return the kernels for GPUs; None where Triton is missing, as on Windows."""
+def why_not_fused() -> str:
+    """Return why the kernels for GPUs cannot be used on this machine; empty if they can. They are tried once."""
     try:
         from models.fused_norm import norm_relu
-    except ModuleNotFoundError:
-        return None
-    return norm_relu
+
+        one = torch.ones(8, device="cuda")
+        norm_relu(torch.ones(1, 8, 2, 2, 2, device="cuda"), one, one, 8, 1e-5, 0.0)
+    except Exception as error:  # no Triton, as on Windows, or whatever its compiler lacks
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ""
 
 
 def add_upsampled(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -175,5 +175,5 @@ def build_model(
         fast=fast,
         sha256=sha256,
         score_threshold=checkpoint.thresholds.get(score_threshold_name(readout)),
-        confirms=stage.confirms(recipe.training.negatives),
+        confirms=checkpoint.confirms,
     )

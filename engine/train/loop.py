@@ -142,6 +142,7 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
         spacing_range=training.spacing_range,
         epoch=epoch,
         net=weights_of(training.net),
+        confirms=training.stage.confirms(training.recipe.training.negatives),
         best_dice=training.best_dice,
     )
     best_so_far, finished = training.folder / BEST_SO_FAR, epoch == training.recipe.training.epochs
@@ -183,7 +184,7 @@ def model_of(training: Training, checkpoint: Checkpoint) -> StageModel:
         epoch=checkpoint.epoch,
         split_hash=checkpoint.split_hash,
         preparation=checkpoint.recipe.preparation,
-        confirms=training.stage.confirms(training.recipe.training.negatives),
+        confirms=checkpoint.confirms,
     )
 
 

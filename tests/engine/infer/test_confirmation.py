@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from data.augment import Augmentation
 from data.cases.case import read_case, write_case
 from data.cases.preparation import Preparation
 from data.scans.grid import Grid
-from engine.checkpoint import Checkpoint, save_checkpoint
+from engine.checkpoint import load_checkpoint
 from engine.infer.cascade import segment_stage
-from engine.infer.models import StageModel, load_model
-from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.infer.models import StageModel, build_model
+from engine.recipe import TrainSettings
 from engine.stages import STAGES
+from engine.train.loop import train
 from engine.train.validate import dice, mean_dice
-from models.dual_task_net import DualTaskNet, DualTaskOutput
+from models.dual_task_net import DualTaskOutput
+from tests.engine.train.test_train import training_of
 
 CPU = torch.device("cpu")
 SPACING = (2.0, 2.0, 2.0)
@@ -92,26 +93,14 @@ def test_the_validation_confirms_too(tmp_path, scan):
         assert mean_dice(FooledUpClose(), STAGE, [case], CPU, negatives=negatives, thresholds=(0.5,)) == [found]
 
 
-@pytest.mark.parametrize("stage_name", ["tumor_coarse", "tumor_fine"])
+@pytest.mark.parametrize("stage", ["tumor_coarse", "tumor_fine"])
 @pytest.mark.parametrize("negatives", [0.0, 0.25])
-def test_only_a_network_that_has_seen_boxes_without_a_tumour_is_asked_to_confirm(tmp_path, stage_name, negatives):
-    stage = STAGES[stage_name]
-    net = DualTaskNet(width=8, heads=stage.method.heads)
-    training = TrainSettings(epochs=1, negatives=negatives)
-    recipe = Recipe(NetworkSettings(width=8), stage.method, stage.sampling, Augmentation(), training, Preparation())
-    run = tmp_path / stage_name / "west" / "2026_01_01_00_00_00"
-    run.mkdir(parents=True)
-    checkpoint = Checkpoint(
-        stage=stage_name,
-        split="west",
-        split_hash="",
-        data_hash="",
-        recipe=recipe,
-        spacing_range=None,
-        epoch=1,
-        net=net.state_dict(),
-        thresholds={"segmentation": 0.5},
-    )
-    save_checkpoint(run / "best.pt", checkpoint)
-    model = load_model(tmp_path, stage_name, "west", CPU)
-    assert model.confirms == (stage_name == "tumor_fine" and negatives > 0)
+def test_only_a_network_that_has_seen_boxes_without_a_tumour_is_asked_to_confirm(tmp_path, stage, negatives):
+    settings = TrainSettings(epochs=1, workers=0, negatives=negatives)
+    training = training_of(tmp_path, stage, settings)
+    train(training)
+    checkpoint = load_checkpoint(training.folder / "best.pt", stage)
+    assert checkpoint.confirms == (stage == "tumor_fine" and negatives > 0)
+    for confirms in (False, True):  # as it was trained, whatever this version would train
+        changed = replace(checkpoint, confirms=confirms)
+        assert build_model(changed, "best.pt", CPU, run=training.folder, sha256="").confirms == confirms

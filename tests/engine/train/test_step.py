@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import engine.device
 from data.common.errors import InputError
 from engine.device import choose_execution
 from engine.recipe import TrainSettings
@@ -50,6 +51,15 @@ def test_the_plain_way_gives_the_same_losses(tmp_path):
     execution = choose_execution(CPU, plain=True)
     reference = losses_of(training_of(tmp_path, "tumor_fine", settings, execution=execution))
     assert losses_of(training_of(tmp_path, "tumor_fine", settings)) == pytest.approx(reference, rel=1e-3)
+
+
+def test_kernels_that_cannot_be_used_are_told_of_once(monkeypatch, capsys):
+    monkeypatch.setattr(engine.device, "why_not_fused", lambda: "Failed to find C compiler")
+    engine.device.note_missing_kernels.cache_clear()
+    for device in (CPU, torch.device("cuda"), torch.device("cuda")):
+        engine.device.note_missing_kernels(device)
+    assert capsys.readouterr().out.count("Triton fails: Failed to find C compiler") == 1
+    engine.device.note_missing_kernels.cache_clear()
 
 
 def test_losses_are_read_several_steps_at_a_time_and_a_fault_names_its_case():
