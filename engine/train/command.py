@@ -15,6 +15,7 @@ from data.cases.case import Case
 from data.cases.store import read_store
 from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, command
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
+from data.common.records import read_yaml
 from data.common.settings import differences
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
@@ -23,7 +24,7 @@ from engine.checkpoint import CENTRES, Checkpoint, create_run, list_runs, load_c
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
-from engine.recipe import Recipe, TrainSettings, new_network
+from engine.recipe import Recipe, Start, TrainSettings, new_network
 from engine.stages import STAGES, Stage
 from engine.train.cost import Cost, Work, describe_machine, format_duration, measuring
 from engine.train.initial import InitialWeights, describe_start
@@ -298,6 +299,21 @@ def train_split(options: TrainOptions, plan: Plan, fit: Fit, execution: Executio
         train_in(of_first(folder), options, plan, fit, execution)
 
 
+def check_start(folder: Path, start: Start) -> None:
+    """Check that a run without a finished epoch begins with the weights that it was begun with before.
+
+    Raises:
+        InputError: If it was begun with others.
+    """
+    try:
+        before = Start(**read_yaml(folder / "settings.yaml").get("start", {}))
+    except (OSError, ValueError, TypeError):  # a new run, or one that was killed before it was recorded
+        return
+    if before.sha256 and before.sha256 != start.sha256:
+        problem = f"was begun with the weights of {before.path}, and no epoch of it is finished"
+        raise InputError(folder, problem, f"give --init {before.path} again, or start a new run without --resume")
+
+
 def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, execution: Execution) -> None:
     """Train in a run folder that nobody else is using.
 
@@ -324,6 +340,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
             return
         print(f"{folder}: goes on after epoch {checkpoint.epoch}{kept}")
     elif process_number() == 0:
+        check_start(folder, recipe.start)
         write_settings(
             folder,
             {

@@ -243,3 +243,15 @@ def test_two_processes_share_the_steps_of_a_frozen_network_as_one_makes_them(tmp
     for name, value in nets[0].items():
         assert torch.allclose(value, nets[1][name], atol=1e-3), name
         assert torch.equal(nets[1][name], begun[name]) == bool(ENCODER.match(name)), name
+
+
+def test_a_run_without_a_finished_epoch_goes_on_only_with_the_weights_that_it_was_begun_with(tmp_path):
+    begun = Start("model.zip", "a" * 64)
+    train_command.check_start(tmp_path, Start())  # nothing is recorded yet
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"start": vars(begun)}))
+    train_command.check_start(tmp_path, begun)
+    train_command.check_start(tmp_path, replace(begun, path="copied.zip"))
+    for other in (Start(), replace(begun, sha256="b" * 64)):
+        with pytest.raises(InputError, match=r"begun with the weights of model.zip") as raised:
+            train_command.check_start(tmp_path, other)
+        assert_clear(raised.value, tmp_path)
