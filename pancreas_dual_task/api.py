@@ -15,10 +15,10 @@ from data.common.errors import InputError
 from data.scans.grid import Grid
 from data.scans.volume import from_image, read_image, write_image, write_mask
 from data.splits.split import NONE_HELD_OUT
+from engine.infer.loading import ModelChoice, find_complete_splits, load_models
 from engine.infer.maps import LAST, find_confidences
 from engine.infer.members import Share
-from engine.infer.models import StageModel, check_runs_folder
-from engine.infer.predict import find_complete_splits, load_models, parse
+from engine.infer.models import StageModel
 from engine.infer.scan import SegmentedScan, prepare_scan, segment_prepared
 
 
@@ -160,18 +160,12 @@ def load_cascade(
         raise InputError(runs, problem, "leave out split, until and ensemble, or give the folder of the runs")
     if ensemble and split:
         raise InputError(runs, "an ensemble takes the place of split", "leave out split, or ensemble")
-    # The options of the command, so that both load the same models; no scan and no folder is named.
-    words = [f"--gpu={device}"]
+    choice = ModelChoice(until=until, average=average, fast=fast, gpu=device)
     if runs.is_file():
-        words += [f"--model={runs}"]
-    else:
-        check_runs_folder(runs)
-        words += [f"--path={runs}", *([] if ensemble else [f"--data={split or _only_split(runs)}"])]
-    words += [f"--time={until}"] if until else []
-    words += [flag for flag, is_set in (("--average", average), ("--fast", fast)) if is_set]
-    options = parse(["-", "--output=-", *words])
+        return Cascade(load_models(replace(choice, file=runs)))
     shares = tuple(Share(name, count) for name, count in (ensemble or {}).items())
-    return Cascade(load_models(replace(options, ensemble=shares)))
+    choice = replace(choice, path=runs, ensemble=shares)
+    return Cascade(load_models(choice if shares else replace(choice, split=split or _only_split(runs))))
 
 
 def _only_split(runs: Path) -> str:

@@ -9,38 +9,30 @@ label in the crop, which a new scan does not have. The crops are the same if the
 """
 
 import argparse
-import functools
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from data.cases.options import add_series
-from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.errors import EXIT_BAD_INPUT, command
 from data.common.files import check_writable, remove_unfinished
 from data.common.program import command_name
 from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter, add_examples
-from data.splits.split import NONE_HELD_OUT
-from engine.checkpoint import BEST, DEFAULT_CHECKPOINTS
-from engine.device import choose_device
 from engine.infer.dicom_seg import require_highdicom
-from engine.infer.members import Share, choose_shares, combine, find_members
-from engine.infer.models import StageModel, build_model, check_runs_folder, describe_model, load_model
+from engine.infer.loading import ModelChoice, add_models, load_models, read_models
+from engine.infer.models import describe_model
 from engine.infer.overlap import overlap
 from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
 from engine.infer.volumes import PredictionFolder
-from engine.model_file import read_model_file
-from engine.options import add_average, add_fast, add_gpu, add_path, add_save_probabilities
+from engine.options import add_average, add_fast, add_gpu, add_save_probabilities
 from engine.report.html.page import PAGE
 from engine.report.tables import CaseRow, failed
-from engine.stages import STAGES
 
 
 class Shard(NamedTuple):
@@ -79,16 +71,9 @@ class PredictOptions:
         series: Which series of each DICOM folder; empty for the only one.
         output: Folder for masks, pictures and the table of volumes.
         dicom_seg: Whether to write the mask of a DICOM series as a DICOM segmentation as well.
-        split: The split whose models are used.
-        until: Use the newest runs that were started at this time or before; None for the newest of all.
-        average: Whether to average the two tasks in the stages that have a distance head.
-        fast: As in engine.options.
+        models: Which trained models segment them.
         shard: Which of the scans.
         report: Whether to write report.html.
-        gpu: As in engine.options.
-        path: As in engine.options.
-        model: A model file to use in place of the runs; None for the runs.
-        ensemble: What each split contributes to an ensemble; nothing for a single network.
         save_probabilities: As in engine.options.
     """
 
@@ -96,17 +81,10 @@ class PredictOptions:
     series: str
     output: Path
     dicom_seg: bool
-    split: str
-    until: str | None
-    average: bool
-    fast: bool
+    models: ModelChoice
     shard: Shard
     report: bool
-    gpu: str
-    path: Path
-    model: Path | None
-    ensemble: tuple[Share, ...] = ()
-    save_probabilities: bool = False
+    save_probabilities: bool
 
 
 def parse(argv: Sequence[str] | None) -> PredictOptions:
@@ -121,7 +99,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     )
     scans = parser.add_argument_group("scans")
     add_series(scans)
-    chosen_models = parser.add_argument_group("models")
+    add_models(parser)
     method = parser.add_argument_group("method")
     output = parser.add_argument_group("output and machine")
     output.add_argument(
@@ -137,35 +115,6 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         action="store_true",
         help="also write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm), with patient and study of "
         "the scan (needs the package highdicom)",
-    )
-    splits = chosen_models.add_mutually_exclusive_group()
-    splits.add_argument(
-        "--data",
-        default=NONE_HELD_OUT,
-        metavar="CENTRE",
-        help="use the models that were trained without this centre; none: those that were trained on all centres",
-    )
-    splits.add_argument(
-        "--ensemble",
-        type=Share.parse,
-        nargs="+",
-        default=(),
-        metavar="SPLIT",
-        help="average the models of several splits, or with SPLIT=N the N newest of a split, such as those of other "
-        "seeds; all: of every split of which all stages are trained (default: a single model)",
-    )
-    chosen_models.add_argument(
-        "--time",
-        metavar="YYYY_MM_DD_HH_MM_SS",
-        help="use the newest run of each stage that was started at this time or before (default: the newest run)",
-    )
-    add_path(chosen_models)
-    chosen_models.add_argument(
-        "--model",
-        type=Path,
-        metavar="FILE",
-        help=f"use the models of a file that {command_name('python -m engine.export', 'export')} wrote, in place of "
-        "--path, --data, --time and --ensemble",
     )
     add_average(method)
     add_fast(method)
@@ -196,27 +145,14 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         ("patient_7 -o out --model model.zip --dicom-seg", "segment a DICOM series with a model file, for an archive"),
     )
     args = parser.parse_args(argv)
-    chosen = args.ensemble or (args.path, args.data, args.time) != (DEFAULT_CHECKPOINTS, NONE_HELD_OUT, None)
-    if args.model and chosen:
-        problem = "holds all models, so there are no runs to choose among"
-        raise InputError(
-            f"--model {args.model}", problem, "leave out --path, --data, --time and --ensemble, or --model"
-        )
     return PredictOptions(
         scans=tuple(args.scans),
         series=args.series,
         output=args.output,
         dicom_seg=args.dicom_seg,
-        split=args.data,
-        until=args.time,
-        average=args.average,
-        fast=args.fast,
+        models=read_models(args),
         shard=args.shard,
         report=args.report,
-        gpu=args.gpu,
-        path=args.path,
-        model=args.model,
-        ensemble=tuple(args.ensemble),
         save_probabilities=args.save_probabilities,
     )
 
@@ -233,9 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_highdicom()
     folder = PredictionFolder(options.output)
     names = folder.assign_names(options.scans)
-    if options.model is None:
-        check_runs_folder(options.path)
-    models = load_models(options)
+    models = load_models(options.models)
     check_writable(options.output)
     remove_unfinished([options.output])
     for model in models.values():
@@ -269,78 +203,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
-
-
-def load_models(options: PredictOptions) -> dict[str, StageModel]:
-    """Load the models of the four stages by the name of their stage, in the order of the cascade.
-
-    Raises:
-        InputError: If a stage has no usable model, after a line for each such stage has been printed; or if the models
-            were trained on cases that were prepared in different ways.
-    """
-    device, averaged = choose_device(options.gpu), [s.name for s in STAGES.values() if "sdf" in s.method.heads]
-    readouts = {name: "average" if options.average and name in averaged else "segmentation" for name in STAGES}
-    if options.model:
-        models = load_from_file(options.model, device, readouts, fast=options.fast)
-    else:
-        models = load_from_runs(options, device, readouts)
-    first = next(iter(models.values()))
-    if other := next((model for model in models.values() if model.preparation != first.preparation), None):
-        ways = f"{other.preparation}, but {first.run} with {first.preparation}"
-        raise InputError(other.run, f"trained on cases prepared with {ways}", "train all stages on one store")
-    return models
-
-
-def load_from_file(
-    file: Path, device: torch.device, readouts: Mapping[str, str], *, fast: bool
-) -> dict[str, StageModel]:
-    """Load the models of a model file by the name of their stage.
-
-    Raises:
-        InputError: If the file or a model in it cannot be used.
-    """
-    return {
-        name: build_model(
-            checkpoint, f"{file}, {name}", device, run=file, sha256=sha256, readout=readouts[name], fast=fast
-        )
-        for name, (checkpoint, sha256) in read_model_file(file).stages.items()
-    }
-
-
-def load_from_runs(options: PredictOptions, device: torch.device, readouts: Mapping[str, str]) -> dict[str, StageModel]:
-    """Load the newest models of the runs by the name of their stage.
-
-    Raises:
-        InputError: If a stage has no usable model, after a line for each such stage has been printed.
-    """
-    models, missing = {}, 0
-    shares = choose_shares(options.ensemble, find_complete_splits(options.path)) if options.ensemble else []
-    for name, stage in STAGES.items():
-        load = functools.partial(
-            load_model, options.path, name, device=device, readout=readouts[name], fast=options.fast
-        )
-        try:
-            if shares:
-                members = find_members(options.path, stage, shares, until=options.until)
-                models[name] = combine([load(split, at=time) for split, time in members])
-            else:
-                models[name] = load(options.split, until=options.until)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            missing += 1
-    if missing:
-        complete = find_complete_splits(options.path)
-        choice = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
-        asked = f"--ensemble {' '.join(map(str, shares))}" if shares else f"--data {options.split}"
-        problem = f"{missing} of the {len(STAGES)} stages have no usable model for {asked}"
-        raise InputError(options.path, problem, f"train them with the commands above{choice}")
-    return models
-
-
-def find_complete_splits(checkpoints: Path) -> list[str]:
-    """Return the names of the splits for which every stage has a finished model."""
-    finished = [{best.parents[1].name for best in (checkpoints / stage).glob(f"*/*/{BEST}")} for stage in STAGES]
-    return sorted(set.intersection(*finished))
 
 
 def describe(row: CaseRow) -> str:

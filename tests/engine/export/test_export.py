@@ -17,7 +17,7 @@ from data.common.records import CHECKSUM, checksum
 from engine.checkpoint import save_checkpoint
 from engine.export import command as export
 from engine.infer import predict
-from engine.infer.models import load_model
+from engine.infer.models import StageModel, load_model
 from engine.infer.scan import hash_models
 from engine.model_file import read_model_file
 from engine.stages import STAGES
@@ -41,8 +41,8 @@ def model(runs) -> Path:
     return path
 
 
-def predict_options(*options: str) -> predict.PredictOptions:
-    return predict.parse(["scan.nii.gz", "-o", "out", "--gpu", "cpu", *map(str, options)])
+def chosen_models(*options: str) -> dict[str, StageModel]:
+    return predict.load_models(predict.parse(["scan.nii.gz", "-o", "out", "--gpu", "cpu", *map(str, options)]).models)
 
 
 def test_a_model_file_holds_weights_recipe_thresholds_centres_hashes_and_metrics(runs, model):
@@ -81,8 +81,8 @@ def test_the_same_runs_give_the_same_bytes_also_if_they_are_named_one_by_one(run
 
 
 def test_a_model_file_gives_the_models_of_its_runs(runs, model):
-    ours = predict.load_models(predict_options("--model", model, "--average"))
-    theirs = predict.load_models(predict_options("--path", runs, "--data", "east", "--average"))
+    ours = chosen_models("--model", model, "--average")
+    theirs = chosen_models("--path", runs, "--data", "east", "--average")
     assert list(ours) == list(theirs) == list(STAGES) and hash_models(ours) == hash_models(theirs)
     for stage, own in ours.items():
         other = theirs[stage]
@@ -110,7 +110,7 @@ def test_a_scan_is_segmented_with_a_model_file_as_with_its_runs(tmp_path):
 @pytest.mark.parametrize("option", ["--path=runs", "--data=east", "--time=2026_01_02_03_04_05", "--ensemble=all"])
 def test_a_model_file_leaves_no_choice_of_runs(model, option):
     with pytest.raises(InputError, match="Leave out --path, --data, --time and --ensemble, or --model"):
-        predict_options("--model", model, option)
+        chosen_models("--model", model, option)
 
 
 def rewritten(model: Path, to: Path, members: dict[str, bytes | None], method: int = zipfile.ZIP_STORED) -> Path:

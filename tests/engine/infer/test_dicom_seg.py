@@ -3,12 +3,10 @@
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
-import torch
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, SegmentationStorage
 from scipy.spatial.transform import Rotation
@@ -21,10 +19,9 @@ from engine.infer import dicom_seg, predict
 from engine.infer import scan as scan_steps
 from engine.infer.cascade import CascadeResult
 from engine.report.pictures import COLOURS
-from engine.stages import STAGES
 from tests.conftest import affine_of, save, tiny_scan
 from tests.dicom_files import AXIAL, CORONAL, write_slices
-from tests.engine.infer.test_predict import rows_of
+from tests.engine.infer.test_predict import rows_of, stand_in
 
 highdicom = pytest.importorskip("highdicom")
 
@@ -88,18 +85,7 @@ def run(monkeypatch, tmp_path):
         calls.append(spacing)
         return CascadeResult((image > -300).astype(np.uint8) + (image > 300), ())
 
-    model = SimpleNamespace(
-        preparation=Preparation(crop="body"),
-        device=torch.device("cpu"),
-        stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
-        fast=False,
-        confirms=False,
-        members=(),
-        run=tmp_path,
-        sha256="of the network",
-        readout="segmentation",
-        threshold=0.5,
-    )
+    model = stand_in(tmp_path, Preparation(crop="body"))
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(scan_steps, "segment_scan", segment)
     monkeypatch.setattr(scan_steps, "draw_overlay", lambda path, *_, **__: path.touch())

@@ -19,6 +19,7 @@ from data.common.files import REPOSITORY
 from engine.infer import predict
 from engine.infer import scan as scan_steps
 from engine.infer.cascade import CascadeResult
+from engine.infer.loading import load_models
 from engine.infer.volumes import UNFINISHED
 from engine.report import drawing
 from engine.stages import STAGES
@@ -27,6 +28,22 @@ from tests.dicom_files import write_slices
 from tests.engine.report.html.pages import Reader
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
+
+
+def stand_in(run, preparation: Preparation) -> SimpleNamespace:
+    """What a command reads of a model whose network is never asked."""
+    return SimpleNamespace(
+        preparation=preparation,
+        device=torch.device("cpu"),
+        stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
+        fast=False,
+        confirms=False,
+        members=(),
+        run=run,
+        sha256="of the network",
+        readout="segmentation",
+        threshold=0.5,
+    )
 
 
 @pytest.fixture
@@ -39,19 +56,7 @@ def seen(monkeypatch, tmp_path) -> dict:
         return CascadeResult((image > -300).astype(np.uint8) + (image > 300), ())
 
     preparation = Preparation(crop="body", spacing=PREPARED)
-    model = SimpleNamespace(
-        preparation=preparation,
-        device=torch.device("cpu"),
-        stage=SimpleNamespace(title="x", sampling=STAGES["pancreas_coarse"].sampling),
-        fast=False,
-        confirms=False,
-        members=(),
-        run=tmp_path,
-        sha256="of the network",
-        readout="segmentation",
-        threshold=0.5,
-    )
-    seen["model"] = model
+    seen["model"] = model = stand_in(tmp_path, preparation)
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
     monkeypatch.setattr(scan_steps, "segment_scan", segment)
     return seen
@@ -332,7 +337,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_mask(seen, tmp_path, m
 
 
 @pytest.mark.parametrize("problem", ["a foreign table", "a file as folder", "no folder of models"])
-def test_what_would_fail_at_the_end_is_refused_before_any_scan_is_read(seen, tmp_path, capsys, problem):
+def test_what_would_fail_at_the_end_is_refused_before_any_scan_is_read(seen, tmp_path, monkeypatch, capsys, problem):
     (scan,) = blocks(tmp_path, "a.nii.gz")
     out, options = tmp_path / "out", []
     if problem == "a foreign table":
@@ -342,6 +347,7 @@ def test_what_would_fail_at_the_end_is_refused_before_any_scan_is_read(seen, tmp
         out.write_text("x")
     else:
         options = ["--path", str(tmp_path / "nowhere")]
+        monkeypatch.setattr(predict, "load_models", load_models)  # the real one again
     assert predict.main([scan, "-o", str(out), *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and "shape" not in seen
 
