@@ -152,6 +152,21 @@ def _sum_kernel(
 
 
 @triton.jit
+def _group_sums(parts_ptr, count, width, PARTS: tl.constexpr, WIDTH: tl.constexpr):
+    """Add up the parts of one group of one sample: its channels, which of them exist, and both sums of each."""
+    sample, group = tl.program_id(0), tl.program_id(1)
+    channels = tl.num_programs(1) * width
+    inner = tl.arange(0, WIDTH)
+    channel, exists = group * width + inner, inner < width
+    part = tl.arange(0, PARTS)
+    inside = (part < count)[:, None] & exists[None, :]
+    place = parts_ptr + (sample * count + part)[:, None] * 2 * channels + channel[None, :]
+    first = tl.sum(tl.load(place, mask=inside, other=0.0), 0)
+    second = tl.sum(tl.load(place + channels, mask=inside, other=0.0), 0)
+    return channel, exists, first, second
+
+
+@triton.jit
 def _scale_kernel(
     parts_ptr,
     weight_ptr,
@@ -167,22 +182,15 @@ def _scale_kernel(
 ):
     """Compute scale and shift of the channels of one group of one sample, and the mean and rstd of the group."""
     sample, group, batch, groups = tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1)
-    channels = groups * width
-    inner = tl.arange(0, WIDTH)
-    channel, exists = group * width + inner, inner < width
-    part = tl.arange(0, PARTS)
-    inside = (part < count)[:, None] & exists[None, :]
-    place = parts_ptr + (sample * count + part)[:, None] * 2 * channels + channel[None, :]
-    sums = tl.sum(tl.load(place, mask=inside, other=0.0), 0)
-    squares = tl.sum(tl.load(place + channels, mask=inside, other=0.0), 0)
+    channel, exists, sums, squares = _group_sums(parts_ptr, count, width, PARTS, WIDTH)
     size = voxels * 1.0 * width
     mean = tl.sum(sums, 0) / size
     rstd = 1 / tl.sqrt(tl.maximum(tl.sum(squares, 0) / size - mean * mean, 0.0) + eps)
     scale = rstd * tl.load(weight_ptr + channel, mask=exists, other=0.0)
     shift = tl.load(bias_ptr + channel, mask=exists, other=0.0) - mean * scale
-    out = factors_ptr + sample * channels + channel
+    out, step = factors_ptr + sample * groups * width + channel, batch * groups * width
     tl.store(out, scale, mask=exists)
-    tl.store(out + batch * channels, shift, mask=exists)
+    tl.store(out + step, shift, mask=exists)
     tl.store(moments_ptr + sample * groups + group, mean)
     tl.store(moments_ptr + (batch + sample) * groups + group, rstd)
 
@@ -201,14 +209,7 @@ def _gradient_kernel(
 ):
     """Compute of_g, of_x and constant of the channels of one group of one sample, and its share in d weight, d bias."""
     sample, group, batch, groups = tl.program_id(0), tl.program_id(1), tl.num_programs(0), tl.num_programs(1)
-    channels = groups * width
-    inner = tl.arange(0, WIDTH)
-    channel, exists = group * width + inner, inner < width
-    part = tl.arange(0, PARTS)
-    inside = (part < count)[:, None] & exists[None, :]
-    place = parts_ptr + (sample * count + part)[:, None] * 2 * channels + channel[None, :]
-    sum_g = tl.sum(tl.load(place, mask=inside, other=0.0), 0)
-    sum_gx = tl.sum(tl.load(place + channels, mask=inside, other=0.0), 0)
+    channel, exists, sum_g, sum_gx = _group_sums(parts_ptr, count, width, PARTS, WIDTH)
     mean = tl.load(moments_ptr + sample * groups + group)
     rstd = tl.load(moments_ptr + (batch + sample) * groups + group)
     weight = tl.load(weight_ptr + channel, mask=exists, other=0.0)
@@ -216,7 +217,7 @@ def _gradient_kernel(
     sum_gn = rstd * (sum_gx - mean * sum_g)
     of_x = -rstd * rstd * tl.sum(weight * sum_gn, 0) / size
     constant = -rstd * tl.sum(weight * sum_g, 0) / size - of_x * mean
-    out, step = found_ptr + sample * channels + channel, batch * channels
+    out, step = found_ptr + sample * groups * width + channel, batch * groups * width
     tl.store(out, rstd * weight, mask=exists)
     tl.store(out + step, tl.zeros((WIDTH,), tl.float32) + of_x, mask=exists)
     tl.store(out + 2 * step, tl.zeros((WIDTH,), tl.float32) + constant, mask=exists)
