@@ -208,8 +208,10 @@ def segment_stage(
 
     mask, box = segment_in_rounds(segment, box, spacing, sampling)
     around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
-    found_ml = volume_ml(mask, spacing)
+    found, found_ml = mask.copy() if keep and around else mask, volume_ml(mask, spacing)
     mask = confirm(mask, box, around, segment)
+    if box in kept and found is not mask:
+        kept[box].values[(found & ~mask)[box.slices]] = 0.0  # what was not confirmed is no candidate
     seen = box if mask.any() or around is None else around  # where candidates are looked for
     left_out_ml = found_ml - volume_ml(mask, spacing)
     remarks = [f"{left_out_ml:.2f} ml left out that were not found around the pancreas, too"] if left_out_ml else []

@@ -151,8 +151,11 @@ def build_model(
     recipe = checkpoint.recipe
     stage = replace(STAGES[checkpoint.stage], method=recipe.method, sampling=recipe.sampling)
     if readout not in checkpoint.thresholds:
-        problem = "the network has no distance head, so the two tasks cannot be averaged"
-        raise InputError(name, problem, "leave out --average")
+        has_heads = READOUTS[readout].heads <= set(recipe.method.heads)
+        lack = (
+            "threshold for the average of the two tasks" if has_heads else "distance head for the average of two tasks"
+        )
+        raise InputError(name, f"the network has no {lack}", "leave out --average")
     net = recipe.build_network(device)
     try:
         net.load_state_dict(checkpoint.net)

@@ -31,7 +31,7 @@ def is_lost(row: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Losses:
+class LostCases:
     """How many cases were lost.
 
     Attributes:
@@ -53,11 +53,11 @@ class Losses:
         return f"{self.lost} of {self.with_target}" + (f": {', '.join(parts)}" if parts else "")
 
 
-def count_losses(rows: Sequence[Mapping[str, Any]]) -> Losses:
+def count_lost(rows: Sequence[Mapping[str, Any]]) -> LostCases:
     """Count the lost cases of a table, and those of each stage."""
     lost = [row for row in rows if is_lost(row)]
     stages = Counter(row.get("lost_in") for row in lost)
-    return Losses(
+    return LostCases(
         with_target=sum(map(has_target, rows)),
         lost=len(lost),
         stages={name: stages[name] for name in STAGES if stages[name]},

@@ -65,27 +65,12 @@ def write_results(
             draw_distributions(folder / "distributions.png", scored, PLOTTED, title)
         faults.append(picture.fault)
     lesions = target != "pancreas"
-    code = np.uint8(TUMOUR if lesions else PANCREAS)
     picked = pick_cases(rows)._asdict() | ({"false_positive": pick_false_positive(rows)} if lesions else {})
     for rank, row in picked.items():
-        if row is None:
-            continue
-        said = f"Dice {row['dice']:.2f}" if has_target(row) else f"no tumour, {row['prediction_ml']:.2f} ml found"
-        said += f", lost in {STAGES[row['lost_in']].title}" if row.get("lost_in") in STAGES else ""
-        remarks = tuple(filter(None, [row.get("note")]))
-        case = cases[row["case"]]
-        with drawing(folder / f"{rank}.png") as picture:
-            draw_overlay(
-                folder / f"{rank}.png",
-                np.asarray(case.image()),
-                reference=target_mask(np.asarray(case.label()), target) * code,
-                prediction=read_prediction(case) * code,
-                spacing=case.spacing,
-                title=f"{title}: {rank.replace('_', ' ')}, {case.name}, {said}",
-                doubts=remarks if row.get("unreliable") else (),
-                notes=() if row.get("unreliable") else remarks,
-            )
-        faults.append(picture.fault)
+        if row is not None:
+            path, of = folder / f"{rank}.png", f"{title}: {rank.replace('_', ' ')}"
+            case = cases[row["case"]]
+            faults.append(draw_case(path, row, case, target=target, title=of, read_prediction=read_prediction))
     text = summary_table(rows, heading, lesions=lesions, remarks=explain_surface_dice(rows, cases))
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
@@ -117,6 +102,38 @@ def write_results(
     print("report: " + (page.fault or str(folder / PAGE)))
     print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
     print(f"\n{detection}" if detection else "", end="")
+
+
+def draw_case(
+    path: Path,
+    row: CaseRow,
+    case: Case,
+    *,
+    target: str,
+    title: str,
+    read_prediction: Callable[[Case], np.ndarray],
+) -> str:
+    """Draw the reference and the prediction of a case, with what is to be said of it.
+
+    Returns:
+        Why the picture could not be drawn, which was printed as a warning; empty if it was.
+    """
+    said = f"Dice {row['dice']:.2f}" if has_target(row) else f"no tumour, {row['prediction_ml']:.2f} ml found"
+    said += f", lost in {STAGES[row['lost_in']].title}" if row.get("lost_in") in STAGES else ""
+    remarks = tuple(filter(None, [row.get("note")]))
+    code = np.uint8(PANCREAS if target == "pancreas" else TUMOUR)
+    with drawing(path) as picture:
+        draw_overlay(
+            path,
+            np.asarray(case.image()),
+            reference=target_mask(np.asarray(case.label()), target) * code,
+            prediction=read_prediction(case) * code,
+            spacing=case.spacing,
+            title=f"{title}, {case.name}, {said}",
+            doubts=remarks if row.get("unreliable") else (),
+            notes=() if row.get("unreliable") else remarks,
+        )
+    return picture.fault
 
 
 def explain_surface_dice(rows: Sequence[CaseRow], cases: Mapping[str, Case]) -> tuple[str, ...]:

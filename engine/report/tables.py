@@ -18,7 +18,7 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.records import read_json
 from engine.metrics import AGREEMENT, COLUMNS, LESIONS, OUTCOMES, VOLUMES, outcome
-from engine.report.lost import LOST_DICE, count_losses, is_lost
+from engine.report.lost import LOST_DICE, count_lost, is_lost
 from engine.stages import MIN_TUMOUR_ML, STAGES
 from engine.statistics import Summary, summarise
 
@@ -204,9 +204,9 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True, rem
     count = count_outcomes(rows)
     others = [f", {count[name]} {name.replace('_', ' ')}" for name in (*OUTCOMES[1:], "failed") if count[name]]
     lines += ["", f"cases            {count['cases']}: {count['segmented']} segmented{''.join(others)}"]
-    losses = count_losses(rows)
-    if losses.with_target:
-        lines.append(f"lost             {losses.describe()} (Dice below {LOST_DICE:g})")
+    lost_cases = count_lost(rows)
+    if lost_cases.with_target:
+        lines.append(f"lost             {lost_cases.describe()} (Dice below {LOST_DICE:g})")
     if lesions:
         present, detected, spurious = (count[name] for name in LESIONS)
         share = f" ({100 * detected / present:.0f} %)" if present else ""
@@ -245,7 +245,7 @@ def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> 
     metrics = {name: asdict(summary) for name, summary in summarise_metrics(rows).items()}
     counts = count_outcomes(rows)
     if path.suffix == ".json":
-        content: dict[str, Any] = {"counts": counts, "metrics": metrics, "lost": asdict(count_losses(rows))}
+        content: dict[str, Any] = {"counts": counts, "metrics": metrics, "lost": asdict(count_lost(rows))}
         if lesions:
             centres = {name: asdict(summary) for name, summary in tumour_free_by_centre(rows).items()}
             content["tumour_free"] = {**asdict(summarise_tumour_free(rows)), "centres": centres}

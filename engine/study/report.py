@@ -17,7 +17,7 @@ import numpy as np
 from data.common.errors import InputError
 from data.common.files import replacing
 from engine.report.drawing import drawing
-from engine.report.lost import LOST_DICE, Losses, count_losses, has_target, is_missed
+from engine.report.lost import LOST_DICE, LostCases, count_lost, has_target, is_missed
 from engine.report.plots import draw_study
 from engine.report.side_by_side import format_difference
 from engine.report.tables import CaseRow, failed, format_number, read_case_table, write_case_table
@@ -122,7 +122,7 @@ def summarise_variant(results: Mapping[str, VariantResults], variant: str, again
     found = results[variant]
     with_target = [row for row in found.rows.values() if has_target(row)]
     missed = sum(map(is_missed, with_target))
-    losses = count_losses(with_target)
+    lost_cases = count_lost(with_target)
     row = {
         "variant": variant,
         "runs": len(found.runs),
@@ -133,8 +133,8 @@ def summarise_variant(results: Mapping[str, VariantResults], variant: str, again
         "hd95_defined": sum(not math.isnan(row["hd95_mm"]) for row in with_target),
         "missed": missed,
         "missed_share": missed / len(with_target) if with_target else math.nan,
-        "lost": losses.lost,
-        **{f"lost_in_{stage}": losses.stages.get(stage, 0) for stage in STAGES},
+        "lost": lost_cases.lost,
+        **{f"lost_in_{stage}": lost_cases.stages.get(stage, 0) for stage in STAGES},
     }
     if variant != against:
         comparison, seeds = compare_variants(found, results[against])
@@ -223,7 +223,7 @@ def format_cells(row: Mapping[str, Any]) -> list[str]:
     cells = [str(row[name]) for name in ("variant", "runs", "seeds", "cases")]
     cells += [format_number(row["dice"]), format_number(row["nsd_2mm"])]
     lost_in = {stage: row[f"lost_in_{stage}"] for stage in STAGES if row[f"lost_in_{stage}"]}
-    lost = Losses(row["evaluations"], row["lost"], lost_in).describe() if row["evaluations"] else "-"
+    lost = LostCases(row["evaluations"], row["lost"], lost_in).describe() if row["evaluations"] else "-"
     cells += [format_number(row["hd95_mm"], ".1f") + defined, missed, lost]
     if "difference" not in row:
         return [*cells, "", "", "", ""]

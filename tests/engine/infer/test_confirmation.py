@@ -48,9 +48,12 @@ def scan() -> np.ndarray:
     return image
 
 
+def model_of_the_scan() -> StageModel:
+    return StageModel(STAGE, FooledUpClose(), "segmentation", 0.5, CPU, Path("run"), 1, "", Preparation())
+
+
 def look(image: np.ndarray, roi: np.ndarray, *, confirms: bool) -> np.ndarray:
-    model = StageModel(STAGE, FooledUpClose(), "segmentation", 0.5, CPU, Path("run"), 1, "", Preparation())
-    return segment_stage(replace(model, confirms=confirms), image, SPACING, roi, image >= TUMOUR).mask
+    return segment_stage(replace(model_of_the_scan(), confirms=confirms), image, SPACING, roi, image >= TUMOUR).mask
 
 
 def test_what_is_taken_for_a_tumour_up_close_alone_does_not_count(scan):
@@ -73,6 +76,18 @@ def test_a_tumour_is_confirmed_with_the_outline_that_is_seen_up_close(scan):
     scan[14:26, 24:36, 80:96] = GLAND
     outline = (scan == TUMOUR) | (scan == SWELLING)
     assert np.array_equal(look(scan, scan == TUMOUR, confirms=True), outline)
+
+
+def test_what_is_not_confirmed_is_no_candidate_beside_a_tumour_that_is(scan):
+    scan[scan == SWELLING] = GLAND
+    scan[16:22, 26:34, 42:50] = SWELLING  # so near that one box holds both
+    model = replace(model_of_the_scan(), confirms=True)
+    roi = (scan == TUMOUR) | (scan == SWELLING)
+    result = segment_stage(model, scan, SPACING, roi, scan >= TUMOUR, keep=True)
+    assert np.array_equal(result.mask, scan == TUMOUR) and "left out" in result.note
+    found = result.probability.find_candidates(SPACING, scan >= TUMOUR)
+    assert len(found.found) == 1
+    assert np.array_equal(found.numbers > 0, (scan == TUMOUR)[result.probability.box.slices])
 
 
 def test_a_stage_that_looks_around_the_pancreas_anyway_looks_once(scan):

@@ -1,6 +1,6 @@
 """How many cases were lost, and in which stage, is counted over the cases that have a target."""
 
-from engine.report.lost import count_losses, is_lost, is_missed
+from engine.report.lost import count_lost, is_lost, is_missed
 from engine.report.tables import summary_table
 from tests.study_parts import case
 
@@ -20,17 +20,17 @@ def test_a_case_is_lost_below_a_dice_of_a_tenth_if_it_has_a_target():
 
 
 def test_losses_are_counted_by_stage_in_the_order_of_the_cascade():
-    losses = count_losses(ROWS)
-    assert (losses.with_target, losses.lost) == (4, 2)
-    assert list(losses.stages.items()) == [("tumor_coarse", 1), ("tumor_fine", 1)]
-    assert losses.describe() == "2 of 4: 1 in tumor coarse, 1 in tumor fine"
+    lost_cases = count_lost(ROWS)
+    assert (lost_cases.with_target, lost_cases.lost) == (4, 2)
+    assert list(lost_cases.stages.items()) == [("tumor_coarse", 1), ("tumor_fine", 1)]
+    assert lost_cases.describe() == "2 of 4: 1 in tumor coarse, 1 in tumor fine"
 
 
 def test_masks_of_other_programs_are_lost_in_no_stage():
     rows = [{key: value for key, value in row.items() if key != "lost_in"} for row in ROWS]
-    assert count_losses(rows).describe() == "2 of 4"
-    assert count_losses([*rows, ROWS[1]]).describe() == "3 of 5: 1 in tumor fine, 2 in a stage that was not recorded"
-    assert count_losses(rows[:1]).describe() == "0 of 1"
+    assert count_lost(rows).describe() == "2 of 4"
+    assert count_lost([*rows, ROWS[1]]).describe() == "3 of 5: 1 in tumor fine, 2 in a stage that was not recorded"
+    assert count_lost(rows[:1]).describe() == "0 of 1"
 
 
 def test_the_summary_says_where_cases_were_lost():
