@@ -19,6 +19,7 @@ MOST_DEVIATIONS = 2.5  # a displacement is limited to so many of its standard de
 SIZE = 0.12  # standard deviation of a patient's size along each axis, logarithmic
 COARSEST_MM, FINEST_MM = 3.0, 1.0  # of the grid on which a patient is painted
 SCAN_HALF_PLANE_MM = (200.0, 245.0)  # within which a patient lies, (y, x)
+SEARCH_MM, SEARCH_STEP_MM = 75.0, 5.0  # how far from where it was drawn the deformed pancreas is looked for
 LEAST_SEEN_MM = 12.0  # how far a scan reaches into the pancreas at least
 
 Spacing = tuple[float, float, float]
@@ -105,18 +106,21 @@ class Deformation:
 
 def _gland_extent(torso: Torso, warp: Deformation) -> tuple[np.ndarray, np.ndarray]:
     """Find the lowest and the highest corner (z, y, x) in mm of the deformed pancreas."""
-    field, level = torso.gland
-    nodes = np.argwhere(field.values < level)
-    first = field.start + nodes.min(axis=0) * field.step
-    last = field.start + nodes.max(axis=0) * field.step
-    middle, half = (first + last) / 2 * warp.size, (last - first) / 2 * warp.size + 60
-    axes = tuple(np.arange(m - h, m + h, 4.0) for m, h in zip(middle, half, strict=True))
-    inside = _look_up(field, warp(axes)) < level
+    corners = []
+    for layer in torso.gland:
+        nodes = np.argwhere(layer.field.values < layer.level)
+        corners += [layer.field.start + end * layer.field.step for end in (nodes.min(axis=0), nodes.max(axis=0))]
+    first, last = np.min(corners, axis=0) * warp.size, np.max(corners, axis=0) * warp.size
+    axes = tuple(np.arange(a - SEARCH_MM, b + SEARCH_MM, SEARCH_STEP_MM) for a, b in zip(first, last, strict=True))
+    places = warp(axes)
+    inside = np.zeros(places[0].shape, bool)
+    for layer in torso.gland:
+        inside |= _look_up(layer.field, places) < layer.level
     found = np.argwhere(inside)
     if not len(found):  # a gland thinner than this grid; the nodes say where it is
-        return first * warp.size, last * warp.size
+        return first, last
     corner = np.array([axis[0] for axis in axes])
-    return corner + found.min(axis=0) * 4.0, corner + found.max(axis=0) * 4.0
+    return corner + found.min(axis=0) * SEARCH_STEP_MM, corner + found.max(axis=0) * SEARCH_STEP_MM
 
 
 def _look_up(field: Field, places: list[np.ndarray]) -> np.ndarray:

@@ -18,7 +18,6 @@ from data.synthesis.settings import Synthesis
 
 LOW_MM, HIGH_MM = -330.0, 260.0  # heights between which a torso is drawn
 ARM_MM = 38.0  # radius
-_TARGETS = (Tissue.PARENCHYMA, Tissue.DUCT, Tissue.LESION)
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Torso:
     Attributes:
         body: The body wall.
         layers: The organs, in the order in which they are painted.
-        gland: The signed distance of the pancreas, and the level below which it lies.
+        gland: The layers of the pancreas and of its tumour.
         kinds: Random fields that divide bowel, masses and fat into kinds.
         stranding: Above which value of the second field fat is not clean.
         crest: Height in mm of the iliac crest.
@@ -38,7 +37,7 @@ class Torso:
 
     body: Body
     layers: list[Layer]
-    gland: tuple[Field, float]
+    gland: list[Layer]
     kinds: tuple[Field, Field]
     stranding: float
     crest: float
@@ -130,7 +129,6 @@ def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:
     diameter = rng.uniform(12, 55) if rng.random() < settings.tumours else None
     organs = _rearranged(rng, random_organs(rng, body, LOW_MM, HIGH_MM, variety=variety), wide)
     pancreas = random_pancreas(rng, volume, diameter, rng.uniform(0, 30), LOW_MM, variety)
-    around = next(layer for layer in pancreas if layer.tissue == Tissue.PARENCHYMA)
     crest = rng.uniform(-135, -95)
     layers = [
         *_pelvic_organs(rng, crest),
@@ -148,7 +146,8 @@ def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:
     kinds = (smooth_noise(rng, low, high, 45.0), smooth_noise(rng, low, high, 28.0))
     stranding = 1.6 + wide * (rng.uniform(-0.6, 2.6) - 1.6)
     arms = bool(rng.random() < 0.15)
-    return Torso(body, layers, (around.field, around.level), kinds, stranding, crest, arms, table)
+    gland = [layer for layer in pancreas if layer.tissue in (Tissue.PARENCHYMA, Tissue.LESION)]
+    return Torso(body, layers, gland, kinds, stranding, crest, arms, table)
 
 
 def _rearranged(rng: np.random.Generator, organs: list[Layer], wide: float) -> list[Layer]:
@@ -310,8 +309,3 @@ def _calcium(rng: np.random.Generator, wide: float) -> list[Layer]:
         Layer(Extra.CALCIUM, tubes(np.column_stack(plaques), 1.5), 0, over),
         Layer(Tissue.BONE, tubes(np.column_stack(spurs), 2.0), 0, over),
     ]
-
-
-def is_gland(materials: np.ndarray) -> np.ndarray:
-    """Return where materials are the pancreas with its duct and tumour."""
-    return np.isin(materials, _TARGETS)
