@@ -20,7 +20,7 @@ LOW_MM, HIGH_MM = -330.0, 260.0  # heights between which a torso is drawn
 ARM_MM = 38.0  # radius
 PANCREAS_FORWARD_MM = 5.0  # farther from the spine than in the phantom
 # How much organs grow into the fat between them, in slim patients.
-GROWTH = {Tissue.LIVER: 0.5, Tissue.SPLEEN: 0.7, Tissue.WALL: 1.0, Tissue.CORTEX: 0.3}
+GROWTH: dict[int, float] = {Tissue.LIVER: 0.5, Tissue.SPLEEN: 0.7, Tissue.WALL: 1.0, Tissue.CORTEX: 0.3}
 
 
 @dataclass(frozen=True)
