@@ -29,7 +29,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import mannwhitneyu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -49,6 +48,7 @@ from engine.options import add_average, add_fast, add_gpu, add_path
 from engine.report.pictures import BACKGROUND, COLOURS, save_figure
 from engine.report.tables import CaseRow, write_case_table
 from engine.stages import STAGES
+from experiments.stacks import rank
 
 FOUND_MM = 30.0
 TISSUE_ABOVE_HU = -300
@@ -201,9 +201,7 @@ def measure(
         box, probability = result.probability.box, result.probability.values
         gland = seen.grid.to_prepared(reference)[box.slices]
         others = ~gland & (seen.array[box.slices] > TISSUE_ABOVE_HU)
-        if gland.any() and others.any():
-            pairs = float(gland.sum()) * float(others.sum())
-            row["rank"] = float(mannwhitneyu(probability[gland], probability[others]).statistic) / pairs
+        row["rank"] = rank(probability, gland, others)
     return row | case_metrics(prediction, reference, volume.spacing)
 
 
