@@ -20,6 +20,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,6 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.synthesis.acquisition import HIGHEST_HU, LOWEST_HU, random_acquisition
-from data.synthesis.materials import random_materials
-from data.synthesis.patient import render_patient
-from data.synthesis.settings import Synthesis
-
 from data.common.errors import InputError, command
 from data.common.files import check_writable, replacing
 from data.common.progress import progress
@@ -42,9 +38,14 @@ from data.phantom.anatomy import Tissue
 from data.samples import NetworkGrid
 from data.scans.boxes import triple
 from data.scans.volume import read_image, read_label
+from data.synthesis.acquisition import HIGHEST_HU, LOWEST_HU, acquire, random_acquisition
+from data.synthesis.materials import random_materials
+from data.synthesis.patient import render_patient
+from data.synthesis.settings import Synthesis
 from data.warp import low_pass, resample
 from engine.options import add_changes
 from engine.report.pictures import BACKGROUND, save_figure
+from experiments.common import draw_outline
 from experiments.real_scans import Scan, find_scans, parse_label, read_reference
 from experiments.texture import EDGES_HU, Figures, Image, Spacing, frequencies, measure
 
@@ -131,8 +132,7 @@ def draw_panels(path: Path, images: Sequence[Image], real: int, spacing: Spacing
         height, width = plane.shape
         extent = (-width * across / 2, width * across / 2, height * along / 2, -height * along / 2)
         axes.imshow(plane, cmap="gray", vmin=-160, vmax=240, extent=extent)
-        if gland.any() and not gland.all():
-            axes.contour(gland, [0.5], colors="#ffe040", linewidths=0.6, extent=extent, origin="upper")
+        draw_outline(axes, gland, "#ffe040", 0.6, extent=extent, origin="upper")
         axes.set(xlim=(-columns_mm / 2, columns_mm / 2), ylim=(rows_mm / 2, -rows_mm / 2), xticks=[], yticks=[])
         axes.set_facecolor("black")
         axes.set_title(image.name, color="#ffb020" if is_real else "0.7", fontsize=8, pad=2, parse_math=False)
@@ -202,11 +202,12 @@ def draw_materials(settings: Synthesis, drawn: Sequence[Figures]) -> dict[str, d
     for seed in range(MATERIAL_DRAWS):
         rng = np.random.default_rng([seed, 1])
         materials, scanner = random_materials(rng, settings.intensity), random_acquisition(rng, settings.resolution)
+        calibration = replace(scanner, noise=0.0, streaks=0.0, edge=0.0, slice_mm=1.0)
+        seen = acquire(rng, materials.mean[None, :, None].copy(), (1.0, 1.0, 1.0), calibration)[0, :, 0]
         for organ, codes in MATERIALS.items():
-            mean = materials.mean[list(codes)]
-            variances = materials.fine[list(codes)] ** 2 + materials.coarse[list(codes)] ** 2 + scanner.noise**2
-            values["HU"][organ].append((mean.mean() + 1000) * scanner.scale - 1000 + scanner.offset)
-            values["SD"][organ].append(np.sqrt(variances.mean() + mean.var()))
+            mean, fine, coarse = (v[list(codes)] for v in (seen.astype(float), materials.fine, materials.coarse))
+            values["HU"][organ].append(mean.mean())
+            values["SD"][organ].append(np.sqrt(np.mean(fine**2 + coarse**2) + scanner.noise**2 + mean.var()))
     for name in values:
         values[name]["pancreas"] = [f.numbers[f"gland {name}"] for f in drawn if f"gland {name}" in f.numbers]
     return {name: {organ: np.array(found) for organ, found in organs.items()} for name, organs in values.items()}

@@ -32,6 +32,7 @@ from engine.options import add_average, add_gpu, add_path
 from engine.report.pictures import BACKGROUND, COLOURS, save_figure
 from engine.report.tables import write_case_table
 from engine.stages import STAGES
+from experiments.common import draw_outline
 from experiments.stacks import FAT_HU, SOFT_ABOVE_HU, Spacing, make_stack, probability_of, rank
 
 LOW_HU, HIGH_HU = -150.0, 250.0  # of the grey values 0 and 255
@@ -125,8 +126,7 @@ def draw_crops(path: Path, scored: list[Scored], title: str) -> None:
             axes = figure.add_subplot(len(hospitals), SHOWN, line * SHOWN + number + 1)
             axes.imshow(image, cmap="gray", vmin=LOW_HU, vmax=HIGH_HU)
             for outline, origin in ((gland, "reference"), (mask, "prediction")):
-                if outline.any() and not outline.all():
-                    axes.contour(outline, [0.5], colors=[np.array(COLOURS[origin, 1]) / 255], linewidths=1)
+                draw_outline(axes, outline, np.array(COLOURS[origin, 1]) / 255, 1)
             caption = f"{hospital} {row['case']}\nrank {row['rank_soft']:.2f}"
             axes.set_title(caption, color="white", fontsize=7, parse_math=False)
             axes.set_axis_off()

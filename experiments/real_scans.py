@@ -48,6 +48,7 @@ from engine.options import add_average, add_fast, add_gpu, add_path
 from engine.report.pictures import BACKGROUND, COLOURS, save_figure
 from engine.report.tables import CaseRow, write_case_table
 from engine.stages import STAGES
+from experiments.common import draw_outline
 from experiments.stacks import rank
 
 FOUND_MM = 30.0
@@ -269,9 +270,7 @@ def show_plane(
     axes.imshow(grey, cmap="gray", vmin=HU_WINDOW[0], vmax=HU_WINDOW[1], aspect=rows / columns)
     axes.imshow(np.ma.masked_less(heat, 0.02), cmap="autumn", vmin=0, vmax=1, alpha=0.25, aspect=rows / columns)
     for outline, origin in zip(outlines, ("reference", "prediction"), strict=True):
-        if outline.any() and not outline.all():
-            colour = np.array(COLOURS[origin, 1]) / 255
-            axes.contour(outline, [0.5], colors=[colour], linewidths=1.1)
+        draw_outline(axes, outline, np.array(COLOURS[origin, 1]) / 255, 1.1)
     axes.set_axis_off()
 
 
