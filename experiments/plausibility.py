@@ -34,6 +34,7 @@ from data.common.errors import InputError, command
 from data.common.files import check_writable, replacing
 from data.common.progress import progress
 from data.common.settings import change_settings
+from data.common.text import HelpFormatter
 from data.phantom.anatomy import Tissue
 from data.samples import NetworkGrid
 from data.scans.boxes import triple
@@ -236,7 +237,7 @@ def write_figures(path: Path, drawn: Sequence[Figures], real: Mapping[str, Figur
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for pictures and the table")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="folder of real scans (default: none)")
     parser.add_argument(
@@ -263,8 +264,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=(3.0, 2.0, 2.0),
         help="voxel spacing in mm of the comparison (default: 3 2 2, that of pancreas coarse)",
     )
-    parser.add_argument("--patients", type=int, default=32, metavar="N", help="patients to render (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the patients (default: 0)")
+    parser.add_argument("--patients", type=int, default=32, metavar="N", help="patients to render")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the patients")
     add_changes(parser, "--synthesis", Synthesis(), "change a setting of the patients")
     return parser.parse_args(argv)
 
