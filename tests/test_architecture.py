@@ -14,6 +14,7 @@ FLOORS = ("pancreas_dual_task", "engine", "models", "data")
 ROOMS = {
     "data": (
         ("data.export",),
+        ("data.synthesis",),
         ("data.phantom",),
         ("data.augment",),
         ("data.warp",),

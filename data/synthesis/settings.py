@@ -1,0 +1,33 @@
+"""What of a randomised patient varies, and how widely."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """The settings of the randomised patients. A checkpoint keeps those that its network was trained with."""
+
+    intensity: float = field(
+        default=1.0,
+        metadata={"help": "how widely phase, grey values and texture vary; 0 for the same portal-venous phase always"},
+    )
+    shape: float = field(
+        default=1.0, metadata={"help": "how widely bodies, organs and their deformation vary; 0 for none"}
+    )
+    resolution: float = field(
+        default=1.0,
+        metadata={"help": "how widely kernel, noise, slice thickness and artefacts vary; 0 for one good scanner"},
+    )
+    labels: str = field(default="", metadata={"help": "folder of label maps of organs; empty for procedural anatomies"})
+    tumours: float = field(default=0.67, metadata={"help": "share of the patients with a tumour"})
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+        """
+        if not all(0 <= amount <= 2 for amount in (self.intensity, self.shape, self.resolution)):
+            raise ValueError("intensity, shape and resolution must be between 0 and 2")
+        if not 0 <= self.tumours <= 1:
+            raise ValueError("tumours is a share between 0 and 1")
