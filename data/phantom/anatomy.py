@@ -55,16 +55,16 @@ class Layer:
     """A shape to paint.
 
     Attributes:
-        tissue: The tissue that is painted.
+        tissue: The tissue that is painted, or another material with a number of its own.
         field: A signed distance in mm or a similar field.
         level: The shape is where the field is below this level.
         over: The tissues that it replaces; an empty tuple stands for everything inside the skin.
     """
 
-    tissue: Tissue
+    tissue: int
     field: Field
     level: float = 0.0
-    over: tuple[Tissue, ...] = (Tissue.VISCERAL,)
+    over: tuple[int, ...] = (Tissue.VISCERAL,)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,9 @@ def random_body(rng: np.random.Generator, width: float | None = None) -> Body:
     )
 
 
-def random_organs(rng: np.random.Generator, body: Body, low: float, high: float, head: Point = HEAD) -> list[Layer]:
+def random_organs(
+    rng: np.random.Generator, body: Body, low: float, high: float, head: Point = HEAD, variety: float = 1.0
+) -> list[Layer]:
     """Draw stomach, bowel, liver, gallbladder, spleen, kidneys and inferior vena cava.
 
     Args:
@@ -176,6 +178,7 @@ def random_organs(rng: np.random.Generator, body: Body, low: float, high: float,
         low: Lowest height of the scan in mm.
         high: Greatest height of the scan in mm.
         head: Position (z, y, x) of the head of the pancreas, around which the duodenum runs.
+        variety: How widely places and sizes differ between patients; 1 for patients of similar build.
 
     Returns:
         The layers in the order in which they are painted.
@@ -184,10 +187,11 @@ def random_organs(rng: np.random.Generator, body: Body, low: float, high: float,
 
     def blob(centre: Point, radii: Point, rough: float = 2.0) -> Field:
         scale = np.array([1.0, deep if centre[1] < 0 else 1.0, wide])
-        middle = np.asarray(centre) * scale + rng.normal(0, 4.0, 3)
-        return roughen(ellipsoid(middle, np.asarray(radii) * scale * rng.uniform(0.93, 1.07)), rng, 22, rough)
+        middle = np.asarray(centre) * scale + rng.normal(0, 4.0 * variety, 3)
+        size = rng.uniform(1 - 0.07 * variety, 1 + 0.07 * variety)
+        return roughen(ellipsoid(middle, np.asarray(radii) * scale * size), rng, 22, rough)
 
-    layers = _random_gut(rng, (deep, wide), low, head)
+    layers = _random_gut(rng, (deep, wide), low, head, variety)
     layers += [
         Layer(Tissue.LIVER, blob((30, -5, -85), (85, 80, 66)), over=(Tissue.VISCERAL, Tissue.WALL, Tissue.CONTENT)),
         Layer(Tissue.LIVER, blob((55, -48, -15), (36, 34, 75))),
@@ -231,7 +235,9 @@ def _random_twigs(rng: np.random.Generator, root: Point, spread: Point, count: i
     return tubes(np.concatenate(twigs))
 
 
-def _random_gut(rng: np.random.Generator, scale: tuple[float, float], low: float, head: Point) -> list[Layer]:
+def _random_gut(
+    rng: np.random.Generator, scale: tuple[float, float], low: float, head: Point, variety: float
+) -> list[Layer]:
     """Draw stomach, duodenum, colon and loops of small bowel, each with its wall, content and gas."""
     deep, wide = scale
     z, y, x = head
@@ -242,12 +248,14 @@ def _random_gut(rng: np.random.Generator, scale: tuple[float, float], low: float
     ascending = [(low - 20, 10, -100, 22), (-60, 12, -102, 22), (-30, -20, -92, 20), (-42, -62, -50, 18)]
     transverse = [(-42, -62, -50, 18), (-55, -70, 0, 17), (-35, -62, 60, 17), (15, -10, 108, 16)]
     descending = [(15, -10, 108, 16), (-30, 22, 106, 15), (low - 20, 26, 104, 14)]
-    colon = np.concatenate([_fitted_curve(rng, path, deep, wide) for path in (ascending, transverse, descending)])
+    colon = np.concatenate(
+        [_fitted_curve(rng, path, deep, wide, variety) for path in (ascending, transverse, descending)]
+    )
     below, count = min(low, -25), int(12 + max(0, -80 - low) / 12)
     loops = [_random_loop(rng, (below, -25), (-55, 0), (-75, 80), scale) for _ in range(count)]
     loops += [_random_loop(rng, (-30, 5), (-35, 5), (30, 85), scale) for _ in range(3)]  # jejunum below the tail
     pylorus = curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]
-    upper = np.concatenate([_fitted_curve(rng, stomach, deep, wide), pylorus])
+    upper = np.concatenate([_fitted_curve(rng, stomach, deep, wide, variety), pylorus])
     layers = [Layer(Tissue.VEIN, _random_twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
     layers += _hollow_organ(rng, np.concatenate(loops), 2.0, 0.25)
     layers += _hollow_organ(rng, colon, 2.5, 0.6)
@@ -255,13 +263,13 @@ def _random_gut(rng: np.random.Generator, scale: tuple[float, float], low: float
     return layers + _hollow_organ(rng, upper, 4.0, 0.5)
 
 
-def _fitted_curve(rng: np.random.Generator, path: Points, deep: float, wide: float) -> np.ndarray:
+def _fitted_curve(rng: np.random.Generator, path: Points, deep: float, wide: float, variety: float) -> np.ndarray:
     """Sample a ``path`` (z, y, x, radius) that is scaled to the cavity and shifted at random: (n, 4)."""
     points = np.array(path, float)
     points[:, 1] *= np.where(points[:, 1] < 0, deep, 1)
     points[:, 2] *= wide
     points[:, 3] *= rng.uniform(0.85, 1.12)
-    points[1:-1, :3] += rng.normal(0, 4, (len(points) - 2, 3))
+    points[1:-1, :3] += rng.normal(0, 4 * variety, (len(points) - 2, 3))
     return curve(points, 3.0)[0]
 
 

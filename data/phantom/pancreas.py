@@ -7,6 +7,7 @@ import numpy as np
 from data.phantom.anatomy import AORTA, HEAD, Layer, Tissue
 from data.phantom.fields import Field, curve, ellipsoid, level_of_volume, roughen, tubes
 
+SLENDER_ML = 60.0  # glands below this volume are thinner, not only smaller
 # The organs that give way to the fat around the pancreas.
 DISPLACED = (
     Tissue.LIVER,
@@ -21,7 +22,12 @@ DISPLACED = (
 
 
 def random_pancreas(
-    rng: np.random.Generator, volume: float, diameter: float | None, swelling: float, low: float
+    rng: np.random.Generator,
+    volume: float,
+    diameter: float | None,
+    swelling: float,
+    low: float,
+    variety: float = 1.0,
 ) -> list[Layer]:
     """Draw a pancreas with its duct, tumour and vessels and the fat around them.
 
@@ -31,12 +37,13 @@ def random_pancreas(
         diameter: Diameter of the tumour in mm, or None for a patient without one.
         swelling: Diameter in mm of the tumour that would explain a swelling of the gland in which there is none.
         low: Height in mm at which the mesenteric vessels leave the scan.
+        variety: How widely course, place and thickness differ between patients; 1 for patients of similar build.
 
     Returns:
         The layers in the order in which they are painted.
     """
-    shift = rng.normal(0, 5, 3) * (1, 0.6, 1)
-    arch, tilt = rng.normal(0, 5), rng.normal(0, 7)
+    shift = rng.normal(0, 5 * variety, 3) * (1, 0.6, 1)
+    arch, tilt = rng.normal(0, 5 * variety**0.5), rng.normal(0, 7 * variety)
     path = np.array(
         [
             (-42, 8, -38, 9),
@@ -50,8 +57,8 @@ def random_pancreas(
         ]
     )
     path[3:6, 1] -= arch
-    path[:, :3] += rng.normal(0, 3, (len(path), 3)) + shift
-    path[:, 3] *= rng.uniform(0.85, 1.2, len(path))
+    path[:, :3] += rng.normal(0, 3 * variety, (len(path), 3)) + shift
+    path[:, 3] *= rng.uniform(0.85, 1.2, len(path)) * min(1.0, (volume / SLENDER_ML) ** 0.5)
     line, position = curve(path)
     uncinate = curve([(*path[1, :3], 10), (-26 + shift[0], 9 + shift[1], -14 + shift[2], 6)])[0]
     tumour: list[Layer] = []

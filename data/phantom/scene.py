@@ -62,7 +62,7 @@ class Scene:
         axes = self._slab(first, last)
         tissues = self.body.paint(axes)
         for layer in self.layers:
-            _paint(tissues, layer, axes)
+            paint_layer(tissues, layer, axes)
         if self.real is not None:
             codes = self.real.codes_at(tuple(axis + o for axis, o in zip(axes, self.origin, strict=True)))
             np.copyto(tissues, TISSUE_OF_CODE[codes], where=codes > 0)
@@ -83,14 +83,14 @@ class Scene:
         return (self.axes[0][first:last], *self.axes[1:])
 
 
-def _paint(tissues: np.ndarray, layer: Layer, axes: Axes) -> None:
+def paint_layer(tissues: np.ndarray, layer: Layer, axes: Axes) -> None:
     """Paint a layer into ``tissues`` uint8 (D, H, W) on the grid ``axes``, never outside the skin."""
     window = layer.field.covered_part(axes)
     if any(part.start >= part.stop for part in window):
         return
     region = tissues[window]
     inside = layer.field.sample(tuple(axis[s] for axis, s in zip(axes, window, strict=True))) < layer.level
-    replaceable = np.zeros(len(Tissue), bool)
+    replaceable = np.zeros(256, bool)
     replaceable[list(layer.over) or slice(Tissue.FAT, None)] = True
     region[inside & replaceable[region]] = layer.tissue
 

@@ -1,24 +1,34 @@
-"""A randomised patient from a seed: the phantom's procedural patient in grey values drawn at random."""
+"""A randomised patient from a seed: anatomy, deformation, field of view, attenuation, acquisition."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+import torch
+from scipy.ndimage import gaussian_filter1d
 
 from data.phantom.anatomy import Tissue
-from data.phantom.scanner import HOUNSFIELD
-from data.phantom.scene import procedural_scene
-from data.scans.boxes import bounding_box, enlarge
+from data.phantom.fields import Axes, Field, smooth_noise
+from data.synthesis.acquisition import acquire, random_acquisition
+from data.synthesis.materials import Materials, random_materials
 from data.synthesis.settings import Synthesis
+from data.synthesis.torso import HIGH_MM, LOW_MM, Torso, random_torso
 
-EXTENT_MM = (190.0, 300.0, 370.0)
-TUMOUR_MM = (15.0, 45.0)
+# The deformation: a displacement of this standard deviation in mm at this scale in mm.
+BENDS = ((11.0, 110.0), (4.5, 45.0), (1.5, 18.0))
+MOST_DEVIATIONS = 2.5  # a displacement is limited to so many of its standard deviations
+SIZE = 0.12  # standard deviation of a patient's size along each axis, logarithmic
+COARSEST_MM, FINEST_MM = 3.0, 1.0  # of the grid on which a patient is painted
+SCAN_HALF_PLANE_MM = (200.0, 245.0)  # within which a patient lies, (y, x)
+SEARCH_MM, SEARCH_STEP_MM = 75.0, 5.0  # how far from where it was drawn the deformed pancreas is looked for
+LEAST_SEEN_MM = 12.0  # how far a scan reaches into the pancreas at least
+
+Spacing = tuple[float, float, float]
 
 
 def render_patient(
     seed: int | Sequence[int],
     settings: Synthesis,
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     roi_mm: tuple[float, float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a patient and scan it.
@@ -27,24 +37,172 @@ def render_patient(
         seed: The same seed gives the same voxels.
         settings: What varies, and how widely.
         spacing: Voxel size (z, y, x) in mm.
-        roi_mm: Margin (z, y, x) in mm around the pancreas within which the patient is rendered; None for a whole scan.
+        roi_mm: Margin (z, y, x) in mm around the pancreas within which the patient is rendered; None for a whole scan,
+            which reaches as far as scans of hospitals do: chest to pelvis, the abdomen, a part of it, or a slab.
 
     Returns:
         Image in HU, int16 (D, H, W), LPS; label 0/1/2, uint8, of the same shape.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    shape = [round(mm / s) for mm, s in zip(EXTENT_MM, spacing, strict=True)]
-    diameter = rng.uniform(*TUMOUR_MM) if rng.random() < settings.tumours else None
-    scene = procedural_scene(rng, shape, spacing, diameter, 20.0)
-    tissues = scene.tissues(0, shape[0])
-    label = np.isin(tissues, (Tissue.PARENCHYMA, Tissue.DUCT)) + 2 * (tissues == Tissue.LESION).astype(np.uint8)
-    hounsfield = np.array([HOUNSFIELD[tissue][1] for tissue in Tissue], np.float32)
-    hounsfield[Tissue.LESION] = hounsfield[Tissue.PARENCHYMA] - 40
-    hounsfield += settings.intensity * rng.normal(0, 8, len(hounsfield)).astype(np.float32)
-    image = gaussian_filter(hounsfield[tissues], 0.5) + rng.normal(0, 5 + 10 * settings.resolution, tissues.shape)
-    gland = bounding_box(label)
-    if roi_mm is not None and gland is not None:
-        margin = [mm / s for mm, s in zip(roi_mm, spacing, strict=True)]
-        part = enlarge(gland, margin, margin, label.shape).slices
-        image, label = image[part], label[part]
-    return np.clip(np.rint(image), -1024, 3071).astype(np.int16), np.ascontiguousarray(label, np.uint8)
+    torso = random_torso(rng, settings)
+    warp = Deformation.draw(rng, settings.shape)
+    materials = random_materials(rng, settings.intensity)
+    low, high = _gland_extent(torso, warp)
+    axes = _scan_axes(rng, low, high, spacing) if roi_mm is None else _box_axes(low, high, spacing, roi_mm)
+    acquisition = random_acquisition(rng, settings.resolution)
+    attenuation, label = _attenuate(rng, torso, warp, materials, axes, spacing, acquisition.blur_mm)
+    return acquire(rng, attenuation, spacing, acquisition), label
+
+
+class Deformation:
+    """A smooth random map from the positions in a scan to those in the frame of a body, in mm.
+
+    Args:
+        fields: Displacement along each axis (z, y, x) at each scale.
+        deviations: Standard deviation in mm of each scale.
+        size: Of the patient along each axis.
+        curves: Amplitude and phase of the curve of the spine in mm, and of the width and depth of the body along z.
+    """
+
+    def __init__(
+        self, fields: list[list[Field]], deviations: list[float], size: np.ndarray, curves: np.ndarray
+    ) -> None:
+        self.fields = fields
+        self.deviations = deviations
+        self.size = size
+        self.curves = curves
+
+    @staticmethod
+    def draw(rng: np.random.Generator, shape: float) -> "Deformation":
+        """Draw a deformation; ``shape`` 0 gives the identity."""
+        low, high = np.array([LOW_MM, -260, -320]), np.array([HIGH_MM, 260, 320])
+        strength = [shape * deviation * rng.uniform(0.5, 1.3) for deviation, _ in BENDS]
+        fields = [[smooth_noise(rng, low, high, scale) for _ in range(3)] for _, scale in BENDS]
+        size = np.exp(shape * SIZE * np.clip(rng.standard_normal(3), -2, 2))
+        amplitudes = shape * rng.normal(0, (10, 0.05, 0.06))
+        return Deformation(fields, strength, size, np.column_stack([amplitudes, rng.uniform(0, 2 * np.pi, 3)]))
+
+    def __call__(self, axes: Axes) -> list[np.ndarray]:
+        """Map a rectangular grid: positions (z, y, x) in the frame of the body, three arrays float32 (D, H, W)."""
+        shape = tuple(len(axis) for axis in axes)
+        found = []
+        for number, axis in enumerate(axes):
+            place = np.zeros(shape, np.float32)
+            for fields, deviation in zip(self.fields, self.deviations, strict=True):
+                if deviation:
+                    moved = fields[number].sample(axes)
+                    place += deviation * np.clip(moved, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+            view = [1, 1, 1]
+            view[number] = -1
+            found.append(place + (axis / self.size[number]).astype(np.float32).reshape(view))
+        spine, width, depth = (
+            (amplitude * np.sin(axes[0] / mm + phase)).astype(np.float32)[:, None, None]
+            for mm, (amplitude, phase) in zip((70, 60, 60), self.curves, strict=True)
+        )
+        found[1] = (found[1] + spine) * (1 + depth)
+        found[2] *= 1 + width
+        return found
+
+
+def _gland_extent(torso: Torso, warp: Deformation) -> tuple[np.ndarray, np.ndarray]:
+    """Find the lowest and the highest corner (z, y, x) in mm of the deformed pancreas."""
+    corners = []
+    for layer in torso.gland:
+        nodes = np.argwhere(layer.field.values < layer.level)
+        corners += [layer.field.start + end * layer.field.step for end in (nodes.min(axis=0), nodes.max(axis=0))]
+    first, last = np.min(corners, axis=0) * warp.size, np.max(corners, axis=0) * warp.size
+    axes = tuple(np.arange(a - SEARCH_MM, b + SEARCH_MM, SEARCH_STEP_MM) for a, b in zip(first, last, strict=True))
+    places = warp(axes)
+    inside = np.zeros(places[0].shape, bool)
+    for layer in torso.gland:
+        inside |= _look_up(layer.field, places) < layer.level
+    found = np.argwhere(inside)
+    if not len(found):  # a gland thinner than this grid; the nodes say where it is
+        return first, last
+    corner = np.array([axis[0] for axis in axes])
+    return corner + found.min(axis=0) * SEARCH_STEP_MM, corner + found.max(axis=0) * SEARCH_STEP_MM
+
+
+def _look_up(field: Field, places: list[np.ndarray]) -> np.ndarray:
+    """Read a field at the nearest nodes to these places; large beyond them."""
+    index, beyond = [], np.zeros(places[0].shape, bool)
+    for place, start, step, n in zip(places, field.start, field.step, field.values.shape, strict=True):
+        nearest = np.rint((place - start) / step).astype(np.int64)
+        beyond |= (nearest < 0) | (nearest >= n)
+        index.append(np.clip(nearest, 0, n - 1))
+    return np.where(beyond, np.float32(1e3), field.values[tuple(index)])
+
+
+def _scan_axes(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, spacing: Spacing) -> Axes:
+    """Draw which part of a patient a scan shows; it holds at least a part of the pancreas."""
+    kind = rng.choice(("torso", "abdomen", "part", "slab"), p=(0.35, 0.3, 0.2, 0.15))
+    if kind == "torso":
+        first, last = rng.uniform(LOW_MM + 20, -160), rng.uniform(90, HIGH_MM - 20)
+    elif kind == "abdomen":
+        first, last = low[0] - rng.uniform(20, 160), high[0] + rng.uniform(15, 110)
+    else:
+        length = rng.uniform(90, 220) if kind == "part" else rng.uniform(40, 90)
+        first = rng.uniform(low[0] + LEAST_SEEN_MM - length, high[0] - LEAST_SEEN_MM)
+        last = first + length
+    first, last = max(first, LOW_MM + 5), min(last, HIGH_MM - 5)
+    half = np.array(SCAN_HALF_PLANE_MM)
+    middle = rng.normal(0, 10, 2)
+    bounds = [(m - h, m + h) for m, h in zip(middle, half, strict=True)]
+    if rng.random() < 0.35:  # a field of view smaller than the patient, or a part of a scan
+        for axis in (0, 1):
+            a, b = low[axis + 1], high[axis + 1]
+            least = b - a - 2 * LEAST_SEEN_MM
+            side = rng.uniform(max(least, 120), 330)
+            start = rng.uniform(b - LEAST_SEEN_MM - side, a + LEAST_SEEN_MM) if side > least else a
+            bounds[axis] = (max(start, bounds[axis][0]), min(start + side, bounds[axis][1]))
+    return tuple(np.arange(a, b, s) for (a, b), s in zip(((first, last), *bounds), spacing, strict=True))
+
+
+def _box_axes(low: np.ndarray, high: np.ndarray, spacing: Spacing, margin: Sequence[float]) -> Axes:
+    """Return the grid that covers the pancreas with a margin."""
+    return tuple(np.arange(a - m, b + m, s) for a, b, m, s in zip(low, high, margin, spacing, strict=True))
+
+
+def _attenuate(
+    rng: np.random.Generator,
+    torso: Torso,
+    warp: Deformation,
+    materials: Materials,
+    axes: Axes,
+    spacing: Spacing,
+    blur_mm: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paint a patient, and bring what it attenuates and its label onto the grid of the scan.
+
+    Returns:
+        Attenuation in HU, float32, and the label, uint8, both (D, H, W).
+    """
+    places = warp(axes)
+    step = float(np.clip(0.6 * min(spacing), FINEST_MM, COARSEST_MM))
+    painted = tuple(np.arange(float(p.min()) - 2 * step, float(p.max()) + 3 * step, step) for p in places)
+    tissues = torso.paint(painted)
+    attenuation = materials.mean[tissues]
+    ends = [axis[0] for axis in painted], [axis[-1] for axis in painted]
+    for amount, grain in ((materials.fine, rng.uniform(2.5, 6)), (materials.coarse, rng.uniform(8, 20))):
+        attenuation += amount[tissues] * smooth_noise(rng, *ends, grain).sample(painted)
+    for axis, (own, mm) in enumerate(zip(blur_mm, spacing, strict=True)):
+        # 0.29 is the standard deviation of a uniform distribution over one voxel.
+        attenuation = gaussian_filter1d(
+            attenuation, np.hypot(own, 0.29 * mm) / step, axis, mode="nearest", truncate=2.5
+        )
+    gland = np.isin(tissues, (Tissue.PARENCHYMA, Tissue.DUCT, Tissue.LESION))
+    channels = np.stack([attenuation, gland, tissues == Tissue.LESION]).astype(np.float32)
+    grid = [
+        2 * (p - np.float32(axis[0])) / np.float32(axis[-1] - axis[0]) - 1
+        for p, axis in zip(places, painted, strict=True)
+    ]
+    seen = torch.nn.functional.grid_sample(
+        torch.from_numpy(channels)[None],
+        torch.from_numpy(np.stack(grid[::-1], axis=-1))[None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )[0].numpy()
+    label = (seen[1] >= 0.5).astype(np.uint8)
+    label[seen[2] >= 0.5] = 2
+    return seen[0], label

@@ -1,0 +1,113 @@
+"""How a randomised scanner sees a patient: kernel, slices, noise, streaks, calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter1d
+
+LOWEST_HU, HIGHEST_HU = -1024, 3071
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """A scanner and its protocol.
+
+    Attributes:
+        blur_mm: Softness of the reconstruction (z, y, x), standard deviations in mm.
+        edge: Edge enhancement of the kernel, the weight of an unsharp mask.
+        slice_mm: Thickness and distance of the slices.
+        noise: Standard deviation of the noise in HU on the grid of the scan.
+        grain_mm: Correlation lengths of the noise (z, in-plane), standard deviations in mm.
+        streaks: Standard deviation in HU of horizontal streaks.
+        scale: Factor of the grey values about water.
+        offset: Offset in HU.
+    """
+
+    blur_mm: tuple[float, float, float]
+    edge: float
+    slice_mm: float
+    noise: float
+    grain_mm: tuple[float, float]
+    streaks: float
+    scale: float
+    offset: float
+
+
+def random_acquisition(rng: np.random.Generator, resolution: float) -> Acquisition:
+    """Draw a scanner; ``resolution`` 0 gives a good one without artefacts."""
+    wide = min(1.0, resolution)
+    soft = 0.6 + wide * rng.uniform(-0.3, 1.0)
+    thick = 2.0 + wide * float(rng.choice((-1.0, 0.0, 1.0, 3.0, 5.0), p=(0.25, 0.2, 0.25, 0.25, 0.05)))
+    return Acquisition(
+        blur_mm=(0.3, soft, soft),
+        edge=wide * max(0.0, rng.normal(0, 0.5)),
+        slice_mm=thick,
+        noise=8 + wide * (float(rng.gamma(2.0, 7.0)) - 8),
+        grain_mm=(0.5 + wide * rng.uniform(0, 1.5), 0.8 + wide * rng.uniform(-0.4, 1.4)),
+        streaks=wide * max(0.0, rng.normal(-4, 8)),
+        scale=float(np.exp(wide * rng.normal(0, 0.03))),
+        offset=wide * rng.normal(0, 6),
+    )
+
+
+def acquire(
+    rng: np.random.Generator, attenuation: np.ndarray, spacing: Sequence[float], acquisition: Acquisition
+) -> np.ndarray:
+    """Scan a patient.
+
+    Args:
+        rng: Source of randomness.
+        attenuation: HU, float32 (D, H, W), averaged over its voxels; may be changed.
+        spacing: Voxel size (z, y, x) in mm.
+        acquisition: The scanner.
+
+    Returns:
+        Image in HU, int16 (D, H, W).
+    """
+    image = attenuation
+    if acquisition.edge:
+        soft = gaussian_filter(image, (0, 1.5 / spacing[1], 1.5 / spacing[2]), mode="nearest", truncate=3)
+        image += acquisition.edge * (image - soft)
+    image += acquisition.noise * _noise(rng, image.shape, spacing, acquisition.grain_mm)
+    if acquisition.streaks:
+        image += acquisition.streaks * _streaks(rng, image.shape, spacing)
+    image = _slices(image, acquisition.slice_mm / spacing[0])
+    image = (image + 1000) * acquisition.scale - 1000 + acquisition.offset
+    return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+
+
+def _noise(
+    rng: np.random.Generator, shape: tuple[int, ...], spacing: Sequence[float], grain_mm: tuple[float, float]
+) -> np.ndarray:
+    """Draw correlated noise of standard deviation 1, which is less beside the middle of the body."""
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    for axis, (mm, grain) in enumerate(zip(spacing, (grain_mm[0], grain_mm[1], grain_mm[1]), strict=True)):
+        if grain / mm > 0.2:
+            noise = gaussian_filter1d(noise, grain / mm, axis, mode="wrap", truncate=3)
+    noise /= noise.std() + 1e-6
+    y, x = ((np.arange(n) / max(1, n - 1) * 2 - 1) ** 2 for n in shape[1:])
+    return noise * (1.15 - 0.35 * np.minimum(1, y[:, None] + x)).astype(np.float32)
+
+
+def _streaks(rng: np.random.Generator, shape: tuple[int, ...], spacing: Sequence[float]) -> np.ndarray:
+    """Draw streaks along x, as arms and hips leave them, of standard deviation 1."""
+    streaks = rng.standard_normal(shape, dtype=np.float32)
+    streaks = gaussian_filter1d(streaks, 60 / spacing[2], 2, mode="wrap", truncate=2)
+    streaks = gaussian_filter1d(streaks, 1.5 / spacing[1], 1, mode="wrap", truncate=3)
+    return streaks / (streaks.std() + 1e-6)
+
+
+def _slices(image: np.ndarray, factor: float) -> np.ndarray:
+    """Average over slices that are ``factor`` times as thick as those of the grid, and interpolate between them."""
+    if factor < 1.3:
+        return image
+    count = len(image)
+    thick = uniform_filter1d(image, max(1, round(factor)), axis=0, mode="nearest")
+    places = np.arange(factor / 2 - 0.5, count + factor, factor)
+    index = np.clip(np.interp(np.arange(count), places, np.arange(len(places))), 0, len(places) - 1)
+    known = thick[np.clip(np.rint(places).astype(int), 0, count - 1)]
+    below = np.floor(index).astype(int)
+    above = np.minimum(below + 1, len(places) - 1)
+    share = (index - below).astype(np.float32)[:, None, None]
+    return (1 - share) * known[below] + share * known[above]
