@@ -153,7 +153,6 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             "--train-on synthetic --epochs 50",
             "train on synthetic patients, without any scan",
         ),
-        ("--variant baseline", "train the same network for segmentation only, as a comparison"),
     )
     args = parser.parse_args(argv)
     if args.train_on is not None:
