@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data.phantom.anatomy import AORTA, Body, Layer, Tissue, random_twigs
+from data.phantom.anatomy import AORTA, SPINE, Body, Layer, Tissue, random_twigs
 from data.phantom.fields import REACH_MM, Axes, Field, level_of_volume, roughen, smooth_noise, tubes
 from data.phantom.pancreas import DISPLACED, random_tumour, uneven_margin
 from data.synthesis.materials import Extra
@@ -46,9 +46,11 @@ REPLACES: dict[int, tuple[str, ...]] = {
     Extra.URINE: ("urinary_bladder",),
 }
 BACK_MM = 110.0  # of the skin behind the spine, without fat
+MOST_MOVED_MM = 15.0  # by which the back lies further behind for organs that need it
 MOST_HALF_MM = 235.0  # half the width of a body that a scan still shows
 DIAPHRAGM_STEP_MM = 8.0
 DIAPHRAGM_FALL_MM = 55.0  # from the dome to the wall, as in Body
+OUTSIDE = 0.005  # share of the organs that may lie outside the cavity of their body
 ATROPHY = 0.4  # share of the patients whose gland is smaller than in the map
 
 
@@ -129,17 +131,19 @@ class Abdomen:
 
     def fit(self, rng: np.random.Generator, body: Body, wide: float) -> FittedBody:
         """Draw a body whose cavity holds the organs, with the wall of ``body``."""
-        points = np.concatenate([_inside(field)[::7, 1:] for field in self.fields.values()])
-        ratio = body.half[0] / body.half[1]
-        back = BACK_MM + 0.4 * body.fat
+        points = np.concatenate([_inside(field)[::29, 1:] for field in self.fields.values()])
+        # The fat is thicker at the sides than in front and behind, as in Body.
         wall = np.array([0.75 * body.fat + body.muscle, 1.35 * body.fat + body.muscle]) + 2
-        for width in np.arange(115.0, MOST_HALF_MM, 2.0):
-            half = np.array([ratio * width, width])
-            beside = np.abs((points - (back - half[0], 0)) / (half - wall))
-            if np.percentile((beside**2.25).sum(axis=1), 99.5) < 1:
-                break
-        width = min(width + wide * rng.uniform(0, 14), MOST_HALF_MM)
-        half = np.array([ratio * width, width])
+        usual = BACK_MM + 0.4 * body.fat
+        back = float(np.clip(np.percentile(points[:, 0], 99) + wall[0] + 4, usual, usual + MOST_MOVED_MM))
+        ahead = points[points[:, 0] < SPINE[0]]
+        # Of all bodies that hold the organs, the one that is smallest; slim bodies are flat.
+        sizes = np.stack(np.meshgrid(np.arange(72.0, 190, 4), np.arange(110.0, MOST_HALF_MM, 4), indexing="ij"), -1)
+        sizes = sizes.reshape(-1, 2)
+        sizes = sizes[(sizes[:, 0] > 0.55 * sizes[:, 1]) & (sizes[:, 0] < 0.9 * sizes[:, 1])]
+        sizes = sizes[np.argsort(sizes.prod(axis=1))]
+        half = next((half for half in sizes if _holds(half, wall, back, ahead)), sizes[-1])
+        half = np.minimum(half + wide * rng.uniform(0, (16, 14)), MOST_HALF_MM)
         diaphragm = self._diaphragm(half, back - half[0])
         dome = float(diaphragm.sample((diaphragm.start[:1], np.array([back - half[0] - 25]), np.array([25.0]))).item())
         values = {item.name: getattr(body, item.name) for item in fields(body)}
@@ -259,6 +263,12 @@ def distance_at(field: Field, axes: Axes) -> np.ndarray:
     if all(part.start < part.stop for part in window):
         found[window] = field.sample(tuple(axis[s] for axis, s in zip(axes, window, strict=True)))
     return found
+
+
+def _holds(half: np.ndarray, wall: np.ndarray, back: float, points: np.ndarray) -> bool:
+    """Return whether a body of these half axes (y, x), whose back is given, holds nearly all points (n, 2)."""
+    beside = np.abs((points - (back - half[0], 0)) / (half - wall))
+    return float(((beside**2.25).sum(axis=1) > 1).mean()) < OUTSIDE
 
 
 def _inside(field: Field) -> np.ndarray:

@@ -158,7 +158,7 @@ def _aorta_course(aorta: np.ndarray, step: np.ndarray, corner: np.ndarray) -> Co
     heights, centres = [], []
     for number in np.flatnonzero(aorta.any(axis=(1, 2))):
         y, x = np.argwhere(aorta[number]).T * step[1:, None] + corner[1:, None]
-        rear = np.percentile(y, 97)
+        rear = y.max() + step[1] / 2
         heights.append(number * step[0] + corner[0])
         centres.append((rear - AORTA_RADIUS_MM, x[y > rear - 3 * AORTA_RADIUS_MM].mean()))
     even = np.arange(heights[0], heights[-1] + step[0] / 2, step[0])
