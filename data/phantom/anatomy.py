@@ -15,6 +15,7 @@ from data.phantom.fields import Axes, Field, Point, Points, curve, ellipsoid, ro
 SPINE = (42.0, 0.0)  # (y, x) of the centre of the vertebral bodies
 AORTA = (13.0, 10.0)  # (y, x) of its centre
 HEAD = (-24.0, 6.0, -40.0)  # (z, y, x) of the head of the pancreas
+CHEST_FROM = -60.0  # height above which lungs and ribs lie
 CAVITY_MM = (88, 135)  # depth in front of the pancreas and half width of the cavity for which the organs are drawn
 
 Range = tuple[float, float]
@@ -112,7 +113,8 @@ class Body:
         flat[depth > fat] = Tissue.MUSCLE
         flat[depth > fat + muscle] = Tissue.VISCERAL
         tissues = np.repeat(flat[None], len(axes[0]), axis=0)
-        self._paint_chest(tissues, z, y, x, depth - fat)
+        below = int(np.searchsorted(axes[0], CHEST_FROM))
+        self._paint_chest(tissues[below:], z[below:], y, x, depth - fat)
         _paint_back(tissues, z, y + self.middle, x)
         return tissues
 
