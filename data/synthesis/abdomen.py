@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data.phantom.anatomy import AORTA, SPINE, Body, Layer, Tissue, random_twigs
-from data.phantom.fields import REACH_MM, Axes, Field, level_of_volume, roughen, smooth_noise, tubes
+from data.phantom.anatomy import SPINE, Body, Layer, Tissue, random_twigs
+from data.phantom.fields import Axes, Field, level_of_volume, roughen, smooth_noise, tubes
 from data.phantom.pancreas import DISPLACED, random_tumour, uneven_margin
 from data.synthesis.materials import Extra
 from data.synthesis.organ_codes import PANCREAS
 from data.synthesis.organ_maps import OrganMap, list_maps, read_map
-from data.synthesis.vessels import gland_course, place_cava, splanchnic_vessels
+from data.synthesis.vessels import distance_at, gland_course, place_cava, splanchnic_vessels
 
 # What the organs of a map are painted as, in this order. Those that are hollow get a wall.
 HOLLOW = ("colon", "small_bowel", "stomach", "duodenum", "esophagus")
@@ -33,7 +33,9 @@ SOLID: dict[str, int] = {
 }
 KIDNEYS = ("kidney_right", "kidney_left")
 REMOVED = (*KIDNEYS, "gallbladder", "spleen")  # who has none in a map that could show it was operated upon
-UPPER = ("liver", "spleen", "stomach", "kidney_right", "kidney_left", "colon")  # what the diaphragm lies upon
+UPPER = ("liver", "spleen", "stomach")  # what the diaphragm lies upon
+# What a tumour replaces around the gland; no other organ of the map.
+INVADED = (Tissue.VISCERAL, Tissue.WALL, Tissue.CONTENT, Tissue.GAS, Tissue.BILE, Tissue.VEIN)
 # Which organs of a map take the place of the phantom's layers with a tissue.
 REPLACES: dict[int, tuple[str, ...]] = {
     Tissue.LIVER: ("liver",),
@@ -152,8 +154,7 @@ class Abdomen:
 
     def _diaphragm(self, half: np.ndarray, middle: float) -> Field:
         """Lay the diaphragm upon the organs; where there are none, it falls from its dome to the wall."""
-        axes = tuple(np.arange(-r, r + 1, DIAPHRAGM_STEP_MM) for r in (150.0, 280.0, 300.0))
-        axes = (np.arange(-60.0, 200.0, 4.0), *axes[1:])
+        axes = (np.arange(-60.0, 200.0, 4.0), *(np.arange(-r, r + 1, DIAPHRAGM_STEP_MM) for r in (280.0, 300.0)))
         inside = np.zeros([len(axis) for axis in axes], bool)
         for name in UPPER:
             if name in self.fields:
@@ -246,23 +247,15 @@ class Abdomen:
             share = rng.uniform(0.03, 0.35) if right else rng.uniform(0.4, 0.9)
             at = int(share * (len(self.course) - 1))
             radius[at:] = rng.uniform(1.5, 4.0)  # upstream of the obstruction the duct is dilated
-            over = (*DISPLACED[4:], Tissue.VISCERAL, Tissue.PARENCHYMA, Tissue.DUCT, Tissue.BILE, Tissue.VEIN)
+            over = (*INVADED, Tissue.PARENCHYMA, Tissue.DUCT)
             tumour.append(Layer(Tissue.LESION, random_tumour(rng, self.course[at], diameter), 0, over))
-        duct = tubes(np.column_stack([self.course[3:-3, :3], radius[3:-3]]), 1.5)
+        inner = slice(len(radius) // 16, -(-15 * len(radius) // 16))
+        duct = tubes(np.column_stack([self.course[inner, :3], radius[inner]]), 1.5)
         return [
             Layer(Tissue.PARENCHYMA, gland, level, ()),
             Layer(Tissue.DUCT, duct, 0, (Tissue.PARENCHYMA,)),
             *tumour,
         ]
-
-
-def distance_at(field: Field, axes: Axes) -> np.ndarray:
-    """Sample a signed distance on a rectangular grid; REACH_MM beyond its nodes."""
-    found = np.full([len(axis) for axis in axes], REACH_MM, np.float32)
-    window = field.covered_part(axes)
-    if all(part.start < part.stop for part in window):
-        found[window] = field.sample(tuple(axis[s] for axis, s in zip(axes, window, strict=True)))
-    return found
 
 
 def _holds(half: np.ndarray, wall: np.ndarray, back: float, points: np.ndarray) -> bool:

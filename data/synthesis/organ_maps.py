@@ -131,7 +131,7 @@ def _read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
             voxels, spacing = file["labels"], file["spacing"].astype(float)
     except ARCHIVE_ERRORS as error:
         raise InputError(path, f"not a label map ({error})", REMEDY) from error
-    if voxels.ndim != 3 or voxels.dtype != np.uint8 or spacing.shape != (3,) or not (0 < spacing).all():
+    if voxels.ndim != 3 or voxels.dtype != np.uint8 or spacing.shape != (3,) or not (spacing > 0).all():
         problem = "not a label map: it needs labels (uint8, z, y, x) and spacing (three numbers in mm)"
         raise InputError(path, problem, REMEDY)
     if not np.isfinite(spacing).all() or not voxels.size:
@@ -166,9 +166,7 @@ def _aorta_course(aorta: np.ndarray, step: np.ndarray, corner: np.ndarray) -> Co
     return even, gaussian_filter1d(straight, SMOOTH_AORTA_MM / step[0], axis=0, mode="nearest")
 
 
-def _shape(
-    mask: np.ndarray, step: np.ndarray, corner: np.ndarray, course: Course, gland: float, fine: bool
-) -> Shape:
+def _shape(mask: np.ndarray, step: np.ndarray, corner: np.ndarray, course: Course, gland: float, fine: bool) -> Shape:
     """Compute the signed distance of an organ, straightened along the course of the aorta.
 
     Args:

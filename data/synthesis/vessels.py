@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data.phantom.anatomy import AORTA
-from data.phantom.fields import REACH_MM, Field, curve, tubes
+from data.phantom.fields import REACH_MM, Axes, Field, Points, curve, tubes
 from data.synthesis.organ_codes import PANCREAS
 
 PIECE_MM = 7.0  # of the gland, from right to left, in which its course is averaged
@@ -54,55 +54,70 @@ def splanchnic_vessels(
         Signed distances of the veins, of the arteries and of the bile duct; and the point (z, y, x) at which the
         portal vein enters the liver.
     """
-    gland = organs[PANCREAS]
-    places = np.argwhere(gland.values < 0) * gland.step + gland.start
-    behind = np.array(
-        [
-            (places[p, 0].mean(), np.percentile(places[p, 1], 92), places[p, 2].mean())
-            for p in _pieces(places)
-            if len(p) > 5
-        ]
-    )
+    behind = _rear_edge(organs[PANCREAS])
     neck = behind[np.argmin(np.abs(behind[:, 2] - MESENTERIC_X))]
-    confluence = neck + (0, 5.5, 0)
+    confluence = np.add(neck, (0, 5.5, 0))
     confluence[1] = min(confluence[1], AORTA[0] - 14)  # in front of the aorta, within the gland if need be
-    tail = behind[behind[:, 2] > neck[2] + PIECE_MM] + (1, 3.5, 0)
-    hilum = _nearest(organs.get("spleen"), tail[-1] if len(tail) else neck, tail[-1] if len(tail) else neck)
-    splenic = _thinned(np.vstack([confluence[None], tail, hilum[None]]), 3)
-    porta = _nearest(organs.get("liver"), confluence + (38, -4, -38), confluence + (38, -4, -38))
-    middle = (confluence + porta) / 2 + (2, 0, 2)
-    mesenteric = [(low, -6, -4, 4.5), (confluence[0] - 45, confluence[1] + 2, confluence[2] - 1, 5.5), (*confluence, 6)]
-    veins = [
-        [*mesenteric, (*middle, 6.5), (*porta, 5.5)],
-        np.column_stack([splenic, np.linspace(4.8, 3.5, len(splenic))]),
-    ]
-    y, x = AORTA
-    beside = min(confluence[1] + 1, y - 12)
-    coeliac = (confluence[0] + 22, y - 5, x, 4)
-    edge = tail[:, :3] + (8, -2, 0) if len(tail) else neck[None]
-    arteries = [
-        [
-            (confluence[0] + 8, y - 6, x, 4),
-            (confluence[0] - 4, beside, x, 4),
-            (confluence[0] - 45, -2, 9, 3.5),
-            (low, -8, 8, 3),
-        ],
-        [coeliac, *np.column_stack([_thinned(edge, 3), np.full(len(_thinned(edge, 3)), 2.3)])],
-        [coeliac, (*(porta + (2, -8, 14)), 2.4), (*porta, 2.0)],
-    ]
+    tail = np.add(behind[behind[:, 2] > neck[2] + PIECE_MM], (1, 3.5, 0))
+    porta = _nearest(organs.get("liver"), np.add(confluence, (38, -4, -38)))
+    hilum = _nearest(organs.get("spleen"), tail[-1] if len(tail) else neck)
     head = course[min(6, len(course) - 1), :3]
-    bile = [(*(porta + (0, -4, -4)), 2.6), (*((porta + head) / 2 + (0, 2, -4)), 2.6), (*(head + (0, 6, 0)), 2.2)]
-    trees = (tubes(np.concatenate([curve(tree, 1.0)[0] for tree in part]), 1.5) for part in (veins, arteries, [bile]))
-    vein, artery, duct = trees
-    return vein, artery, duct, porta
+    bile = [(*np.add(porta, (0, -4, -4)), 2.6), (*np.add((porta + head) / 2, (0, 2, -4)), 2.6)]
+    return (
+        _tree(_veins(confluence, tail, hilum, porta, low)),
+        _tree(_arteries(confluence, tail if len(tail) else neck[None], porta, low)),
+        _tree([[*bile, (*np.add(head, (0, 6, 0)), 2.2)]]),
+        porta,
+    )
 
 
-def _nearest(organ: Field | None, place: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """Find the point of an organ, a few mm within it, that is nearest to a place."""
-    if organ is None:
-        return otherwise
-    nodes = np.argwhere(organ.values < -4) * organ.step + organ.start
-    return nodes[np.argmin(((nodes - place) ** 2).sum(axis=1))] if len(nodes) else otherwise
+def _rear_edge(gland: Field) -> np.ndarray:
+    """Return points (n, 3) along the back of a gland, from right to left."""
+    places = np.argwhere(gland.values < 0) * gland.step + gland.start
+    pieces = [places[piece] for piece in _pieces(places)]
+    return np.array([(p[:, 0].mean(), np.percentile(p[:, 1], 92), p[:, 2].mean()) for p in pieces])
+
+
+def _veins(confluence: np.ndarray, tail: np.ndarray, hilum: np.ndarray, porta: np.ndarray, low: float) -> list[Points]:
+    """Lay the mesenteric and portal vein in one line, and the splenic vein: points (z, y, x, radius) of each."""
+    z, y, x = confluence
+    portal = [(*np.add((confluence + porta) / 2, (2, 0, 2)), 6.5), (*porta, 5.5)]
+    mesenteric = [(low, -6, -4, 4.5), (z - 45, y + 2, x - 1, 5.5), (*confluence, 6)]
+    splenic = _thinned(np.vstack([confluence[None], tail, hilum[None]]), 3)
+    return [[*mesenteric, *portal], np.column_stack([splenic, np.linspace(4.8, 3.5, len(splenic))])]
+
+
+def _arteries(confluence: np.ndarray, tail: np.ndarray, porta: np.ndarray, low: float) -> list[Points]:
+    """Lay the superior mesenteric, the splenic and the hepatic artery: points (z, y, x, radius) of each."""
+    y, x = AORTA
+    height, beside = confluence[0], min(confluence[1] + 1, y - 12)
+    coeliac = (height + 22, y - 5, x, 4)
+    edge = _thinned(np.add(tail, (8, -2, 0)), 3)  # the upper edge of the gland
+    return [
+        [(height + 8, y - 6, x, 4), (height - 4, beside, x, 4), (height - 45, -2, 9, 3.5), (low, -8, 8, 3)],
+        [coeliac, *np.column_stack([edge, np.full(len(edge), 2.3)])],
+        [coeliac, (*np.add(porta, (2, -8, 14)), 2.4), (*porta, 2.0)],
+    ]
+
+
+def _tree(branches: Sequence[Points]) -> Field:
+    """Compute the signed distance of vessels along splines through points (z, y, x, radius)."""
+    return tubes(np.concatenate([curve(branch, 1.0)[0] for branch in branches]), 1.5)
+
+
+def _nearest(organ: Field | None, place: np.ndarray) -> np.ndarray:
+    """Find the point of an organ, a few mm within it, that is nearest to a place; the place itself without one."""
+    nodes = np.zeros((0, 3)) if organ is None else np.argwhere(organ.values < -4) * organ.step + organ.start
+    return nodes[np.argmin(((nodes - place) ** 2).sum(axis=1))] if len(nodes) else place
+
+
+def distance_at(field: Field, axes: Axes) -> np.ndarray:
+    """Sample a signed distance on a rectangular grid; REACH_MM beyond its nodes."""
+    found = np.full([len(axis) for axis in axes], REACH_MM, np.float32)
+    window = field.covered_part(axes)
+    if all(part.start < part.stop for part in window):
+        found[window] = field.sample(tuple(axis[s] for axis, s in zip(axes, window, strict=True)))
+    return found
 
 
 def place_cava(organs: Sequence[Field]) -> Field:
@@ -110,12 +125,7 @@ def place_cava(organs: Sequence[Field]) -> Field:
     found = []
     for z, y, x in CAVA:
         axes = (np.array([z]), np.arange(y - 14, y + 11, 2.5), np.arange(x - 20, x + 15, 2.5))
-        room = np.full((len(axes[1]), len(axes[2])), REACH_MM, np.float32)
-        for organ in organs:
-            window = organ.covered_part(axes)
-            if all(part.start < part.stop for part in window):
-                near = organ.sample(tuple(axis[s] for axis, s in zip(axes, window, strict=True)))
-                room[window[1:]] = np.minimum(room[window[1:]], near[0])
+        room = np.min([distance_at(organ, axes)[0] for organ in organs], axis=0)
         away = np.hypot(axes[1][:, None] - y, axes[2] - x)
         row, column = np.unravel_index(np.argmax(np.minimum(room, 10) - 0.25 * away), room.shape)
         found.append((z, axes[1][row], axes[2][column], np.clip(room[row, column], 7.5, 11)))
