@@ -48,9 +48,9 @@ from data.scans.grid import Grid
 from data.splits.frozen import frozen_splits
 from data.splits.split import centres_with, choose_splits
 from engine.stages import STAGES, Stage
-from engine.train.command import plan_split
 from engine.train.loader import read_batches
 from engine.train.options import parse
+from engine.train.plan import plan_split
 
 STAGE = STAGES["tumor_fine"]
 WORKERS = (0, 1, 2, 4)

@@ -27,10 +27,17 @@ STEEPEST_ELASTIC = 1 / 8  # elastic_mm per mm of elastic_spacing_mm
 class Augmentation:
     """How training samples are varied. A checkpoint keeps what its network was trained with.
 
-    Every component is applied with ``probability``, but the flip along each axis with one half, the low resolution with
+    Every component is applied with ``probability``, but the flips with their own, the low resolution with
     ``low_resolution_probability``, and blur, brightness and contrast with ``grey_probability``.
     """
 
+    flip: tuple[float, float, float] = field(
+        default=(0.5, 0.5, 0.5),
+        metadata={
+            "help": "probabilities of the flips along z, y and x; predictions are averaged over those above 0",
+            "added": True,
+        },
+    )
     probability: float = field(default=0.5, metadata={"help": "probability of each component that has none of its own"})
     rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation about each axis"})
     scale: tuple[float, float] = field(default=(0.8, 1.2), metadata={"help": "range of the scale factor"})
@@ -73,7 +80,7 @@ class Augmentation:
             ValueError: If a setting is out of its range.
         """
         shares = (self.probability, self.low_resolution_probability, self.grey_probability, self.inverted_gamma)
-        if not all(0 <= share <= 1 for share in shares):
+        if not all(0 <= share <= 1 for share in (*self.flip, *shares)):
             raise ValueError("a probability is not between 0 and 1")
         if not all(1 <= factor < math.inf for factor in self.low_resolution):
             raise ValueError("low_resolution must be 1 or more")
@@ -226,7 +233,7 @@ def draw_pose(grid: NetworkGrid, spacing: Sequence[float], settings: Augmentatio
             matrix = matrix @ _rotation(first, second, _uniform(-limit, limit, generator))
     if _happens(settings.probability, generator):
         matrix = matrix / _uniform(*settings.scale, generator)  # larger structures: smaller steps in the box
-    signs = 1 - 2 * (torch.rand(3, generator=generator) < 0.5).float()
+    signs = 1 - 2 * (torch.rand(3, generator=generator) < torch.tensor(settings.flip)).float()
     matrix = matrix @ torch.diag(signs)
     elastic = None
     if _happens(settings.probability, generator):

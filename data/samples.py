@@ -318,7 +318,8 @@ class BoxDataset(Dataset[Sample]):
     resumed run sees what it would have seen.
 
     Args:
-        cases: Cases with a labelled pancreas; where the stage segments tumours, with or without one.
+        cases: Cases with a labelled pancreas; where the stage segments tumours, with or without one. A synthetic
+            patient is drawn from seed and item, too, so that every item is another patient.
         sampling: Of the stage.
         seed: Seed of the draws.
         reach: Of the augmentation, as in ``read_sample``.
@@ -343,8 +344,8 @@ class BoxDataset(Dataset[Sample]):
 
     def __getitem__(self, item: tuple[int, ...]) -> Sample:
         _, index, *_ = item
-        case = self.cases[index]
-        if self.sampling.roi == "scan" and index not in self._fields:
+        case = self.cases[index].draw((self.seed, *item))
+        if self.sampling.roi == "scan" and index not in self._fields and case is self.cases[index]:
             self._fields[index] = scan_box(case.image(), case.spacing, self.sampling)
         rng = np.random.default_rng([self.seed, *item])
         box = training_box(case, self.sampling, rng, self._fields.get(index), self.around_pancreas)

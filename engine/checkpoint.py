@@ -25,6 +25,7 @@ from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.files import WORKSPACE, make_folder, replacing
 from data.common.records import read_yaml
+from data.splits.split import SYNTHETIC
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
 from engine.stages import STAGES, Stage
@@ -249,7 +250,8 @@ def stage_command(
         store: Folder of the prepared cases; the default folder, or None, is not named.
         more: Further words.
     """
-    words = [*shlex.split(stage.script(action)), *(["--data", split] if split else [])]
+    chosen = ["--train-on", split] if (split, action) == (SYNTHETIC, "train") else ["--data", split] if split else []
+    words = [*shlex.split(stage.script(action)), *chosen]
     words += ["--store", str(store)] if store not in (None, DEFAULT_STORE) else []
     words += ["--path", str(checkpoints)] if Path(checkpoints) != DEFAULT_CHECKPOINTS else []
     return shlex.join([*words, *more])

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from data.augment import Augmentation
+from data.common.errors import InputError
 from data.common.settings import change_settings
 from data.common.text import OptionGroup
+from data.synthesis.settings import Synthesis
 from engine.checkpoint import DEFAULT_CHECKPOINTS
 from engine.recipe import NetworkSettings, TrainSettings
 from engine.stages import Stage
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 METAVARS = {int: "N", float: "FLOAT"}
+OF_SYNTHETIC_PATIENTS = {"synthetic", "boxes_per_epoch"}  # settings of the training that have a group of their own
 
 
 def add_gpu(parser: OptionGroup) -> None:
@@ -49,7 +52,8 @@ def add_fast(parser: OptionGroup) -> None:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help="compute every box once, in about a sixth of the time, instead of averaging over the eight flips",
+        help="compute every box once, in about a sixth of the time, instead of averaging over the flips of the "
+        "training, which are eight by default",
     )
 
 
@@ -133,12 +137,14 @@ class RecipeOptions(NamedTuple):
         network: Size of the network.
         augmentation: How training samples are varied.
         training: How the network is optimised.
+        synthesis: How synthetic patients are drawn.
     """
 
     stage: Stage
     network: NetworkSettings
     augmentation: Augmentation
     training: TrainSettings
+    synthesis: Synthesis
 
 
 def without_option(stage: Stage) -> set[str]:
@@ -149,16 +155,21 @@ def without_option(stage: Stage) -> set[str]:
     return {"negatives"} if stage.segments_pancreas else set()
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out: Iterable[str] = ()) -> None:
+def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out: Iterable[str] = ()) -> OptionGroup:
     """Add the options that ``read_recipe_options`` reads, with the defaults of ``stage``.
 
     Args:
         parser: Gets the options, in groups of their own.
         stage: Of the cascade.
         leave_out: Names of settings of the training that get no option.
+
+    Returns:
+        The group of the options on synthetic patients.
     """
     training = parser.add_argument_group("training")
-    add_settings(training, TrainSettings(epochs=stage.epochs), {*leave_out, *without_option(stage)})
+    add_settings(
+        training, TrainSettings(epochs=stage.epochs), {*leave_out, *without_option(stage), *OF_SYNTHETIC_PATIENTS}
+    )
     add_settings(parser.add_argument_group("network"), NetworkSettings())
     inputs = parser.add_argument_group("augmentation and sampling")
     add_changes(inputs, "--augment", Augmentation(), "change a setting of the augmentation")
@@ -171,6 +182,11 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
         metavar="Z,Y,X",
         help="short for --sampling target_mm=Z,Y,X",
     )
+    synthetic = parser.add_argument_group("synthetic patients")
+    others = {f.name for f in fields(TrainSettings)} - OF_SYNTHETIC_PATIENTS
+    add_settings(synthetic, TrainSettings(), {*leave_out, *others})
+    add_changes(synthetic, "--synthesis", Synthesis(), "change how synthetic patients are drawn")
+    return synthetic
 
 
 def read_recipe_options(args: argparse.Namespace, stage: Stage) -> RecipeOptions:
@@ -185,4 +201,20 @@ def read_recipe_options(args: argparse.Namespace, stage: Stage) -> RecipeOptions
         network=read_settings(NetworkSettings, args),
         augmentation=change_settings(Augmentation(), args.augment, "--augment"),
         training=replace(training, negatives=0.0) if stage.segments_pancreas else training,
+        synthesis=read_synthesis(args.synthesis),
     )
+
+
+def read_synthesis(changes: Sequence[str]) -> Synthesis:
+    """Return the settings of synthetic patients with what was typed for ``--synthesis``.
+
+    Raises:
+        InputError: If a setting is unknown or out of its range, or there is no folder of the label maps.
+    """
+    synthesis = change_settings(Synthesis(), changes, "--synthesis")
+    if not synthesis.labels:
+        return synthesis
+    folder = Path(synthesis.labels).expanduser().resolve()  # a run may go on from another folder
+    if not folder.is_dir():
+        raise InputError(synthesis.labels, "no such folder", "give a folder of label maps, or leave it out")
+    return replace(synthesis, labels=str(folder))

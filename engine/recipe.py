@@ -10,6 +10,7 @@ from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from data.common.settings import from_record
 from data.samples import Sampling
+from data.synthesis.settings import Synthesis
 from engine.device import avoid_slow_convolutions, note_missing_kernels
 from engine.method import Method
 from models.blocks import Activation
@@ -70,6 +71,23 @@ class TrainSettings:
     )
     validate_every: int = field(default=5, metadata={"help": "epochs between validations"})
     clip_norm: float = field(default=12.0, metadata={"help": "largest norm of the gradient of a step"})
+    synthetic: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the boxes of an epoch that show synthetic patients, each of them a new one, in addition "
+            "to the cases; 0 for none",
+            "added": True,
+        },
+    )
+    boxes_per_epoch: int = field(
+        default=200,
+        metadata={"help": "boxes of an epoch if all of them are synthetic, as with --train-on", "added": True},
+    )
+
+    @property
+    def only_synthetic(self) -> bool:
+        """Whether there is no other case than synthetic patients."""
+        return self.synthetic == 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +130,7 @@ class Recipe:
     training: TrainSettings
     preparation: Preparation
     start: Start = field(default=Start(), metadata={"added": True})
+    synthesis: Synthesis = field(default=Synthesis(), metadata={"added": True})
 
     def build_network(
         self, device: torch.device, memory_format: torch.memory_format = torch.channels_last_3d

@@ -1,8 +1,11 @@
-"""What the experiments on a trained stage share: their options, and the opening of the store and the run."""
+"""What the experiments share: their options, the opening of the store and the run, and outlines in pictures."""
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
 
 from data.cases.case import Case
 from data.cases.options import add_store
@@ -55,3 +58,9 @@ def open_run(stage: str, split_name: str, *, store: Path, checkpoints: Path, gpu
         names = ", ".join(split.name for split in splits)
         raise InputError(f"--data {split_name}", f"names {len(splits)} splits", f"choose one of {names}")
     return OpenRun(load_model(checkpoints, stage, split_name, choose_device(gpu)), centres, splits[0])
+
+
+def draw_outline(axes: Axes, mask: np.ndarray, colour: Any, width: float, **where: Any) -> None:  # noqa: ANN401
+    """Draw the outline of a 2-D mask over an image; nothing if the mask has none, or a side of a single pixel."""
+    if mask.any() and not mask.all() and min(mask.shape) > 1:
+        axes.contour(mask, [0.5], colors=[colour], linewidths=width, **where)

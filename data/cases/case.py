@@ -24,6 +24,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ class Case:
     def target_box(self, target: str) -> Box | None:
         """Return the box of a target, "pancreas" (with its tumour) or "tumour"; None if it is not labelled."""
         return self.tumour_box if target == "tumour" else self.pancreas_box
+
+    def draw(self, seed: Sequence[int]) -> "Case":
+        """Return the case that is seen: this one. Only a synthetic patient is another one for every ``seed``."""
+        return self
 
     @property
     def key(self) -> str:

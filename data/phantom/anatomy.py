@@ -272,7 +272,7 @@ def _fitted_curve(rng: np.random.Generator, path: Points, deep: float, wide: flo
     points = np.array(path, float)
     points[:, 1] *= np.where(points[:, 1] < 0, deep, 1)
     points[:, 2] *= wide
-    points[:, 3] *= rng.uniform(0.85, 1.12)
+    points[:, 3] *= rng.uniform(1 - 0.15 * variety, 1 + 0.12 * variety)
     points[1:-1, :3] += rng.normal(0, 4 * variety, (len(points) - 2, 3))
     return curve(points, 3.0)[0]
 

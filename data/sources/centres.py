@@ -60,8 +60,8 @@ class CentreOptions:
         Raises:
             InputError: If the centre's name, the label map or the number of workers is not valid.
         """
-        if not is_valid_name(args.centre) or args.centre == "none":
-            rule = 'use letters, digits, "_", "-" and "." only; "none" is reserved, because it means no centre'
+        if not is_valid_name(args.centre) or args.centre in ("none", "synthetic"):
+            rule = 'use letters, digits, "_", "-" and "." only; "none" and "synthetic" are reserved, as names of splits'
             raise InputError(f"--centre {args.centre}", "not a valid name for a centre", rule)
         if args.workers < 1:
             raise InputError(f"--workers {args.workers}", "at least one process is needed", "give 1 or more")

@@ -18,7 +18,15 @@ from data.common.files import replacing
 from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
 from data.splits.folds import FOLDS
 from data.splits.leave_one_out import make_splits
-from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS, Split, SplitKind, centre_of
+from data.splits.split import (
+    NONE_HELD_OUT,
+    SPLIT_PARTS,
+    SYNTHETIC,
+    Split,
+    SplitKind,
+    centre_of,
+    synthetic_split,
+)
 
 
 def frozen_splits(store: Path, centres: dict[str, list[Case]], *, save: bool = True) -> dict[str, Split]:
@@ -63,6 +71,11 @@ def frozen_splits(store: Path, centres: dict[str, list[Case]], *, save: bool = T
             raise InputError(added, problem, "rename or delete it")
         splits |= more
     return splits
+
+
+def splits_to_evaluate(store: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
+    """Return ``frozen_splits`` and the split of models that were trained on synthetic patients."""
+    return frozen_splits(store, centres) | {SYNTHETIC: synthetic_split(centres)}
 
 
 def _check_cases(path: Path, in_file: set[str], expected: set[str]) -> None:

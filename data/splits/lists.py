@@ -8,7 +8,7 @@ from data.common.errors import InputError
 from data.common.records import read_json
 from data.common.text import is_valid_name
 from data.sources.tables import read_table, require_columns
-from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS, Split, select_cases
+from data.splits.split import RESERVED_NAMES, SPLIT_PARTS, Split, select_cases
 
 JSON_SHAPE = '{"train": ["centre/case", ...], "validation": [...], "test": [...]}'
 
@@ -38,7 +38,7 @@ def read_lists(path: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
     named = _read_from_json(path) if path.suffix.lower() == ".json" else _read_from_table(path)
     splits = {}
     for name, parts in named.items():
-        if not is_valid_name(name) or name in (*centres, NONE_HELD_OUT):
+        if not is_valid_name(name) or name in (*centres, *RESERVED_NAMES):
             problem = f'"{name}" is the name of a centre or cannot be used as a name for a split'
             raise InputError(path, problem, f"choose another name ({usable})")
         train, validation, test = (tuple(parts.get(part, ())) for part in SPLIT_PARTS)

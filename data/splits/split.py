@@ -5,7 +5,8 @@ Cases are named by their key, ``centre/case``. There are four kinds of split:
 - ``centre``: tests on all cases of one centre and trains on the other centres (``leave_one_out.py``);
 - ``none``: holds nothing out and trains on all centres, for a model that will see other hospitals;
 - ``fold``: one fold of a cross-validation (``folds.py``);
-- ``list``: lists of cases that a user wrote (``lists.py``).
+- ``list``: lists of cases that a user wrote (``lists.py``);
+- ``synthetic``: trains on synthetic patients only and tests on every prepared case (``synthetic_split``).
 
 The splits of a store are kept as JSON files (``frozen.py``). This module also chooses the splits of a run by name and
 selects their cases.
@@ -20,9 +21,11 @@ from typing import Literal, get_args
 from data.cases.case import Case
 from data.common.errors import InputError
 
-SplitKind = Literal["centre", "fold", "list", "none"]
+SplitKind = Literal["centre", "fold", "list", "none", "synthetic"]
 SPLIT_PARTS = ("train", "validation", "test")
 NONE_HELD_OUT = "none"  # the name of the one split of the kind "none"
+SYNTHETIC = "synthetic"  # the name of the one split of this kind, and of the centre of all synthetic patients
+RESERVED_NAMES = (NONE_HELD_OUT, SYNTHETIC)  # no centre and no list can have them
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,27 @@ class Split:
         return self.name.rpartition("_")[0] if self.kind == "fold" else ""
 
     @property
+    def title(self) -> str:
+        """What the split is, in a few words."""
+        return "trained on synthetic patients" if self.kind == "synthetic" else f"{self.name} held out"
+
+    @property
     def hash(self) -> str:
         """A hash of the name and of the cases of each part, by which a run recognises the split it was trained on."""
         # The field is called "held_out" and the kind is left out, so that the hashes in existing checkpoints stay
-        # valid.
-        record = {"held_out": self.name, **self.parts}
+        # valid. No prepared case decides what is trained on synthetic patients.
+        record = {"held_out": self.name, **(dict.fromkeys(SPLIT_PARTS, ()) if self.kind == "synthetic" else self.parts)}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def centre_of(key: str) -> str:
     """Return the centre in the key of a case."""
     return key.split("/")[0]
+
+
+def synthetic_split(centres: dict[str, list[Case]]) -> Split:
+    """Return the split that trains on synthetic patients only, so that every prepared case is a test case."""
+    return Split(SYNTHETIC, (), (), tuple(case.key for cases in centres.values() for case in cases), kind="synthetic")
 
 
 def choose_splits(
@@ -109,7 +122,7 @@ def choose_splits(
                 f"{option} {name}", "no centre or split has this name", f"choose one of {', '.join(names)}"
             )
     for split in chosen:
-        if not split.train:
+        if not split.train and split.kind != "synthetic":
             problem = "it holds out the only prepared centre, which leaves no case to train on"
             others = f'use the split "{NONE_HELD_OUT}" to train on this centre, or add folds to the store'
             raise InputError(f"{option} {split.name}", problem, f"prepare another centre, {others}")

@@ -44,7 +44,7 @@ def random_acquisition(rng: np.random.Generator, resolution: float) -> Acquisiti
         edge=wide * max(0.0, rng.normal(0, 0.5)),
         slice_mm=thick,
         noise=8 + wide * (float(rng.gamma(2.0, 7.0)) - 8),
-        grain_mm=(0.5 + wide * rng.uniform(0, 1.5), 0.8 + wide * rng.uniform(-0.4, 1.4)),
+        grain_mm=(max(0.0, 0.5 + wide * rng.uniform(-1.0, 1.5)), 0.8 + wide * rng.uniform(-0.4, 1.4)),
         streaks=wide * max(0.0, rng.normal(-4, 8)),
         scale=float(np.exp(wide * rng.normal(0, 0.03))),
         offset=wide * rng.normal(0, 6),
@@ -73,7 +73,7 @@ def acquire(
     if acquisition.streaks:
         image += acquisition.streaks * _streaks(rng, image.shape, spacing)
     image = _slices(image, acquisition.slice_mm / spacing[0])
-    image = (image + 1000) * acquisition.scale - 1000 + acquisition.offset
+    image = image * acquisition.scale + acquisition.offset
     return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
 
 

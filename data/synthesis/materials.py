@@ -136,11 +136,11 @@ def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
     for code, (small, large) in TEXTURE.items():
         fine[code], coarse[code] = small, large
     # Fat between the lobules of the pancreas lowers its mean and makes it uneven.
-    fat = wide * rng.beta(1.1, 2.6) * 0.75 + (1 - wide) * 0.1
+    fat = wide * rng.beta(0.9, 3.0) * 0.8 + (1 - wide) * 0.1
     gland = mean[Tissue.PARENCHYMA]
     mean[Tissue.PARENCHYMA] = (1 - fat) * gland + fat * FAT_HU
-    fine[Tissue.PARENCHYMA] = 6 + 70 * fat * (1 - fat)
-    coarse[Tissue.PARENCHYMA] = 4 + 30 * fat
+    fine[Tissue.PARENCHYMA] = 4 + 40 * fat * (1 - fat)
+    coarse[Tissue.PARENCHYMA] = 3 + 18 * fat
     mean[Tissue.LESION] = _lesion_hu(rng, gland, time, wide)
     fine[Tissue.LESION], coarse[Tissue.LESION] = vary(6, 3, 14), vary(6, 2, 16)
     for kind in range(CONTENT_KINDS):

@@ -9,17 +9,19 @@ from scipy.ndimage import gaussian_filter1d
 from data.phantom.anatomy import Tissue
 from data.phantom.fields import Axes, Field, smooth_noise
 from data.synthesis.acquisition import acquire, random_acquisition
-from data.synthesis.materials import Materials, random_materials
+from data.synthesis.materials import Extra, Materials, random_materials
 from data.synthesis.settings import Synthesis
 from data.synthesis.torso import HIGH_MM, LOW_MM, Torso, random_torso
 
 # The deformation: a displacement of this standard deviation in mm at this scale in mm.
-BENDS = ((11.0, 110.0), (4.5, 45.0), (1.5, 18.0))
+BENDS = ((10.0, 130.0), (4.5, 45.0), (1.5, 18.0))
 MOST_DEVIATIONS = 2.5  # a displacement is limited to so many of its standard deviations
 SIZE = 0.12  # standard deviation of a patient's size along each axis, logarithmic
 COARSEST_MM, FINEST_MM = 3.0, 1.0  # of the grid on which a patient is painted
 SCAN_HALF_PLANE_MM = (200.0, 245.0)  # within which a patient lies, (y, x)
 SEARCH_MM, SEARCH_STEP_MM = 75.0, 5.0  # how far from where it was drawn the deformed pancreas is looked for
+WITH_TABLE = 0.8  # share of the scans that show the table
+AIR_BELOW_HU = -700
 LEAST_SEEN_MM = 12.0  # how far a scan reaches into the pancreas at least
 
 Spacing = tuple[float, float, float]
@@ -51,6 +53,8 @@ def render_patient(
     axes = _scan_axes(rng, low, high, spacing) if roi_mm is None else _box_axes(low, high, spacing, roi_mm)
     acquisition = random_acquisition(rng, settings.resolution)
     attenuation, label = _attenuate(rng, torso, warp, materials, axes, spacing, acquisition.blur_mm)
+    if rng.random() < WITH_TABLE:
+        _add_table(rng, attenuation, axes, materials)
     return acquire(rng, attenuation, spacing, acquisition), label
 
 
@@ -206,3 +210,16 @@ def _attenuate(
     label = (seen[1] >= 0.5).astype(np.uint8)
     label[seen[2] >= 0.5] = 2
     return seen[0], label
+
+
+def _add_table(rng: np.random.Generator, attenuation: np.ndarray, axes: Axes, materials: Materials) -> None:
+    """Put the two surfaces of a table below the back, where there is air; ``attenuation`` is changed."""
+    air = attenuation < AIR_BELOW_HU
+    rows = np.flatnonzero(~air.all(axis=(0, 2)))
+    if not len(rows):
+        return
+    y, x = axes[1][:, None], axes[2]
+    level = axes[1][rows[-1]] + rng.uniform(0, 10) - rng.uniform(0, 0.0008) * (x - x.mean()) ** 2
+    for surface in (level, level + rng.uniform(25, 60)):
+        shell = (np.abs(y - surface) < max(2.0, 0.6 * (axes[1][1] - axes[1][0]))) & (np.abs(x - x.mean()) < 225)
+        attenuation[air & shell] = materials.mean[Extra.TABLE]

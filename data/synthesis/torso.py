@@ -1,8 +1,8 @@
 """Whole torsos of random build, from the chest to the pelvis, in the frame of the phantom's body.
 
 The abdomen is that of the phantom, drawn more widely. Around it lie what real scans hold and what the phantom, whose
-scans end with the abdomen, leaves out: pelvis, mediastinum, arms and table, adrenal glands, renal vessels, lymph nodes,
-masses, calcium, and bowel whose parts differ in what they hold.
+scans end with the abdomen, leaves out: pelvis, mediastinum, adrenal glands, renal vessels, lymph nodes,
+masses, calcium, arms, and bowel whose parts differ in what they hold.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,9 @@ from data.synthesis.settings import Synthesis
 LOW_MM, HIGH_MM = -330.0, 260.0  # heights between which a torso is drawn
 ARM_MM = 38.0  # radius
 HILA = ((-22.0, 36.0, -44.0), (-10.0, 36.0, 44.0))  # of the right and the left kidney, (z, y, x) in mm
+PANCREAS_FORWARD_MM = 5.0  # farther from the spine than in the phantom
+# How much organs grow into the fat between them, in slim patients.
+GROWTH: dict[int, float] = {Tissue.LIVER: 0.5, Tissue.SPLEEN: 0.7, Tissue.WALL: 1.0, Tissue.CORTEX: 0.3}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,6 @@ class Torso:
         stranding: Above which value of the second field fat is not clean.
         crest: Height in mm of the iliac crest.
         arms: Whether the arms lie beside the body.
-        table: Heights (y) in mm of the table's surfaces below the back; empty without a table.
     """
 
     body: Body
@@ -45,7 +47,6 @@ class Torso:
     stranding: float
     crest: float
     arms: bool
-    table: tuple[float, ...]
 
     def paint(self, axes: Axes) -> np.ndarray:
         """Paint the patient on a rectangular grid: materials uint8 (D, H, W)."""
@@ -56,7 +57,8 @@ class Torso:
         for layer in self.layers:
             paint_layer(tissues, layer, axes)
         self._divide(tissues, axes)
-        self._paint_outside(tissues, z, y, x)
+        if self.arms:
+            self._paint_arms(tissues, y, x)
         return tissues
 
     def _divide(self, tissues: np.ndarray, axes: Axes) -> None:
@@ -108,19 +110,14 @@ class Torso:
         tissues[inside & (pubis < 1)] = Tissue.BONE
         tissues[inside & (pubis < 0.6)] = Tissue.MARROW
 
-    def _paint_outside(self, tissues: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
-        """Paint arms and table, where there is air."""
-        air = tissues == Tissue.AIR
-        if self.arms:
-            away = np.hypot(y - self.body.middle - 15, np.abs(x) - self.body.half[1] - ARM_MM - 6)
-            arm = air & (away < ARM_MM) & (z < 500)
-            tissues[arm] = Tissue.FAT
-            tissues[arm & (away < ARM_MM - 8)] = Tissue.MUSCLE
-            tissues[arm & (away < 12)] = Tissue.BONE
-            tissues[arm & (away < 7)] = Tissue.MARROW
-        for surface in self.table:
-            bend = surface - 0.0006 * x**2 - y
-            tissues[air & (np.abs(bend) < 2.5) & (np.abs(x) < 230)] = Extra.TABLE
+    def _paint_arms(self, tissues: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
+        """Paint arms beside the body."""
+        away = np.hypot(y - self.body.middle - 15, np.abs(x) - self.body.half[1] - ARM_MM - 6)
+        arm = (tissues == Tissue.AIR) & (away < ARM_MM)
+        tissues[arm] = Tissue.FAT
+        tissues[arm & (away < ARM_MM - 8)] = Tissue.MUSCLE
+        tissues[arm & (away < 12)] = Tissue.BONE
+        tissues[arm & (away < 7)] = Tissue.MARROW
 
 
 def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:
@@ -133,13 +130,15 @@ def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:
         body = abdomen.fit(rng, body, wide)
     volume = 85 + wide * (float(np.clip(rng.lognormal(np.log(62), 0.5), 14, 150)) - 85)
     diameter = rng.uniform(12, 55) if rng.random() < settings.tumours else None
-    organs = _rearranged(
-        rng, random_organs(rng, body, LOW_MM, HIGH_MM, abdomen.head if abdomen else HEAD, variety), wide
-    )
+    head = abdomen.head if abdomen else HEAD
+    organs = _rearranged(rng, random_organs(rng, body, LOW_MM, HIGH_MM, head, variety), wide)
     if abdomen:
         pancreas = abdomen.pancreas(rng, diameter, wide)
     else:
-        pancreas = random_pancreas(rng, volume, diameter, rng.uniform(0, 30), LOW_MM, variety)
+        pancreas = [
+            replace(layer, field=replace(layer.field, start=layer.field.start - np.array([0, PANCREAS_FORWARD_MM, 0])))
+            for layer in random_pancreas(rng, volume, diameter, rng.uniform(0, 30), LOW_MM, variety)
+        ]
     crest = rng.uniform(-135, -95)
     if abdomen:
         crest = abdomen.crest(crest)
@@ -151,18 +150,16 @@ def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:
         *_masses(rng, body),
         *_small_structures(rng, abdomen.hila(HILA) if abdomen else HILA),
     ]
-    clean = rng.random() >= 0.5 * wide
+    clean = rng.random() >= 0.35 * wide
     if abdomen:
         layers = [*abdomen.without_own(layers), *abdomen.surroundings(rng, LOW_MM, clean)]
     layers += [*(pancreas if clean else _without_clean_margin(pancreas)), *_calcium(rng, wide)]
-    back = body.middle + body.half[0]
-    table = (back + rng.uniform(2, 12), back + rng.uniform(30, 70)) if rng.random() < 0.8 else ()
     low, high = (LOW_MM, -250.0, -300.0), (HIGH_MM, 250.0, 300.0)
     kinds = (smooth_noise(rng, low, high, 45.0), smooth_noise(rng, low, high, 28.0))
-    stranding = 1.6 + wide * (rng.uniform(-0.6, 2.6) - 1.6)
+    stranding = 1.6 + wide * (rng.uniform(-1.0, 2.3) - 1.6)
     arms = bool(rng.random() < 0.15)
     gland = [layer for layer in pancreas if layer.tissue in (Tissue.PARENCHYMA, Tissue.LESION)]
-    return Torso(body, layers, gland, kinds, stranding, crest, arms, table)
+    return Torso(body, layers, gland, kinds, stranding, crest, arms)
 
 
 def _rearranged(rng: np.random.Generator, organs: list[Layer], wide: float) -> list[Layer]:
@@ -179,7 +176,7 @@ def _rearranged(rng: np.random.Generator, organs: list[Layer], wide: float) -> l
         "gallbladder": (np.array([0.0, 0.0, -8.0]), 0.85),
     }
     moved = {
-        name: (shift + wide * rng.normal(0, (11, 5, 6)), scale * np.exp(wide * rng.normal(0, 0.13, 3)))
+        name: (shift + wide * rng.normal(0, (11, 5, 6)), scale * np.exp(wide * rng.normal(0, 0.09, 3)))
         for name, (shift, scale) in usual.items()
     }
     of_tissue: dict[int, str] = {
@@ -206,8 +203,9 @@ def _rearranged(rng: np.random.Generator, organs: list[Layer], wide: float) -> l
                 layer,
                 field=replace(field, start=middle + shift - (middle - field.start) * scale, step=field.step * scale),
             )
-        grows = layer.tissue in (Tissue.LIVER, Tissue.SPLEEN, Tissue.WALL, Tissue.CORTEX)
-        found.append(replace(layer, level=layer.level + crowding) if grows else layer)
+        if layer.tissue == Tissue.LIVER:  # which the bowel that was drawn first may not cross
+            layer = replace(layer, over=(*layer.over, Tissue.GAS))
+        found.append(replace(layer, level=layer.level + crowding * GROWTH.get(layer.tissue, 0.0)))
     return found
 
 
@@ -253,7 +251,7 @@ def _random_body(rng: np.random.Generator, wide: float) -> Body:
     first, second, third = rng.uniform(0, 2 * np.pi, 3)
     return Body(
         half=half,
-        middle=110 - half[0] + fat * 0.4,
+        middle=105 + 0.3 * (2 * half[0] - 200) + 0.3 * fat - half[0],
         fat=float(fat),
         muscle=rng.uniform(7, 16),
         phases=(first, second, third),

@@ -36,7 +36,7 @@ from data.common.progress import progress
 from data.common.records import read_yaml
 from data.scans.probability import write_probability
 from data.scans.volume import write_mask
-from data.splits.frozen import frozen_splits
+from data.splits.frozen import splits_to_evaluate
 from data.splits.split import Split, centres_with, choose_splits, held_out_cases
 from engine.checkpoint import find_run, stage_command
 from engine.device import choose_device, naming_memory_errors
@@ -74,7 +74,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     device = choose_device(options.gpu)
     centres = read_store(options.store)
     check_runs_folder(options.path)
-    splits = choose_splits(frozen_splits(options.store, centres), options.split, centres_with(centres, target))
+    splits = choose_splits(splits_to_evaluate(options.store, centres), options.split, centres_with(centres, target))
     faults = []
     for split in splits:
         try:
@@ -184,7 +184,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
         problem = f"the model was trained before the split {split.name} was changed"
         again = stage_command(options.stage, "train", split=split.name, checkpoints=options.path, store=options.store)
         raise InputError(model.run, problem, "train it again", command=again)
-    if other := next((case for case in cases if case.preparation != model.preparation), None):
+    if split.kind != "synthetic" and (other := next((c for c in cases if c.preparation != model.preparation), None)):
         problem = f"trained on cases prepared with {model.preparation}, but {other.key} with {other.preparation}"
         raise InputError(model.run, problem, "give the store that the model was trained on with --store")
     evaluation = Evaluation(
@@ -222,7 +222,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         A line for every case that failed.
     """
     model, options, split = evaluation.model, evaluation.options, evaluation.split
-    title = f"{model.stage.title}, {split.name} held out" + (f", in the {options.roi} pancreas" if options.roi else "")
+    title = f"{model.stage.title}, {split.title}" + (f", in the {options.roi} pancreas" if options.roi else "")
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
     earlier_rows = read_case_table(table) if table.exists() else []
     known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]

@@ -23,6 +23,7 @@ from data.common.errors import InputError
 from data.common.files import replacing
 from data.samples import MOST_VOXELS, MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
+from engine.infer.box import flips_of
 from engine.stages import STAGES
 from models.dual_task_net import segmentation_probability
 from models.plain import ProbabilityNet
@@ -148,6 +149,7 @@ def write_preprocessing(path: Path, checkpoint: Checkpoint, sha256: str) -> None
 def describe_preprocessing(checkpoint: Checkpoint, sha256: str) -> dict[str, Any]:
     """Return the fields of ``write_preprocessing``."""
     stage, sampling = STAGES[checkpoint.stage], checkpoint.recipe.sampling
+    flips = len(flips_of(checkpoint.recipe.augmentation.flip))
     whole = {"pancreas": "the pancreas with its tumour", "tumour": "a tumour of the pancreas"}[sampling.target]
     return {
         "stage": checkpoint.stage,
@@ -180,7 +182,7 @@ def describe_preprocessing(checkpoint: Checkpoint, sha256: str) -> dict[str, Any
             "meaning": f"probability that the voxel belongs to {whole}",
         },
         "threshold": checkpoint.thresholds["segmentation"],
-        "flips": "predict.py averages the probability over the eight flips of the axes, and over none with --fast",
+        "flips": f"predict.py averages the probability over {flips} flips of the axes, and over none with --fast",
     }
 
 

@@ -37,7 +37,8 @@ READOUTS = {
     "average": Readout(averaged_probability, frozenset({"seg", "sdf"})),
 }
 Flip: TypeAlias = tuple[int, ...]  # the axes of (B, C, D, H, W) along which an image is flipped
-FLIPS: tuple[Flip, ...] = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))
+FLIP_AXES = (2, 3, 4)  # z, y, x
+FLIPS: tuple[Flip, ...] = tuple(axes for count in range(4) for axes in itertools.combinations(FLIP_AXES, count))
 NO_FLIPS: tuple[Flip, ...] = ((),)  # the image as it is, in about a sixth of the time
 # Voxels of a batch of flips on a CPU. For one small sample torch takes a slow path there, and larger batches than this
 # no longer fit into the caches.
@@ -45,6 +46,16 @@ CPU_BATCH_VOXELS = 200_000
 TILE_OVERLAP = 32  # voxels that neighbouring tiles share at least
 TILE_SIGMA = 1 / 8  # standard deviation of the weight of a tile's voxels, as a share of its side; as in nnU-Net
 BYTES_PER_VOXEL = 700  # of the network in float32 at width 32, where five of its largest maps exist at the same time
+
+
+def flips_of(probabilities: Sequence[float]) -> tuple[Flip, ...]:
+    """Return the flips that a network has seen in its training: those along axes whose probability is above 0.
+
+    Args:
+        probabilities: Of a flip along z, y and x, ``Augmentation.flip``.
+    """
+    seen = {axis for axis, probability in zip(FLIP_AXES, probabilities, strict=True) if probability > 0}
+    return tuple(flip for flip in FLIPS if seen.issuperset(flip))
 
 
 def box_probability(
@@ -67,7 +78,7 @@ def box_probability(
             transform that the network was trained with.
         device: Where ``net`` is.
         readout: Name in ``READOUTS``.
-        flips: What is averaged over: all of ``FLIPS``, or ``NO_FLIPS`` for a single pass.
+        flips: What is averaged over: those of ``flips_of``, or ``NO_FLIPS`` for a single pass.
 
     Returns:
         float32 probability in [0, 1] on the voxels of the box, shape (D, H, W).

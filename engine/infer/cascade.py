@@ -19,7 +19,7 @@ from data.common.process import release_freed_pages
 from data.samples import Sampling, fits_patch, mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.infer.box import FLIPS, NO_FLIPS, segment_box
+from engine.infer.box import segment_box
 from engine.infer.candidates import NO_CANDIDATES, Candidates
 from engine.infer.confirmation import confirm
 from engine.infer.ensemble import NOWHERE, BoxProbability, segment_box_together
@@ -195,7 +195,7 @@ def segment_stage(
         mask = zeros(image.shape, bool)
         part, within = image[box.slices], None if organ is None else organ[box.slices]
         ways: dict[str, Any] = {"device": model.device, "readout": model.readout, "within": within}
-        ways |= {"flips": NO_FLIPS if model.fast else FLIPS, "out": mask[box.slices]}
+        ways |= {"flips": model.flips, "out": mask[box.slices]}
         probability = np.empty(box.shape, np.float32) if keep else None
         if model.members:
             opinions = segment_box_together(model.members, part, spacing, model.threshold, probability, **ways)

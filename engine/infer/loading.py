@@ -54,7 +54,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         "--data",
         default=NONE_HELD_OUT,
         metavar="CENTRE",
-        help="use the models that were trained without this centre; none: those that were trained on all centres",
+        help="use the models that were trained without this centre; none: those that were trained on all centres; "
+        "synthetic: those that were trained on synthetic patients",
     )
     splits.add_argument(
         "--ensemble",

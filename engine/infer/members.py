@@ -93,7 +93,8 @@ def choose_shares(shares: Sequence[Share], complete: Sequence[str]) -> list[Shar
 def combine(models: Sequence[StageModel]) -> StageModel:
     """Make one model of several of the same stage: the mean of their probabilities, at the mean of their thresholds.
 
-    What it finds has to be confirmed only if all networks have learned to say where there is no tumour.
+    What it finds has to be confirmed only if all networks have learned to say where there is no tumour, and it is
+    averaged over the flips that all were trained with.
 
     Raises:
         InputError: If they see different boxes, or their training cases were prepared in different ways.
@@ -111,6 +112,7 @@ def combine(models: Sequence[StageModel]) -> StageModel:
         threshold=float(np.mean([model.threshold for model in models])),
         score_threshold=float(np.mean(scores)) if len(scores) == len(models) else None,
         confirms=all(model.confirms for model in models),
+        trained_flips=tuple(f for f in first.trained_flips if all(f in model.trained_flips for model in models)),
         spacing_range=[np.min(low, axis=0).tolist(), np.max(high, axis=0).tolist()] if low else None,
         members=tuple(Member(model.net, model.stage, model.threshold, model.run, model.sha256) for model in models),
     )

@@ -11,7 +11,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.files import sha256_of
 from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint
-from engine.infer.box import READOUTS
+from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, Flip, flips_of
 from engine.infer.candidates import score_threshold_name
 from engine.infer.ensemble import Member
 from engine.stages import STAGES, Stage
@@ -32,7 +32,8 @@ class StageModel:
         split_hash: Hash of the cases in the parts of its split.
         preparation: How its training cases were prepared.
         spacing_range: Finest and coarsest voxel size (z, y, x) in mm of its training cases; None if unknown.
-        fast: Whether it computes every box once instead of averaging over the eight flips.
+        fast: Whether it computes every box once instead of averaging over flips.
+        trained_flips: The flips that it was trained with.
         sha256: Of the checkpoint of ``net``; empty for a network that comes from none.
         score_threshold: Scans with at least this tumour score are called positive; None if none was chosen.
         confirms: Whether what it finds has to be found around the pancreas, too.
@@ -51,10 +52,16 @@ class StageModel:
     preparation: Preparation
     spacing_range: Sequence[Sequence[float]] | None = None
     fast: bool = False
+    trained_flips: tuple[Flip, ...] = FLIPS
     sha256: str = ""
     score_threshold: float | None = None
     confirms: bool = False
     members: tuple[Member, ...] = ()
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        """What its probabilities are averaged over."""
+        return NO_FLIPS if self.fast else self.trained_flips
 
 
 def switched_on(model: StageModel) -> list[str]:
@@ -176,6 +183,7 @@ def build_model(
         preparation=recipe.preparation,
         spacing_range=checkpoint.spacing_range,
         fast=fast,
+        trained_flips=flips_of(recipe.augmentation.flip),
         sha256=sha256,
         score_threshold=checkpoint.thresholds.get(score_threshold_name(readout)),
         confirms=checkpoint.confirms,

@@ -168,7 +168,7 @@ def add_run_options(parser: argparse.ArgumentParser, stage: Stage) -> None:
     add_allow_duplicates(data)
     add_store(data)
     add_average(parser.add_argument_group("evaluation"))
-    add_recipe_options(parser, stage, leave_out=("seed",))
+    add_recipe_options(parser, stage, leave_out=("seed", "boxes_per_epoch"))
     machine = parser.add_argument_group("output and machine")
     machine.add_argument(
         "--gpu",
@@ -225,7 +225,7 @@ def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str
         problem = "SLURM chooses the GPU of each job"
         raise InputError(f"--gpu {args.gpu}", problem, "leave it out, or give cpu for jobs without a GPU")
     recipe = read_recipe_options(args, stage)
-    changes = (("--augment", args.augment), ("--sampling", args.sampling))
+    changes = (("--augment", args.augment), ("--sampling", args.sampling), ("--synthesis", args.synthesis))
     return RunOptions(
         folder=args.folder,
         stage=recipe.stage,
@@ -235,6 +235,7 @@ def read_run_options(args: argparse.Namespace, stage: Stage, typed: Sequence[str
         network=recipe.network,
         augmentation=recipe.augmentation,
         training=recipe.training,
+        synthesis=recipe.synthesis,
         average=args.average,
         against=args.against,
         jobs=args.jobs,

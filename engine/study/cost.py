@@ -17,8 +17,8 @@ from engine.memory import fit_step
 from engine.stages import with_variant
 from engine.study.plan import RunOptions
 from engine.study.runs import Run, Study
-from engine.train.command import Plan
 from engine.train.cost import Meter, format_duration, measuring
+from engine.train.plan import Plan
 
 GPU_COUNTS = (2, 4, 8, 16, 32)  # for which the whole time is forecast
 
@@ -94,7 +94,7 @@ def finish_time(seconds: Iterable[float], at_once: int) -> float:
 def _measure_rate(meter: Meter, run: Run, options: RunOptions, plans: Mapping[str, Plan], device: torch.device) -> Rate:
     stage, plan = with_variant(options.stage, run.variant), plans[run.centre]
     recipe = replace(options.recipe(plan.train_cases[0].preparation), method=stage.method)
-    fit = fit_step(recipe, [*plan.train_cases, *plan.negatives], device)
+    fit = fit_step(recipe, plan.training_cases, device)
     recipe = replace(recipe, sampling=fit.sampling)
     cost = meter.measure(plan.to_measure(replace(stage, sampling=fit.sampling), recipe, fit.recomputed))
     return Rate(

@@ -17,12 +17,13 @@ from data.common.program import command_name
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
 from data.splits.split import NONE_HELD_OUT, centres_with, choose_splits, held_out_cases
+from data.synthesis.settings import Synthesis
 from engine.device import choose_device
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, Stage, with_variant
 from engine.study.runs import SHARED_PARTS, Run, Study
-from engine.train.command import Plan, count_steps, describe, plan_split
 from engine.train.options import check_settings
+from engine.train.plan import Plan, count_steps, describe, plan_split
 
 PROGRAM = tuple(command_name("python -m engine.study", "study").split())
 # Settings of the training that differ from run to run (the seed), or change only how fast it is (the workers).
@@ -39,7 +40,7 @@ class RunOptions:
         variants: Names of the variants of the method.
         centres: The centres to hold out; empty for every one in turn.
         seeds: Seeds of the trainings.
-        network, augmentation, training: The rest of the recipe; the seed of the training is not used.
+        network, augmentation, training, synthesis: The rest of the recipe; the seed of the training is not used.
         average: Whether to read out variants with a distance head as the mean of both tasks.
         against: The variant that the report compares with; None for its default.
         jobs: Runs at the same time; None for one on each of the GPUs that ``gpu`` names.
@@ -49,7 +50,7 @@ class RunOptions:
         slurm_options: Options of ``sbatch`` for it, one or more words each.
         gpu: As for ``assign_gpus``.
         store: As in engine.options.
-        changes: ``--augment`` and ``--sampling`` as they were typed, for the training scripts.
+        changes: ``--augment``, ``--sampling`` and ``--synthesis`` as they were typed, for the training scripts.
         command: The whole command as it was typed, for the record.
     """
 
@@ -61,6 +62,7 @@ class RunOptions:
     network: NetworkSettings
     augmentation: Augmentation
     training: TrainSettings
+    synthesis: Synthesis
     average: bool
     against: str | None
     jobs: int | None
@@ -88,6 +90,7 @@ class RunOptions:
             augmentation=self.augmentation,
             training=self.training,
             preparation=preparation,
+            synthesis=self.synthesis,
         )
 
     def shared_recipe(self, preparation: Preparation) -> dict[str, dict[str, Any]]:
@@ -139,7 +142,8 @@ def plan_study(options: RunOptions) -> Planned:
     plans, lines = {}, []
     for split in chosen:
         leaks = check_leaks(split, pairs, allow=options.allow_duplicates)
-        plan = plans[split.name] = plan_split(stage, split, centres)
+        plan = plan_split(stage, split, centres).with_synthetic(options.recipe(cases[0].preparation))
+        plans[split.name] = plan
         held_out_cases(split, centres, target)  # raises now rather than after hours of training
         lines += [describe(plan, options.training), *(f"  warning: {leak}" for leak in leaks)]
     methods = {name: with_variant(stage, name).method for name in options.variants}

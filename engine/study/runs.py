@@ -21,6 +21,7 @@ from data.common.files import replacing
 from data.common.records import read_yaml
 from data.common.settings import differences, from_record
 from data.samples import Sampling
+from data.synthesis.settings import Synthesis
 from engine.checkpoint import BEST, list_runs
 from engine.evaluate.stage import evaluation_folder
 from engine.method import Method
@@ -39,6 +40,7 @@ SHARED_PARTS: dict[str, type["DataclassInstance"]] = {
     "augmentation": Augmentation,
     "training": TrainSettings,
     "preparation": Preparation,
+    "synthesis": Synthesis,
 }
 
 
@@ -192,7 +194,7 @@ def merge_with_record(study: Study) -> Study:
         if stray := next(study.folder.glob(f"*/seed_*/{name}"), None):
             raise InputError(stray, f"holds runs that {path} does not record", "choose another folder")
         return study
-    unrecorded = [part for part in SHARED_PARTS if part not in before.recipe]
+    unrecorded = [part for part in SHARED_PARTS if part not in (*before.recipe, "synthesis")]  # of which there was none
     if unrecorded:
         problem = f"started with an earlier version, which did not record {', '.join(unrecorded)}"
         raise InputError(path, problem, "choose another folder")
@@ -216,7 +218,7 @@ def _find_differences(before: Study, now: Study) -> list[str]:
     if before.split_hashes != now.split_hashes:
         found.append(f"started with other splits than {now.store} has now")
     was, wanted = (
-        {part: _fill_in_defaults(kind, study.recipe[part]) for part, kind in SHARED_PARTS.items()}
+        {part: _fill_in_defaults(kind, study.recipe.get(part, {})) for part, kind in SHARED_PARTS.items()}
         for study in (before, now)
     )
     if was != wanted:

@@ -2,9 +2,8 @@
 
 import contextlib
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -17,65 +16,26 @@ from data.common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, com
 from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.records import read_yaml
 from data.common.settings import differences
-from data.duplicates.leaks import check_leaks, find_inseparable_pairs
+from data.duplicates.leaks import InseparablePair, check_leaks, find_inseparable_pairs
 from data.splits.frozen import frozen_splits
-from data.splits.split import Split, centre_of, centres_with, choose_splits, select_cases
+from data.splits.split import Split, centre_of, centres_with, choose_splits, synthetic_split
 from engine.checkpoint import CENTRES, Checkpoint, create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
 from engine.recipe import Recipe, Start, TrainSettings, new_network
-from engine.stages import STAGES, Stage
-from engine.train.cost import Cost, Work, describe_machine, format_duration, measuring
+from engine.stages import STAGES
+from engine.train.cost import describe_machine, format_duration, measuring
 from engine.train.initial import InitialWeights, describe_start
-from engine.train.loader import count_negatives
 from engine.train.loop import BEST_SO_FAR, train
 from engine.train.options import TrainOptions, parse
+from engine.train.plan import Plan, describe, plan_split
 from engine.train.run_log import write_settings
+from engine.train.synthetic import describe_rendering
 from engine.train.training import prepare_training
 from models.processes import process_count, process_number
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One split to train, with its cases.
-
-    Attributes:
-        split: The split.
-        train_cases: Training cases that hold what the stage segments.
-        negatives: Training cases that are known not to hold it: without a tumour, of a centre where tumours are
-            labelled.
-        validation_cases: Validation cases of both kinds; none if none of them holds what the stage segments.
-    """
-
-    split: Split
-    train_cases: list[Case]
-    negatives: list[Case]
-    validation_cases: list[Case]
-
-    def negatives_per_epoch(self, settings: TrainSettings) -> int:
-        """Return how many boxes of the negatives an epoch has."""
-        return count_negatives(len(self.train_cases), len(self.negatives), settings.negatives)
-
-    def count_centres(self, settings: TrainSettings) -> dict[str, dict[str, int]]:
-        """Return how many cases of each centre the parts of the split have, those of the test part as it names them."""
-        negatives = self.negatives if self.negatives_per_epoch(settings) else []
-        keys = {
-            "train": [case.key for case in (*self.train_cases, *negatives)],
-            "validation": [case.key for case in self.validation_cases],
-            "test": self.split.test,
-        }
-        return {part: dict(Counter(map(centre_of, some))) for part, some in keys.items()}
-
-    def to_measure(self, stage: Stage, recipe: Recipe, recomputed: int = 0) -> Work:
-        """Return this plan as a training whose cost can be measured; ``recomputed`` as in ``DualTaskNet``."""
-        return Work(stage, self.split, recipe, self.train_cases, self.negatives, self.validation_cases, recomputed)
-
-    def seconds(self, cost: Cost, settings: TrainSettings) -> float:
-        """Return how long a training with these settings takes."""
-        return cost.seconds(count_steps(self, settings), len(self.validation_cases), settings)
 
 
 class PlannedRun(NamedTuple):
@@ -114,19 +74,17 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
     A split that cannot be trained does not stop the others, unless several processes train together.
     """
     stage = options.stage
-    centres = read_store(options.store)
     save = not options.dry_run and process_number() == 0  # a dry run leaves nothing behind
     if save:
         check_writable(options.path)
-    known = centres_with(centres, stage.sampling.target)
-    splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
+    centres, splits, pairs = find_splits(options, save=save)
     place = f"{execution.device}" + (f", {process_count()} processes" if process_count() > 1 else "")
     print(f"{stage.title}: {len(splits)} run(s) on {place}, kept under {options.path / stage.name}")
-    pairs = find_inseparable_pairs(splits, chain(*centres.values()), save=save)
     plans, faults = [], []
     for split in splits:
         try:
             plan = plan_split(stage, split, centres)
+            plan = plan.with_synthetic(options.recipe(plan.train_cases))
             for leak in check_leaks(split, pairs, allow=options.allow_duplicates):
                 print(f"  warning: {leak}")
             print(describe(plan, options.training))
@@ -149,7 +107,7 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
         except KeyboardInterrupt:
             if process_number() == 0:
                 print(
-                    f"\ninterrupted with {plan.split.name} held out; finished epochs are kept: "
+                    f"\ninterrupted, {plan.split.title}; finished epochs are kept: "
                     "go on with the same command and --resume",
                     file=sys.stderr,
                 )
@@ -159,26 +117,28 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
     return EXIT_BAD_INPUT if faults else 0
 
 
-def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Plan:
-    """Collect the training and validation cases of a split: those that hold what the stage segments, and those without.
+def find_splits(
+    options: TrainOptions, *, save: bool
+) -> tuple[dict[str, list[Case]], list[Split], list[InseparablePair]]:
+    """Find what can be trained on.
+
+    Args:
+        options: Say which splits to train.
+        save: Whether splits, and what was found of duplicates, are kept in the store.
+
+    Returns:
+        The prepared cases by centre, the splits to train, and the pairs of cases that belong into the same part of a
+        split. A training on synthetic patients only needs no cases.
 
     Raises:
-        InputError: If no training case holds it.
+        InputError: If the store cannot be used, or has no such split.
     """
-    target = stage.sampling.target
-    known = centres_with(centres, target)
-    train_cases, validation_cases = (
-        [case for case in select_cases(centres, keys) if case.centre in known and case.pancreas_box]
-        for keys in (split.train, split.validation)
-    )
-    positives, negatives = ([c for c in train_cases if bool(c.target_box(target)) == has] for has in (True, False))
-    if not positives:
-        raise InputError(
-            f"hold out {split.name}", f"no training case has a labelled {target}", "prepare a centre that has one"
-        )
-    # Cases without a tumour alone would choose the epoch that finds least, which is that of an untrained network.
-    can_rank = any(case.target_box(target) for case in validation_cases)
-    return Plan(split, positives, negatives, validation_cases if can_rank else [])
+    if options.training.only_synthetic:
+        return {}, [synthetic_split({})], []
+    centres = read_store(options.store)
+    known = centres_with(centres, options.stage.sampling.target)
+    splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
+    return centres, splits, find_inseparable_pairs(splits, chain(*centres.values()), save=save)
 
 
 def describe_initial(initial: InitialWeights, options: TrainOptions, plans: Sequence[Plan]) -> str:
@@ -198,20 +158,6 @@ def describe_initial(initial: InitialWeights, options: TrainOptions, plans: Sequ
     return "\n".join(lines)
 
 
-def describe(plan: Plan, settings: TrainSettings) -> str:
-    """Return one line that says what a run will do."""
-    counts = Counter(case.centre for case in plan.train_cases)
-    parts = ", ".join(f"{centre} {count}" for centre, count in counts.items())
-    drawn, more = plan.negatives_per_epoch(settings), ""
-    if drawn:
-        share = drawn / (len(plan.train_cases) + drawn)
-        more = f" and {len(plan.negatives)} without a tumour in {100 * share:.0f} % of the steps"
-    return (
-        f"  hold out {plan.split.name}: train on {len(plan.train_cases)} cases ({parts}){more}, "
-        f"validate on {len(plan.validation_cases)}, {settings.epochs} epochs, {count_steps(plan, settings)} steps"
-    )
-
-
 def plan_run(options: TrainOptions, plan: Plan, device: torch.device) -> PlannedRun:
     """Decide how the steps of a run fit into the memory, and say so; a run that goes on keeps its patch.
 
@@ -220,9 +166,9 @@ def plan_run(options: TrainOptions, plan: Plan, device: torch.device) -> Planned
     """
     found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
     recipe = found[1].recipe if found else options.recipe(plan.train_cases)
-    cases = [*plan.train_cases, *plan.negatives]
+    plan = plan.with_synthetic(recipe)
     keep_patch = options.keep_patch or found is not None
-    fit = fit_step(recipe, cases, device, keep_patch=keep_patch, plain=options.plain)
+    fit = fit_step(recipe, plan.training_cases, device, keep_patch=keep_patch, plain=options.plain)
     print(fit.description)
     if options.dry_run and options.resume:
         print(f"    {describe_resumption(options, plan, fit, found)}")
@@ -247,12 +193,6 @@ def describe_kept_settings(kept: Recipe, typed: Recipe) -> str:
     return f", with the settings it was started with: {', '.join(changed)}" if changed else ""
 
 
-def count_steps(plan: Plan, settings: TrainSettings) -> int:
-    """Return the number of optimisation steps of a run."""
-    boxes = len(plan.train_cases) + plan.negatives_per_epoch(settings)
-    return settings.epochs * -(-boxes // settings.batch_size)
-
-
 def describe_cost(options: TrainOptions, plans: Sequence[PlannedRun], execution: Execution) -> str:
     """Measure some steps of the first plan, and return a line with the time that each plan and all together take.
 
@@ -268,7 +208,10 @@ def describe_cost(options: TrainOptions, plans: Sequence[PlannedRun], execution:
     each = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
     total = f"; in total {format_duration(sum(seconds.values()))}" if len(seconds) > 1 else ""
     alone = ", in one process" if process_count() > 1 else ""
-    return f"  measured on {meter.machine}{alone}: {format_duration(cost.step_s)} a step, so about {each}{total}"
+    rendering = describe_rendering(recipe, plan.synthetic)
+    lines = [rendering] if rendering else []
+    lines.append(f"  measured on {meter.machine}{alone}: {format_duration(cost.step_s)} a step, so about {each}{total}")
+    return "\n".join(lines)
 
 
 def check_shares(settings: TrainSettings) -> None:
@@ -339,7 +282,8 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
             print(f"{folder}: already finished, {recipe.training.epochs} epochs{kept}{others}")
             return
         print(f"{folder}: goes on after epoch {checkpoint.epoch}{kept}")
-    elif process_number() == 0:
+    plan = plan.with_synthetic(recipe)
+    if checkpoint is None and process_number() == 0:
         check_start(folder, recipe.start)
         write_settings(
             folder,
@@ -351,7 +295,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
                 "machine": describe_machine(execution.device),
                 "processes": process_count(),
                 "plain": options.plain,
-                "store": str(options.store),
+                "store": "" if recipe.training.only_synthetic else str(options.store),
                 CENTRES: plan.count_centres(recipe.training),
                 **recipe.to_record(),
             },
@@ -365,6 +309,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
         train_cases=plan.train_cases,
         negatives=plan.negatives,
         validation_cases=plan.validation_cases,
+        synthetic=plan.synthetic,
         execution=execution,
         folder=folder,
         checkpoint=checkpoint,

@@ -5,6 +5,7 @@ left in the memory of the device, in the draws of the training or on the disk.
 """
 
 import contextlib
+import math
 import multiprocessing
 import platform
 import signal
@@ -46,6 +47,7 @@ class Work:
     negatives: Sequence[Case]
     validation_cases: Sequence[Case]
     recomputed: int = 0
+    synthetic: Sequence[Case] = ()
 
 
 @dataclass(frozen=True)
@@ -176,14 +178,20 @@ def measure_cost(work: Work, execution: Execution, folder: Path) -> Cost:
         InputError: As for ``Meter.measure``.
     """
     settings = work.recipe.training
+    boxes = MOST_STEPS * settings.batch_size / (len(work.train_cases) + len(work.synthetic))
+
+    def repeated(cases: Sequence[Case]) -> list[Case]:
+        return list(islice(cycle(cases), math.ceil(boxes * len(cases))))
+
     training = prepare_training(
         stage=work.stage,
         split=work.split,
         recipe=work.recipe,
-        train_cases=list(islice(cycle(work.train_cases), MOST_STEPS * settings.batch_size)),
+        train_cases=repeated(work.train_cases),
         negatives=work.negatives,
         # Of a case without a tumour alone no Dice could be computed.
         validation_cases=[c for c in work.validation_cases if c.target_box(work.stage.sampling.target)][:1],
+        synthetic=repeated(work.synthetic),
         execution=execution,
         folder=folder,
         recomputed=work.recomputed,

@@ -43,12 +43,13 @@ def share_around_pancreas(negatives: float) -> float:
 class EpochSampler(Sampler[list[Draw]]):
     """The boxes of each step of an epoch: every case with the target once, and some without, shuffled.
 
-    The last step is filled with the first boxes of the epoch, so that all have as many. The cases without the target
-    follow each other in random rounds, in which every one of them comes once; an epoch goes on where the one before has
-    ended. All depends on the seed and the epoch only.
+    Synthetic patients of both kinds count among the cases with the target: every one of them comes once. The last step
+    is filled with the first boxes of the epoch, so that all have as many. The cases without the target follow each
+    other in random rounds, in which every one of them comes once; an epoch goes on where the one before has ended. All
+    depends on the seed and the epoch only.
 
     Args:
-        positives: Number of cases with the target; their indices come first.
+        positives: Number of cases with the target and of synthetic patients; their indices come first.
         seed: Seed of the draws.
         available: Number of cases without the target; their indices follow.
         negatives: How many of these an epoch has.

@@ -74,7 +74,12 @@ def validate(training: Training) -> dict[str, float]:
     """
     return {
         column: validation_dice(
-            net, training.stage, training.validation, training.device, training.recipe.training.negatives
+            net,
+            training.stage,
+            training.validation,
+            training.device,
+            training.recipe.training.negatives,
+            training.flips,
         )
         for column, net in candidates(training).items()
         if training.validation
@@ -159,6 +164,7 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
             training.validation,
             training.device,
             training.recipe.training.negatives,
+            training.flips,
         )
         thresholds |= choose_score_thresholds(model_of(training, kept), training.validation, thresholds)
         if writes:
@@ -185,6 +191,7 @@ def model_of(training: Training, checkpoint: Checkpoint) -> StageModel:
         split_hash=checkpoint.split_hash,
         preparation=checkpoint.recipe.preparation,
         confirms=checkpoint.confirms,
+        trained_flips=training.flips,
     )
 
 

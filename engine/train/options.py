@@ -9,9 +9,12 @@ from pathlib import Path
 from data.augment import Augmentation
 from data.cases.case import Case
 from data.cases.options import add_store
+from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.progress import add_quiet
 from data.common.text import HelpFormatter, OptionGroup, add_examples
+from data.splits.split import SYNTHETIC
+from data.synthesis.settings import Synthesis
 from engine.memory import Fit
 from engine.method import Method
 from engine.options import (
@@ -28,7 +31,7 @@ from engine.stages import VARIANTS, Stage, with_variant
 from engine.train.initial import InitialWeights, read_initial_weights
 from engine.train.trackers import TRACKERS, check_tracker
 
-POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm")
+POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm", "boxes_per_epoch")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class TrainOptions:
     Attributes:
         stage: With the method and the sampling as they were typed.
         network, augmentation, training: The rest of the recipe.
+        synthesis: How synthetic patients are drawn, if the settings of the training ask for them.
         split: The split to train; None for every one that leaves a centre out.
         resume: Whether to go on with unfinished runs.
         dry_run: Whether to stop after saying what would be done.
@@ -55,6 +59,7 @@ class TrainOptions:
     network: NetworkSettings
     augmentation: Augmentation
     training: TrainSettings
+    synthesis: Synthesis
     split: str | None
     resume: bool
     dry_run: bool
@@ -70,7 +75,7 @@ class TrainOptions:
     freeze: str = "none"
 
     def recipe(self, cases: Sequence[Case], fit: Fit | None = None) -> Recipe:
-        """Return the recipe of a run on these cases, which were all prepared in one way.
+        """Return the recipe of a run on these cases, which were all prepared in one way; none if all are synthetic.
 
         A patch that was not typed is the one that fits.
         """
@@ -81,8 +86,9 @@ class TrainOptions:
             sampling=replace(self.stage.sampling, patch_mm=patch_mm),
             augmentation=self.augmentation,
             training=self.training,
-            preparation=cases[0].preparation,
+            preparation=cases[0].preparation if cases else Preparation(),
             start=Start(str(self.initial.path), self.initial.sha256, self.freeze) if self.initial else Start(),
+            synthesis=self.synthesis,
         )
 
 
@@ -130,16 +136,30 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         help="part of the network that keeps the weights of --init; encoder: everything down to the coarsest grid",
     )
     add_method_options(parser.add_argument_group("method"), stage)
-    add_recipe_options(parser, stage)
+    synthetic = add_recipe_options(parser, stage)
+    synthetic.add_argument(
+        "--train-on",
+        metavar="synthetic[:DIR]",
+        help="train on synthetic patients only, without any prepared case, and validate on others; DIR holds label "
+        "maps of organs (default: train on the prepared centres)",
+    )
     add_machine_options(parser.add_argument_group("output and machine"))
     add_examples(
         parser,
         ("--dry-run", "print the cases, the steps and the time of every split, and train nothing"),
         ("--data hospital_a --resume", "hold out hospital_a; after an interruption, the same command continues"),
         ("--data none --init model.zip --epochs 50", "fine-tune a model on all prepared centres"),
-        ("--variant baseline", "train the same network for segmentation only, as a comparison"),
+        (
+            "--train-on synthetic --epochs 50",
+            "train on synthetic patients, without any scan",
+        ),
     )
     args = parser.parse_args(argv)
+    if args.train_on is not None:
+        read_train_on(args)
+    elif args.data == SYNTHETIC:
+        problem = "no split of prepared cases"
+        raise InputError(f"--data {SYNTHETIC}", problem, f"to train on synthetic patients, use --train-on {SYNTHETIC}")
     typed = read_recipe_options(args, stage)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
     options = TrainOptions(
@@ -147,6 +167,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         network=typed.network,
         augmentation=typed.augmentation,
         training=typed.training,
+        synthesis=typed.synthesis,
         split=args.data,
         resume=args.resume,
         dry_run=args.dry_run,
@@ -164,7 +185,10 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     if options.freeze != "none" and options.initial is None:
         problem = "would keep random weights"
         raise InputError(f"--freeze {options.freeze}", problem, "name a model to begin with: --init FILE_OR_RUN")
-    check_settings(options.training, options.network)
+    check_settings(options.training, options.network, only_synthetic=args.train_on is not None)
+    if args.synthesis and not options.training.synthetic:
+        problem = "no synthetic patient is asked for"
+        raise InputError(f"--synthesis {args.synthesis[0]}", problem, "add --synthetic SHARE or --train-on synthetic")
     check_tracker(options.tracker)
     if options.profile < 0:
         raise InputError(f"--profile {options.profile}", "out of range", "give a number of steps, or 0 for none")
@@ -215,8 +239,32 @@ def _method_options() -> dict[str, Field]:
     return {option.name: option for option in fields(Method) if option.metadata}
 
 
-def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
+def read_train_on(args: argparse.Namespace) -> None:
+    """Replace what was typed for ``--train-on`` by the settings that it stands for.
+
+    Raises:
+        InputError: If it is something else, or other options ask for prepared cases.
+    """
+    kind, colon, labels = args.train_on.partition(":")
+    typed = f"--train-on {args.train_on}"
+    if kind != SYNTHETIC or (colon and not labels):
+        raise InputError(typed, "not a kind of patients", f"write {SYNTHETIC}, or {SYNTHETIC}:DIR with label maps")
+    if args.data is not None:
+        raise InputError(typed, f"without prepared cases there is no split {args.data}", "leave out --data")
+    if args.synthetic:
+        problem = "all patients are synthetic"
+        raise InputError(f"--synthetic {args.synthetic}", problem, f"leave it out, or {typed}")
+    args.synthetic = 1.0
+    args.synthesis += [f"labels={labels}"] if labels else []
+
+
+def check_settings(training: TrainSettings, network: NetworkSettings, *, only_synthetic: bool = False) -> None:
     """Check the ranges of the settings that have options.
+
+    Args:
+        training: How the network is optimised.
+        network: Its size.
+        only_synthetic: Whether the training needs no prepared case.
 
     Raises:
         InputError: If nothing could be trained with a setting.
@@ -231,6 +279,14 @@ def check_settings(training: TrainSettings, network: NetworkSettings) -> None:
     if training.negatives >= 1:
         problem = "leaves no step for the cases with a tumour"
         raise InputError(f"--negatives {training.negatives}", problem, "give a share below 1, or 0 for none")
+    if training.synthetic >= 1 and not only_synthetic:
+        problem = "leaves no box for the prepared cases"
+        raise InputError(
+            f"--synthetic {training.synthetic}", problem, f"give a share below 1, or use --train-on {SYNTHETIC}"
+        )
+    if training.boxes_per_epoch != TrainSettings.boxes_per_epoch and not only_synthetic:
+        problem = "an epoch has a box of each prepared case"
+        raise InputError(f"--boxes-per-epoch {training.boxes_per_epoch}", problem, f"add --train-on {SYNTHETIC}")
     if network.width % (network.groups or 1):
         problem = f"not a multiple of the {network.groups} groups"
         raise InputError(f"--width {network.width}", problem, "give another width, or other --groups")

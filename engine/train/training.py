@@ -17,10 +17,12 @@ from data.samples import BoxDataset, Sample, spacing_range
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint
 from engine.device import Execution
+from engine.infer.box import Flip, flips_of
 from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
 from engine.train.initial import InitialWeights, load_fitting
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
+from engine.train.synthetic import draw_validation
 from models.losses import DualTaskLoss
 
 
@@ -82,9 +84,14 @@ class Training:
         return self.execution.device
 
     @property
+    def flips(self) -> tuple[Flip, ...]:
+        """The flips over which its predictions are averaged."""
+        return flips_of(self.recipe.augmentation.flip)
+
+    @property
     def title(self) -> str:
         """The run in a few words, for progress bars and pictures."""
-        return f"{self.stage.title}, {self.split.name} held out"
+        return f"{self.stage.title}, {self.split.title}"
 
 
 def prepare_training(
@@ -95,6 +102,7 @@ def prepare_training(
     train_cases: Sequence[Case],
     negatives: Sequence[Case] = (),
     validation_cases: Sequence[Case],
+    synthetic: Sequence[Case] = (),
     execution: Execution,
     folder: Path,
     checkpoint: Checkpoint | None = None,
@@ -107,9 +115,10 @@ def prepare_training(
         stage: With the method and the sampling of the recipe.
         split: Names the cases.
         recipe: All settings.
-        train_cases: Cases with the target, at least one.
+        train_cases: Cases with the target, at least one if there are no synthetic patients.
         negatives: Training cases without it, which take part as far as the recipe says.
-        validation_cases: May be empty.
+        validation_cases: May be empty. Synthetic patients among them are rendered now.
+        synthetic: Synthetic patients, with the target or without it, of which every epoch sees a box.
         execution: How to compute it, and where.
         folder: The run folder, which exists.
         checkpoint: ``last.pt`` of an interrupted run, from whose state to go on; None starts anew.
@@ -131,7 +140,8 @@ def prepare_training(
         net.freeze_encoder()
     average = copy.deepcopy(net) if settings.ema_decay else None
     drawn = count_negatives(len(train_cases), len(negatives), settings.negatives)
-    cases = [*train_cases, *(negatives if drawn else ())]
+    in_every_epoch = [*train_cases, *synthetic]
+    cases = [*in_every_epoch, *(negatives if drawn else ())]
     dataset = BoxDataset(
         cases,
         stage.sampling,
@@ -139,7 +149,7 @@ def prepare_training(
         recipe.augmentation.reach,
         share_around_pancreas(settings.negatives),
     )
-    sampler = EpochSampler(len(train_cases), settings.seed, len(negatives), drawn, settings.batch_size)
+    sampler = EpochSampler(len(in_every_epoch), settings.seed, len(negatives), drawn, settings.batch_size)
     training = Training(
         stage=stage,
         split=split,
@@ -148,7 +158,7 @@ def prepare_training(
         folder=folder,
         loader=make_loader(dataset, sampler, settings.workers),
         sampler=sampler,
-        validation=validation_cases,
+        validation=draw_validation(validation_cases),
         net=net,
         optimiser=OPTIMISERS[settings.optimiser](
             net.parameters(),

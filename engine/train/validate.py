@@ -1,8 +1,8 @@
 """Choose the best epoch and the binarisation thresholds on the validation cases of the training centres.
 
 Both are chosen by masks that are made as in use: in the box of the reference with the margin of inference, tiled,
-averaged over the eight flips, on the voxels of the case, without small components, those outside of the pancreas and
-those that are not confirmed, and in as many rounds.
+averaged over the flips of the training, on the voxels of the case, without small components, those outside of the
+pancreas and those that are not confirmed, and in as many rounds.
 
 The Dice of a case without a tumour is 1 if no tumour is found in it, else 0. All such cases together have the weight
 that they have in the steps of the training, however many there are. In a plain mean over many healthy patients, an
@@ -22,7 +22,7 @@ from data.common.memory import zeros
 from data.samples import pancreas_box, reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.infer.box import READOUTS, box_probability
+from engine.infer.box import FLIPS, READOUTS, Flip, box_probability
 from engine.infer.cascade import segment_in_rounds, select_organ
 from engine.infer.components import keep_components
 from engine.infer.confirmation import confirm
@@ -35,7 +35,12 @@ AS_GOOD = 0.005  # thresholds within this mean Dice of the best cannot be distin
 
 
 def validation_dice(
-    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, negatives: float = 0.0
+    net: nn.Module,
+    stage: Stage,
+    cases: Sequence[Case],
+    device: torch.device,
+    negatives: float = 0.0,
+    flips: Sequence[Flip] = FLIPS,
 ) -> float:
     """Return the mean Dice over the validation cases at the threshold of EPOCH_THRESHOLDS that is best for it.
 
@@ -45,16 +50,23 @@ def validation_dice(
         cases: Validation cases, at least one with the target.
         device: Where ``net`` is.
         negatives: As in ``mean_dice``.
+        flips: As in ``box_probability``.
     """
-    return float(mean_dice(net, stage, cases, device, negatives=negatives, thresholds=EPOCH_THRESHOLDS).max())
+    means = mean_dice(net, stage, cases, device, negatives=negatives, thresholds=EPOCH_THRESHOLDS, flips=flips)
+    return float(means.max())
 
 
 def choose_thresholds(
-    net: nn.Module, stage: Stage, cases: Sequence[Case], device: torch.device, negatives: float = 0.0
+    net: nn.Module,
+    stage: Stage,
+    cases: Sequence[Case],
+    device: torch.device,
+    negatives: float = 0.0,
+    flips: Sequence[Flip] = FLIPS,
 ) -> dict[str, float]:
     """Return the threshold of each readout that the network has the heads for, by its name in READOUTS."""
     names = [name for name, readout in READOUTS.items() if readout.heads <= {*stage.method.heads}]
-    return {name: choose_threshold(net, stage, cases, device, name, negatives) for name in names}
+    return {name: choose_threshold(net, stage, cases, device, name, negatives, flips) for name in names}
 
 
 def choose_threshold(
@@ -64,6 +76,7 @@ def choose_threshold(
     device: torch.device,
     readout: str = "segmentation",
     negatives: float = 0.0,
+    flips: Sequence[Flip] = FLIPS,
 ) -> float:
     """Choose the threshold of best mean Dice over the validation cases.
 
@@ -76,10 +89,11 @@ def choose_threshold(
         device: Where ``net`` is.
         readout: Name in READOUTS.
         negatives: As in ``mean_dice``.
+        flips: As in ``box_probability``.
     """
     if not cases:
         return 0.5
-    means = mean_dice(net, stage, cases, device, negatives=negatives, readout=readout)
+    means = mean_dice(net, stage, cases, device, negatives=negatives, readout=readout, flips=flips)
     good = [t for t, mean in zip(THRESHOLDS, means, strict=True) if mean >= means.max() - AS_GOOD]
     return min(good, key=lambda threshold: abs(threshold - 0.5))
 
@@ -93,6 +107,7 @@ def mean_dice(
     negatives: float = 0.0,
     readout: str = "segmentation",
     thresholds: Sequence[float] = THRESHOLDS,
+    flips: Sequence[Flip] = FLIPS,
 ) -> np.ndarray:
     """Segment cases as in use and return their mean ``dice`` at each threshold.
 
@@ -104,12 +119,13 @@ def mean_dice(
         negatives: Weight in the mean, in [0, 1), that the cases without the target have together, if there are any.
         readout: Name in READOUTS.
         thresholds: In ascending order.
+        flips: As in ``box_probability``.
     """
     net.eval()
     found: list[tuple[bool, list[float]]] = []  # whether a case has the target, and its Dice at each threshold
     for case in own_share([case for case in cases if negatives or case.target_box(stage.sampling.target)]):
         reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
-        segment = _at_threshold(net, stage, case, device, readout)
+        segment = _at_threshold(net, stage, case, device, readout, flips)
         around = pancreas_box(case, stage.sampling) if stage.confirms(negatives) else None
         curve = []
         for threshold in thresholds:
@@ -123,14 +139,14 @@ def mean_dice(
 
 
 def _at_threshold(
-    net: nn.Module, stage: Stage, case: Case, device: torch.device, readout: str
+    net: nn.Module, stage: Stage, case: Case, device: torch.device, readout: str, flips: Sequence[Flip]
 ) -> Callable[[float, Box], np.ndarray]:
     """Return a function that segments a case in a box at a threshold; it computes every box only once."""
 
     @functools.cache
     def probability(box: Box) -> np.ndarray:
         image = case.image()[box.slices]
-        return box_probability(net, image, case.spacing, stage=stage, device=device, readout=readout)
+        return box_probability(net, image, case.spacing, stage=stage, device=device, readout=readout, flips=flips)
 
     organ = select_organ(stage, {"pancreas_fine": case.label() > 0})
 

@@ -11,8 +11,8 @@ from data.splits.leave_one_out import make_splits
 from data.splits.split import Split
 from engine.recipe import TrainSettings
 from engine.stages import STAGES
-from engine.train.command import count_steps, describe, plan_split
 from engine.train.loader import EpochSampler, count_negatives, derive_seed, share_around_pancreas
+from engine.train.plan import count_steps, describe, plan_split
 from tests.data.splits.populations import centre, three_centres
 
 
