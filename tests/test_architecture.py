@@ -14,6 +14,7 @@ FLOORS = ("pancreas_dual_task", "engine", "models", "data")
 ROOMS = {
     "data": (
         ("data.export",),
+        ("data.phantom.command", "data.phantom.__main__"),
         ("data.synthesis",),
         ("data.phantom",),
         ("data.augment",),

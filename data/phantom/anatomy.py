@@ -60,12 +60,14 @@ class Layer:
         field: A signed distance in mm or a similar field.
         level: The shape is where the field is below this level.
         over: The tissues that it replaces; an empty tuple stands for everything inside the skin.
+        organ: Which organ it belongs to, where the tissue does not tell.
     """
 
     tissue: int
     field: Field
     level: float = 0.0
     over: tuple[int, ...] = (Tissue.VISCERAL,)
+    organ: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def random_organs(
     layers += [
         Layer(Tissue.LIVER, blob((30, -5, -85), (85, 80, 66)), over=(Tissue.VISCERAL, Tissue.WALL, Tissue.CONTENT)),
         Layer(Tissue.LIVER, blob((55, -48, -15), (36, 34, 75))),
-        Layer(Tissue.VEIN, _random_twigs(rng, (38, -8, -50), (25, 25, 34), 7, 2.2), 0, (Tissue.LIVER,)),
+        Layer(Tissue.VEIN, random_twigs(rng, (38, -8, -50), (25, 25, 34), 7, 2.2), 0, (Tissue.LIVER,)),
         Layer(Tissue.GALL, blob((-8, -48, -58), (24, 17, 14)), 0, (Tissue.VISCERAL, Tissue.LIVER, Tissue.VEIN)),
         Layer(Tissue.SPLEEN, blob((42, 28, 118), (48, 42, 26))),
     ]
@@ -211,7 +213,7 @@ def random_organs(
             Layer(Tissue.VISCERAL, pelvis, 0, (Tissue.CORTEX, Tissue.MEDULLA)),
         ]
     cava = [(-60, 20, -18, 11), (-20, 18, -21, 11), (20, 12, -24, 12), (90, -2, -26, 13)]
-    return [*layers, Layer(Tissue.CAVA, _upright_vessel(cava, low, high), over=())]
+    return [*layers, Layer(Tissue.CAVA, _upright_vessel(cava, low, high), over=(), organ="inferior_vena_cava")]
 
 
 def aorta(low: float, high: float) -> Layer:
@@ -227,7 +229,7 @@ def _upright_vessel(path: Points, low: float, high: float) -> Field:
     return tubes(np.column_stack([heights, *(np.interp(heights, knots[:, 0], column) for column in knots.T[1:])]))
 
 
-def _random_twigs(rng: np.random.Generator, root: Point, spread: Point, count: int, radius: float) -> Field:
+def random_twigs(rng: np.random.Generator, root: Point, spread: Point, count: int, radius: float) -> Field:
     """Draw ``count`` small vessels that start at ``root`` with this radius in mm and taper off."""
     twigs = []
     for _ in range(count):
@@ -258,11 +260,11 @@ def _random_gut(
     loops += [_random_loop(rng, (-30, 5), (-35, 5), (30, 85), scale) for _ in range(3)]  # jejunum below the tail
     pylorus = curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]
     upper = np.concatenate([_fitted_curve(rng, stomach, deep, wide, variety), pylorus])
-    layers = [Layer(Tissue.VEIN, _random_twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
-    layers += _hollow_organ(rng, np.concatenate(loops), 2.0, 0.25)
-    layers += _hollow_organ(rng, colon, 2.5, 0.6)
-    layers += _hollow_organ(rng, curve(duodenum, 3.0)[0], 2.5, 0.15)
-    return layers + _hollow_organ(rng, upper, 4.0, 0.5)
+    layers = [Layer(Tissue.VEIN, random_twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
+    layers += _hollow_organ(rng, "small_bowel", np.concatenate(loops), 2.0, 0.25)
+    layers += _hollow_organ(rng, "colon", colon, 2.5, 0.6)
+    layers += _hollow_organ(rng, "duodenum", curve(duodenum, 3.0)[0], 2.5, 0.15)
+    return layers + _hollow_organ(rng, "stomach", upper, 4.0, 0.5)
 
 
 def _fitted_curve(rng: np.random.Generator, path: Points, deep: float, wide: float, variety: float) -> np.ndarray:
@@ -284,17 +286,19 @@ def _random_loop(
     return curve(np.column_stack([turns, rng.uniform(8, 12, 5)]), 3.0)[0]
 
 
-def _hollow_organ(rng: np.random.Generator, samples: np.ndarray, wall: float, gas_share: float) -> list[Layer]:
+def _hollow_organ(
+    rng: np.random.Generator, organ: str, samples: np.ndarray, wall: float, gas_share: float
+) -> list[Layer]:
     """Paint a hollow organ along ``samples`` (n, 4): a wall of this thickness in mm, content, and gas at its front.
 
     Gas fills about the share ``gas_share`` of its length.
     """
     field = roughen(tubes(samples, 3.0), rng, 14, 1.5)
-    layers = [Layer(Tissue.WALL, field), Layer(Tissue.CONTENT, field, -wall, (Tissue.WALL,))]
+    layers = [Layer(Tissue.WALL, field, organ=organ), Layer(Tissue.CONTENT, field, -wall, (Tissue.WALL,), organ)]
     stretch = np.convolve(rng.standard_normal(len(samples) + 24), np.ones(25) / 5, "valid")
     gassy = samples[stretch > np.quantile(stretch, 1 - gas_share)]
     if len(gassy):
         bubbles = gassy * (1, 1, 1, 0.62)
         bubbles[:, 1] -= 0.45 * gassy[:, 3]
-        layers.append(Layer(Tissue.GAS, tubes(bubbles, 3.0), 0, (Tissue.CONTENT,)))
+        layers.append(Layer(Tissue.GAS, tubes(bubbles, 3.0), 0, (Tissue.CONTENT,), organ))
     return layers

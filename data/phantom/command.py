@@ -1,10 +1,14 @@
 """Command: write synthetic centres, abdominal CT scans with a pancreas and its tumour from scanners that differ.
 
     python -m data.phantom OUT [--cases 8] [--seed 0] [--size small|full] [--anatomy DIR] [--centres NAME ...]
+    python -m data.phantom OUT --abdomen [DIR[:TABLE]] [--cases 8] [--seed 0]
 
 The files ``OUT/<centre>/images/<case>.nii.gz`` (int16 HU) and ``OUT/<centre>/labels/<case>.nii.gz`` (0 background,
 1 pancreas, 2 tumour) have the layout ``folder`` of ``data.prepare``. With ``--prepared`` OUT becomes a store of
 prepared cases instead, ready to train on, and SimpleITK is not needed. The same seed gives the same voxels.
+
+``--abdomen`` writes the randomised patients of ``data.synthesis`` as a centre ``abdomen``, each from a scanner of its
+own: procedural ones, or patients around label maps of organs.
 """
 
 import argparse
@@ -26,9 +30,14 @@ from data.common.progress import add_quiet
 from data.common.text import HelpFormatter, add_examples
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.scans.grid import Grid
+from data.synthesis.organ_codes import TABLES
+from data.synthesis.organ_maps import list_maps
+from data.synthesis.patient import render_patient
+from data.synthesis.settings import Synthesis
 
 VERSION = 2  # to be raised when the same seed gives other voxels
 DEFAULT_CENTRES = ("north", "south", "west")
+ABDOMEN, ABDOMEN_MM = "abdomen", (3.0, 3.0, 3.0)  # the centre of randomised patients, and its voxels
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class PhantomOptions:
         size: Size of the voxels.
         anatomy: Folder of the real label maps, or None for procedural patients.
         centres: Names of the centres, or None for the default ones.
+        abdomen: Label maps of organs around which randomised patients are drawn, as ``Synthesis.labels``; empty for
+            procedural ones, None for the phantom's own centres.
         prepared: Whether to write prepared cases instead of scans and labels.
         workers: Number of processes.
     """
@@ -52,6 +63,7 @@ class PhantomOptions:
     size: Size
     anatomy: Path | None
     centres: tuple[str, ...] | None
+    abdomen: str | None
     prepared: bool
     workers: int
 
@@ -61,32 +73,36 @@ class Job:
     """A case to write; sent to the process that does it.
 
     Attributes:
-        scanner: The centre.
+        centre: Name of the centre.
+        scanner: Its scanner; None for randomised patients, each of whom has one of its own.
         index: Number of the case within the centre.
         seed: Seed of all randomness.
         size: Size of the voxels.
         anatomy: The real label map, or None for a procedural patient.
+        abdomen: As in PhantomOptions.
         out: Folder of all centres.
         prepared: Whether to write a prepared case instead of a scan and its label.
     """
 
-    scanner: Scanner
+    centre: str
+    scanner: Scanner | None
     index: int
     seed: int
     size: Size
     anatomy: Path | None
+    abdomen: str | None
     out: Path
     prepared: bool
 
     @property
     def name(self) -> str:
         """Name of the case."""
-        return self.anatomy.stem if self.anatomy else f"{self.scanner.name}_{self.index:03d}"
+        return self.anatomy.stem if self.anatomy else f"{self.centre}_{self.index:03d}"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that exist once the case is written: image and label, or the manifest of a prepared case."""
-        centre = self.out / self.scanner.name
+        centre = self.out / self.centre
         if self.prepared:
             return (centre / self.name / "case.json",)
         return tuple(centre / kind / f"{self.name}.nii.gz" for kind in ("images", "labels"))
@@ -105,26 +121,27 @@ class Job:
         if self.written:
             return None
         try:
-            image, label, spacing = render_case(self.scanner, self.index, self.seed, self.size, self.anatomy)
+            image, label, spacing = self._render()
         except InputError as error:
             return error
         if self.prepared:
             write_case(
                 self.out,
-                self.scanner.name,
+                self.centre,
                 self.name,
                 image,
                 label,
-                patient=f"{self.scanner.name}/{self.name}",
+                patient=f"{self.centre}/{self.name}",
                 spacing=spacing,
                 grid=Grid.plain(image.shape, spacing),
                 source={
                     "phantom": VERSION,
-                    "scanner": asdict(self.scanner),
+                    "scanner": self.scanner and asdict(self.scanner),
                     "index": self.index,
                     "seed": self.seed,
                     "size": self.size,
                     "anatomy": self.anatomy and self.anatomy.name,
+                    **({} if self.abdomen is None else {"abdomen": self.abdomen}),
                 },
             )
             return None
@@ -133,6 +150,17 @@ class Job:
         for path, array in zip(self.files, (image, label), strict=True):
             write_lps(path, array, spacing)
         return None
+
+    def _render(self) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+        """Render image, label and spacing (z, y, x) in mm.
+
+        Raises:
+            InputError: If a label map cannot be used.
+        """
+        if self.scanner:
+            return render_case(self.scanner, self.index, self.seed, self.size, self.anatomy)
+        image, label = render_patient((self.seed, self.index), Synthesis(labels=self.abdomen or ""), ABDOMEN_MM)
+        return image, label, ABDOMEN_MM
 
     def summarise(self) -> tuple[bool, tuple[float, ...], tuple[int, ...]]:
         """Read the written case.
@@ -150,7 +178,11 @@ class Job:
 
 
 def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
-    """Parse the command line."""
+    """Parse the command line.
+
+    Raises:
+        InputError: If options exclude each other.
+    """
     parser = argparse.ArgumentParser(
         prog=command_name("python -m data.phantom", "phantom"),
         description="Write synthetic centres in the layout 'folder' (images/ and labels/), or as prepared cases.",
@@ -190,6 +222,15 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         metavar="NAME",
         help=f"centres to write (default: {', '.join(DEFAULT_CENTRES)}; with --anatomy all sub-folders of DIR)",
     )
+    add(
+        "--abdomen",
+        nargs="?",
+        const="",
+        metavar="DIR[:TABLE]",
+        help="write one centre of randomised whole torsos instead, around the label maps of organs in DIR (.npz with "
+        "labels (z, y, x; LPS) and spacing, or .nii.gz); TABLE says what their codes mean, one of "
+        f"{', '.join(TABLES)}, unless DIR has a codes.json; without DIR procedural torsos (default: not)",
+    )
     output = parser.add_argument_group("output and machine")
     output.add_argument(
         "--prepared",
@@ -209,8 +250,12 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         ("phantoms", "write three small centres of eight cases, to be read by data.prepare"),
         ("phantoms --cases 2 --size full", "write scans of clinical size, to measure memory and time"),
         ("store --prepared", "write prepared cases, on which the training scripts start with --store store"),
+        ("torsos --abdomen labelsTr:amos --cases 50", "write torsos around the organs of AMOS's label maps"),
     )
     args = parser.parse_args(argv)
+    if args.abdomen is not None and (args.anatomy or args.centres or args.size == "full"):
+        problem = "it writes one centre with voxels of 3 mm, without --anatomy, --centres and --size full"
+        raise InputError("--abdomen", problem, "leave out the other option")
     return PhantomOptions(
         out=args.out,
         cases=args.cases,
@@ -218,6 +263,7 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         size=args.size,
         anatomy=args.anatomy,
         centres=None if args.centres is None else tuple(args.centres),
+        abdomen=args.abdomen,
         prepared=args.prepared,
         workers=args.workers,
     )
@@ -241,6 +287,13 @@ def plan_jobs(options: PhantomOptions) -> list[Job]:
     Raises:
         InputError: If the folder of label maps has none, or if a centre is not known.
     """
+    if options.abdomen is not None:
+        if options.abdomen:
+            list_maps(options.abdomen)  # raises the error before anything is written
+        return [
+            Job(ABDOMEN, None, index, options.seed, options.size, None, options.abdomen, options.out, options.prepared)
+            for index in range(options.cases)
+        ]
     known: dict[str, tuple[Scanner, list[Path | None]]]
     if options.anatomy is None:
         known = {scanner.name: (scanner, [None] * options.cases) for scanner in SCANNERS}
@@ -258,7 +311,7 @@ def plan_jobs(options: PhantomOptions) -> list[Job]:
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"--centres {unknown[0]}", problem, f"choose from {', '.join(known)}")
     return [
-        Job(scanner, index, options.seed, options.size, path, options.out, options.prepared)
+        Job(scanner.name, scanner, index, options.seed, options.size, path, None, options.out, options.prepared)
         for scanner, paths in (known[name] for name in dict.fromkeys(names))
         for index, path in enumerate(paths)
     ]
@@ -274,6 +327,7 @@ def _claim_folder(options: PhantomOptions) -> None:
         "anatomy": str(options.anatomy.resolve()) if options.anatomy else None,
         "scanners": [asdict(scanner) for scanner in scanners],
         "prepared": options.prepared,
+        **({} if options.abdomen is None else {"abdomen": options.abdomen}),
     }
     mark = folder / "phantom.json"
     text = json.dumps(settings, indent=1)
@@ -293,8 +347,8 @@ def _format_summary(jobs: Sequence[Job]) -> str:
     """Describe each centre in one line, as read back from the written files."""
     lines = [f"{'centre':<10} {'cases':>5} {'with tumour':>11}  spacing z y x (mm)  shape"]
     written = [job for job in jobs if job.written]
-    for centre in dict.fromkeys(job.scanner.name for job in written):
-        summaries = (job.summarise() for job in written if job.scanner.name == centre)
+    for centre in dict.fromkeys(job.centre for job in written):
+        summaries = (job.summarise() for job in written if job.centre == centre)
         tumours, spacings, shapes = zip(*summaries, strict=True)
         spacing = " ".join(f"{s:.2f}" for s in np.median(spacings, axis=0))
         shape = " x ".join(str(int(n)) for n in np.median(shapes, axis=0))

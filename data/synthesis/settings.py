@@ -18,7 +18,10 @@ class Synthesis:
         default=1.0,
         metadata={"help": "how widely kernel, noise, slice thickness and artefacts vary; 0 for one good scanner"},
     )
-    labels: str = field(default="", metadata={"help": "folder of label maps of organs; empty for procedural anatomies"})
+    labels: str = field(
+        default="",
+        metadata={"help": "label maps of organs, as DIR:TABLE (docs/data.md, Synthetic torsos); empty for none"},
+    )
     tumours: float = field(default=0.67, metadata={"help": "share of the patients with a tumour"})
 
     def __post_init__(self) -> None:

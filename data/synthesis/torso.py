@@ -5,19 +5,22 @@ scans end with the abdomen, leaves out: pelvis, mediastinum, adrenal glands, ren
 masses, calcium, arms, and bowel whose parts differ in what they hold.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.phantom.anatomy import AORTA, SPINE, Body, Layer, Tissue, aorta, random_organs
+from data.phantom.anatomy import AORTA, HEAD, SPINE, Body, Layer, Tissue, aorta, random_organs
 from data.phantom.fields import Axes, Field, curve, ellipsoid, roughen, smooth_noise, tubes
 from data.phantom.pancreas import random_pancreas
 from data.phantom.scene import paint_layer
+from data.synthesis.abdomen import Abdomen
 from data.synthesis.materials import CONTENT_KINDS, MASS_KINDS, WALL_KINDS, Extra
 from data.synthesis.settings import Synthesis
 
 LOW_MM, HIGH_MM = -330.0, 260.0  # heights between which a torso is drawn
 ARM_MM = 38.0  # radius
+HILA = ((-22.0, 36.0, -44.0), (-10.0, 36.0, 44.0))  # of the right and the left kidney, (z, y, x) in mm
 PANCREAS_FORWARD_MM = 5.0  # farther from the spine than in the phantom
 # How much organs grow into the fat between them, in slim patients.
 GROWTH: dict[int, float] = {Tissue.LIVER: 0.5, Tissue.SPLEEN: 0.7, Tissue.WALL: 1.0, Tissue.CORTEX: 0.3}
@@ -122,24 +125,35 @@ def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:
     wide = min(1.0, settings.shape)
     variety = 1 + 1.5 * wide
     body = _random_body(rng, wide)
+    abdomen = Abdomen.draw(rng, settings.labels) if settings.labels else None
+    if abdomen:
+        body = abdomen.fit(rng, body, wide)
     volume = 85 + wide * (float(np.clip(rng.lognormal(np.log(62), 0.5), 14, 150)) - 85)
     diameter = rng.uniform(12, 55) if rng.random() < settings.tumours else None
-    organs = _rearranged(rng, random_organs(rng, body, LOW_MM, HIGH_MM, variety=variety), wide)
-    pancreas = [
-        replace(layer, field=replace(layer.field, start=layer.field.start - np.array([0, PANCREAS_FORWARD_MM, 0])))
-        for layer in random_pancreas(rng, volume, diameter, rng.uniform(0, 30), LOW_MM, variety)
-    ]
+    head = abdomen.head if abdomen else HEAD
+    organs = _rearranged(rng, random_organs(rng, body, LOW_MM, HIGH_MM, head, variety), wide)
+    if abdomen:
+        pancreas = abdomen.pancreas(rng, diameter, wide)
+    else:
+        pancreas = [
+            replace(layer, field=replace(layer.field, start=layer.field.start - np.array([0, PANCREAS_FORWARD_MM, 0])))
+            for layer in random_pancreas(rng, volume, diameter, rng.uniform(0, 30), LOW_MM, variety)
+        ]
     crest = rng.uniform(-135, -95)
+    if abdomen:
+        crest = abdomen.crest(crest)
     layers = [
         *_pelvic_organs(rng, crest),
         *organs,
         *_collapsed_loops(rng, wide),
-        *_great_arteries(rng, crest),
+        *_great_arteries(rng, crest, abdomen),
         *_masses(rng, body),
-        *_small_structures(rng),
-        *(_without_clean_margin(pancreas) if rng.random() < 0.35 * wide else pancreas),
-        *_calcium(rng, wide),
+        *_small_structures(rng, abdomen.hila(HILA) if abdomen else HILA),
     ]
+    clean = rng.random() >= 0.35 * wide
+    if abdomen:
+        layers = [*abdomen.without_own(layers), *abdomen.surroundings(rng, LOW_MM, clean)]
+    layers += [*(pancreas if clean else _without_clean_margin(pancreas)), *_calcium(rng, wide)]
     low, high = (LOW_MM, -250.0, -300.0), (HIGH_MM, 250.0, 300.0)
     kinds = (smooth_noise(rng, low, high, 45.0), smooth_noise(rng, low, high, 28.0))
     stranding = 1.6 + wide * (rng.uniform(-1.0, 2.3) - 1.6)
@@ -205,17 +219,20 @@ def _collapsed_loops(rng: np.random.Generator, wide: float) -> list[Layer]:
     return [Layer(Tissue.WALL, roughen(tubes(np.concatenate(loops), 3.0), rng, 8, 1.5))] if loops else []
 
 
-def _great_arteries(rng: np.random.Generator, crest: float) -> list[Layer]:
+def _great_arteries(rng: np.random.Generator, crest: float, abdomen: Abdomen | None) -> list[Layer]:
     """Draw the aorta down to where it divides, and the iliac arteries with their veins."""
     y, x = AORTA
     fork = crest + rng.uniform(-5, 25)
+    trunk = [(fork, HIGH_MM)]
+    if abdomen:
+        fork, trunk = abdomen.trunk(fork, HIGH_MM)
     branches = [
         curve([(fork + 2, y, x, 7), (fork - 40, y - 2, side * 25 + 4, 5), (fork - 120, y - 20, side * 70, 4.5)], 3.0)[0]
         for side in (-1, 1)
     ]
     beside = np.concatenate(branches) + np.array([0, 10, 0, 1.5])
     return [
-        aorta(fork, HIGH_MM),
+        *(aorta(*part) for part in trunk),
         Layer(Tissue.CAVA, tubes(beside)),
         Layer(Tissue.ARTERY, tubes(np.concatenate(branches)), 0, (Tissue.VISCERAL, Tissue.CAVA)),
     ]
@@ -270,15 +287,15 @@ def _masses(rng: np.random.Generator, body: Body) -> list[Layer]:
     return layers
 
 
-def _small_structures(rng: np.random.Generator) -> list[Layer]:
-    """Draw adrenal glands, renal vessels and pelves, ureters and lymph nodes."""
+def _small_structures(rng: np.random.Generator, hila: Sequence[Sequence[float]]) -> list[Layer]:
+    """Draw adrenal glands, vessels and pelves of kidneys whose hila are given, ureters and lymph nodes."""
     y = AORTA[0]
     adrenal, veins, collecting, ureters = [], [], [], []
-    for side, height in ((-1, -22), (1, -10)):
+    for side, hilum in zip((-1, 1), hila, strict=True):
+        height = hilum[0]
         apex = np.array([height + 42, 30, side * 34]) + rng.normal(0, 4, 3)
         for limb in ((-14, 8, side * 10), (-14, 6, -side * 2)):
             adrenal.append(curve([(*apex, 3.2), (*(apex + limb), 2.6)], 1.5)[0])
-        hilum = (height, 36, side * 44)
         veins.append(curve([(*hilum, 4), (height + 4, y - 12, side * 18, 4), (height + 8, y + 2, -20, 5)], 2.0)[0])
         collecting.append(curve([(*hilum, 6), (height - 14, 34, side * 40, 3)], 2.0)[0])
         ureters.append(

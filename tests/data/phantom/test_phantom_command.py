@@ -8,6 +8,8 @@ import pytest
 from data.phantom.command import DEFAULT_CENTRES, main
 from data.phantom.scanner import SCANNERS, render_case
 from data.scans.volume import read_image, read_label
+from data.synthesis.patient import render_patient
+from data.synthesis.settings import Synthesis
 
 
 @pytest.fixture
@@ -95,3 +97,44 @@ def test_damaged_label_maps_are_named_and_the_others_are_rendered(tmp_path: Path
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert [str(path) in line for path, line in zip(damaged, errors, strict=True)] == [True, True]
     assert (out / "here" / "labels" / "good.nii.gz").exists()
+
+
+def _organ_map(path: Path, gland: int = 8) -> Path:
+    """A made-up label map of organs: blocks of liver, spleen and pancreas."""
+    labels = np.zeros((30, 40, 60), np.uint8)
+    labels[14:24, 12:30, 6:22] = 5
+    labels[16:22, 24:32, 46:54] = 1
+    labels[13:17, 20:24, 22:44] = gland
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, labels=labels, spacing=[6.0, 5.0, 5.0])
+    return path
+
+
+def test_randomised_patients_around_label_maps_are_a_centre(tmp_path: Path, capsys) -> None:
+    path = _organ_map(tmp_path / "maps" / "one.npz")
+    out, options = tmp_path / "out", ["--abdomen", f"{path.parent}:btcv", "--workers", "1", "--seed", "2"]
+    assert main([str(out), "--cases", "1", *options]) == 0
+    assert "abdomen" in capsys.readouterr().out
+    image = read_image(out / "abdomen" / "images" / "abdomen_000.nii.gz")
+    label = read_label(out / "abdomen" / "labels" / "abdomen_000.nii.gz", like=image)
+    expected = render_patient((2, 0), Synthesis(labels=f"{path.parent}:btcv"), (3.0, 3.0, 3.0))
+    assert np.array_equal(image.array, expected[0]) and np.array_equal(label.array, expected[1])
+    assert main([str(out), "--cases", "1", "--workers", "1", "--seed", "2", "--abdomen"]) == 2  # procedural ones
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--abdomen", "{}/maps"], "codes.json"),
+        (["--abdomen", "{}/maps:btcv"], "has no pancreas"),
+        (["--abdomen", "{}/maps:btcv", "--size", "full"], "without --anatomy"),
+    ],
+)
+def test_label_maps_that_cannot_be_used_are_one_line(tmp_path: Path, capsys, extra: list[str], words: str) -> None:
+    _organ_map(tmp_path / "maps" / "one.npz", gland=6)
+    arguments = [str(tmp_path / "out"), "--cases", "1", "--workers", "1"]
+    assert main([*arguments, *(word.format(tmp_path) for word in extra)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert words in lines[-1] and lines[-1].startswith("error: ")
+    assert not list(tmp_path.rglob("*.nii.gz"))

@@ -1,0 +1,134 @@
+"""Vessels and ducts between the organs of a label map, which does not hold them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data.phantom.anatomy import AORTA
+from data.phantom.fields import REACH_MM, Axes, Field, Points, curve, tubes
+from data.synthesis.organ_codes import PANCREAS
+
+PIECE_MM = 7.0  # of the gland, from right to left, in which its course is averaged
+MESENTERIC_X = -2.0  # where the superior mesenteric vein passes behind the neck of the gland
+# Where the inferior vena cava of a typical patient runs, (z, y, x) in mm, from below to the diaphragm.
+CAVA = np.array([(-100, 18, -16), (-60, 18, -18), (-20, 17, -21), (20, 12, -24), (60, 5, -25), (95, -2, -26)], float)
+
+
+def gland_course(gland: Field) -> np.ndarray:
+    """Follow a pancreas from the head to the tail: points (n, 4) with (z, y, x) and radius in mm."""
+    nodes = np.argwhere(gland.values < 0)
+    places, depth = nodes * gland.step + gland.start, -gland.values[tuple(nodes.T)]
+    knots = []
+    for piece in _pieces(places):
+        weight = depth[piece] ** 2
+        knots.append((*(weight @ places[piece] / weight.sum()), depth[piece].max()))
+    return curve(_thinned(np.array(knots), 3))[0] if len(knots) > 1 else np.repeat(knots, 8, axis=0)
+
+
+def _pieces(places: np.ndarray) -> list[np.ndarray]:
+    """Divide points from right to left: indices of each piece that is not empty."""
+    number = np.floor((places[:, 2] - places[:, 2].min()) / PIECE_MM).astype(int)
+    pieces = (np.flatnonzero(number == k) for k in range(number.max() + 1))
+    return [piece for piece in pieces if len(piece)]
+
+
+def _thinned(knots: np.ndarray, every: int) -> np.ndarray:
+    """Average over neighbouring knots, so that a spline through them is smooth; the ends stay."""
+    if len(knots) <= 2 * every:
+        return knots
+    inner = [knots[i : i + every].mean(axis=0) for i in range(1, len(knots) - every, every)]
+    return np.vstack([knots[:1], inner, knots[-1:]])
+
+
+def splanchnic_vessels(
+    organs: Mapping[str, Field], course: np.ndarray, low: float
+) -> tuple[Field, Field, Field, np.ndarray]:
+    """Lay portal, splenic and mesenteric vessels and the bile duct between the organs.
+
+    Args:
+        organs: Signed distances of the organs of a map, with the pancreas.
+        course: Course of the gland from the head to the tail, as ``gland_course`` returns it.
+        low: Height in mm at which the mesenteric vessels end.
+
+    Returns:
+        Signed distances of the veins, of the arteries and of the bile duct; and the point (z, y, x) at which the
+        portal vein enters the liver.
+    """
+    behind = _rear_edge(organs[PANCREAS])
+    neck = behind[np.argmin(np.abs(behind[:, 2] - MESENTERIC_X))]
+    confluence = np.add(neck, (0, 5.5, 0))
+    confluence[1] = min(confluence[1], AORTA[0] - 14)  # in front of the aorta, within the gland if need be
+    tail = np.add(behind[behind[:, 2] > neck[2] + PIECE_MM], (1, 3.5, 0))
+    porta = _nearest(organs.get("liver"), np.add(confluence, (38, -4, -38)))
+    hilum = _nearest(organs.get("spleen"), tail[-1] if len(tail) else neck)
+    head = course[min(6, len(course) - 1), :3]
+    bile = [(*np.add(porta, (0, -4, -4)), 2.6), (*np.add((porta + head) / 2, (0, 2, -4)), 2.6)]
+    return (
+        _tree(_veins(confluence, tail, hilum, porta, low)),
+        _tree(_arteries(confluence, tail if len(tail) else neck[None], porta, low)),
+        _tree([[*bile, (*np.add(head, (0, 6, 0)), 2.2)]]),
+        porta,
+    )
+
+
+def _rear_edge(gland: Field) -> np.ndarray:
+    """Return points (n, 3) along the back of a gland, from right to left."""
+    places = np.argwhere(gland.values < 0) * gland.step + gland.start
+    pieces = [places[piece] for piece in _pieces(places)]
+    return np.array([(p[:, 0].mean(), np.percentile(p[:, 1], 92), p[:, 2].mean()) for p in pieces])
+
+
+def _veins(confluence: np.ndarray, tail: np.ndarray, hilum: np.ndarray, porta: np.ndarray, low: float) -> list[Points]:
+    """Lay the mesenteric and portal vein in one line, and the splenic vein: points (z, y, x, radius) of each."""
+    z, y, x = confluence
+    portal = [(*np.add((confluence + porta) / 2, (2, 0, 2)), 6.5), (*porta, 5.5)]
+    mesenteric = [(low, -6, -4, 4.5), (z - 45, y + 2, x - 1, 5.5), (*confluence, 6)]
+    splenic = _thinned(np.vstack([confluence[None], tail, hilum[None]]), 3)
+    return [[*mesenteric, *portal], np.column_stack([splenic, np.linspace(4.8, 3.5, len(splenic))])]
+
+
+def _arteries(confluence: np.ndarray, tail: np.ndarray, porta: np.ndarray, low: float) -> list[Points]:
+    """Lay the superior mesenteric, the splenic and the hepatic artery: points (z, y, x, radius) of each."""
+    y, x = AORTA
+    height, beside = confluence[0], min(confluence[1] + 1, y - 12)
+    coeliac = (height + 22, y - 5, x, 4)
+    edge = _thinned(np.add(tail, (8, -2, 0)), 3)  # the upper edge of the gland
+    return [
+        [(height + 8, y - 6, x, 4), (height - 4, beside, x, 4), (height - 45, -2, 9, 3.5), (low, -8, 8, 3)],
+        [coeliac, *np.column_stack([edge, np.full(len(edge), 2.3)])],
+        [coeliac, (*np.add(porta, (2, -8, 14)), 2.4), (*porta, 2.0)],
+    ]
+
+
+def _tree(branches: Sequence[Points]) -> Field:
+    """Compute the signed distance of vessels along splines through points (z, y, x, radius)."""
+    return tubes(np.concatenate([curve(branch, 1.0)[0] for branch in branches]), 1.5)
+
+
+def _nearest(organ: Field | None, place: np.ndarray) -> np.ndarray:
+    """Find the point of an organ, a few mm within it, that is nearest to a place; the place itself without one."""
+    nodes = np.zeros((0, 3)) if organ is None else np.argwhere(organ.values < -4) * organ.step + organ.start
+    return nodes[np.argmin(((nodes - place) ** 2).sum(axis=1))] if len(nodes) else place
+
+
+def distance_at(field: Field, axes: Axes) -> np.ndarray:
+    """Sample a signed distance on a rectangular grid; REACH_MM beyond its nodes."""
+    found = np.full([len(axis) for axis in axes], REACH_MM, np.float32)
+    window = field.covered_part(axes)
+    if all(part.start < part.stop for part in window):
+        found[window] = field.sample(tuple(axis[s] for axis, s in zip(axes, window, strict=True)))
+    return found
+
+
+def place_cava(organs: Sequence[Field]) -> Field:
+    """Lay the inferior vena cava where the organs leave room for it: in the groove of the liver, beside the aorta."""
+    found = []
+    for z, y, x in CAVA:
+        axes = (np.array([z]), np.arange(y - 14, y + 11, 2.5), np.arange(x - 20, x + 15, 2.5))
+        room = np.min([distance_at(organ, axes)[0] for organ in organs], axis=0)
+        away = np.hypot(axes[1][:, None] - y, axes[2] - x)
+        row, column = np.unravel_index(np.argmax(np.minimum(room, 10) - 0.25 * away), room.shape)
+        found.append((z, axes[1][row], axes[2][column], np.clip(room[row, column], 7.5, 11)))
+    below, above = np.array(found[0]), np.array(found[-1])
+    below[0], above[0] = -260, 200
+    return tubes(curve(np.vstack([below, found, above]), 2.0)[0])
