@@ -36,8 +36,8 @@ from data.common.progress import progress
 from data.common.records import read_yaml
 from data.scans.probability import write_probability
 from data.scans.volume import write_mask
-from data.splits.frozen import frozen_splits
-from data.splits.split import Split, centres_with, choose_splits, held_out_cases
+from data.splits.frozen import select_splits
+from data.splits.split import Split, centres_with, held_out_cases
 from engine.checkpoint import find_run, stage_command
 from engine.device import choose_device, naming_memory_errors
 from engine.evaluate.lost import find_lost_stage
@@ -74,7 +74,7 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     device = choose_device(options.gpu)
     centres = read_store(options.store)
     check_runs_folder(options.path)
-    splits = choose_splits(frozen_splits(options.store, centres), options.split, centres_with(centres, target))
+    splits = select_splits(options.store, centres, options.split, centres_with(centres, target))
     faults = []
     for split in splits:
         try:

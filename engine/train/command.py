@@ -18,8 +18,8 @@ from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.records import read_yaml
 from data.common.settings import differences
 from data.duplicates.leaks import check_leaks, find_inseparable_pairs
-from data.splits.frozen import frozen_splits
-from data.splits.split import Split, centre_of, centres_with, choose_splits, select_cases
+from data.splits.frozen import select_splits
+from data.splits.split import Split, centre_of, centres_with, select_cases
 from engine.checkpoint import CENTRES, Checkpoint, create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
@@ -119,7 +119,7 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
     if save:
         check_writable(options.path)
     known = centres_with(centres, stage.sampling.target)
-    splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
+    splits = select_splits(options.store, centres, options.split, known, save=save)
     place = f"{execution.device}" + (f", {process_count()} processes" if process_count() > 1 else "")
     print(f"{stage.title}: {len(splits)} run(s) on {place}, kept under {options.path / stage.name}")
     pairs = find_inseparable_pairs(splits, chain(*centres.values()), save=save)
