@@ -57,7 +57,9 @@ def select_splits(
         patients = len({case.patient for case in centres[centre]})
         if patients < MIN_FOLDS:
             problem = f"the only prepared centre, with {patients} patient(s): none is left to test on"
-            raise InputError(centre, problem, f"prepare another centre, or train on all its scans: --data {NONE_HELD_OUT}")
+            raise InputError(
+                centre, problem, f"prepare another centre, or train on all its scans: --data {NONE_HELD_OUT}"
+            )
         folds = make_folds(centres, min(OWN_FOLDS, patients), own)
         if save:
             write_splits(Path(store) / f"splits_{own}.json", folds)

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from data.common.files import REPOSITORY
-from engine.infer import scan as scan_steps
+from engine.infer import prepared
 from engine.infer.cascade import CascadeResult
 from pancreas_dual_task import panorama
 from tests.tiny_cascade import write_runs, write_scan
@@ -48,7 +48,7 @@ def test_a_scan_without_a_pancreas_has_an_empty_map_and_the_likelihood_0(tmp_pat
     def find_nothing(models, image, spacing, **_):
         return CascadeResult(np.zeros(image.shape, np.uint8), (), (doubt,))
 
-    monkeypatch.setattr(scan_steps, "segment_scan", find_nothing)
+    monkeypatch.setattr(prepared, "segment_scan", find_nothing)
     scan = write_scan(tmp_path / "input" / "images" / "venous-ct" / "0a1b.mha")
     assert panorama.main(words(tmp_path, runs)) == 0
     assert doubt in capsys.readouterr().out

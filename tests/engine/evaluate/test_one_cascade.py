@@ -310,6 +310,11 @@ def test_what_speaks_against_a_mask_is_in_the_table_and_on_the_picture(world, tm
     (table.parent / "masks" / "scan1.npz").unlink()  # made again: the columns stay, also those that are empty
     assert evaluate.main("pancreas_coarse", world.options) == 0
     assert table.read_text().splitlines()[0] == content.splitlines()[0]
+    earlier = [{k: v for k, v in row.items() if k != "unreliable"} for row in read_case_table(table)]
+    write_case_table(table, earlier)  # as an earlier version wrote it, which did not say what is reliable
+    monkeypatch.setattr(evaluate, "find_doubts", lambda image: ("the values are no HU",))
+    assert evaluate.main("pancreas_coarse", world.options) == 0
+    assert {row["unreliable"] for row in read_case_table(table)} == {"yes"}
 
 
 def backup(content: bytes, folder: Path) -> Path:
