@@ -47,6 +47,7 @@ SUBCOMMANDS = {
     "prepare": SubCommand("read the scans of a centre and store them", "data.prepare.command"),
     "verify": SubCommand("report what is wrong with the files of a centre", "data.verify.command"),
     "study": SubCommand("train and compare variants of the method", "engine.study.command"),
+    "report": SubCommand("write report.html again from results that exist", f"{PACKAGE}.report"),
     "splits": SubCommand("show the splits of the prepared cases, and add cross-validations", "data.splits.command"),
     "score": SubCommand("score masks that another program has made", "engine.evaluate.folder"),
     "export": SubCommand("write a trained model into one file, or for other programs", "engine.export.command"),

@@ -51,6 +51,8 @@ from engine.evaluate.lost import find_lost_stage
 from engine.evaluate.masks import (
     file_stem,
     mask_path,
+    prediction_path,
+    probability_path,
     read_prepared_mask,
     read_reference,
     score_prepared_mask,
@@ -136,7 +138,7 @@ class Evaluation:
 
     def prediction_path(self, case: Case) -> Path:
         """Return the file of a case's mask on the grid of its scan."""
-        return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
+        return prediction_path(self.folder, self.split, case)
 
     @property
     def judges_probability(self) -> bool:
@@ -149,7 +151,7 @@ class Evaluation:
 
     def probability_path(self, case: Case) -> Path:
         """Return the file of the probabilities of a case."""
-        return self.folder / "probabilities" / f"{file_stem(self.split, case)}.nii.gz"
+        return probability_path(self.folder, self.split, case)
 
     def is_done(self, case: Case) -> bool:
         """Return whether everything that a case should have left can be read."""
