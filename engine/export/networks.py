@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.program import install_command
 from data.samples import MOST_VOXELS, MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
 from engine.stages import STAGES
@@ -41,7 +42,7 @@ def check_onnx_packages() -> None:
         InputError: If one is not; it names the command that installs them.
     """
     if missing := [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]:
-        command = f"pip install {' '.join(ONNX_PACKAGES)}"
+        command = install_command("onnx", *ONNX_PACKAGES)
         raise InputError("--onnx", f"{', '.join(missing)} is not installed", "install it", command=command)
 
 

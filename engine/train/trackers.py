@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.common.program import COMMAND
+from data.common.program import COMMAND, install_command
 from data.common.records import read_json, read_yaml
 
 TRACKERS = ("wandb", "mlflow")
@@ -197,8 +197,8 @@ def check_tracker(name: str) -> None:
         InputError: If it is not.
     """
     if name and importlib.util.find_spec(name) is None:
-        command = f"pip install {name}"
-        raise InputError(f"--tracker {name}", "this package is not installed", "install it", command=command)
+        problem = "this package is not installed"
+        raise InputError(f"--tracker {name}", problem, "install it", command=install_command(name, name))
 
 
 def _values(row: Row) -> dict[str, float]:

@@ -230,7 +230,7 @@ def test_without_highdicom_the_option_is_refused_and_nothing_else_needs_it(run, 
     assert run(folder) == 2
     assert capsys.readouterr().err == (
         "error: --dicom-seg: writing DICOM segmentations needs the package highdicom. "
-        "Install the package: pip install highdicom\n"
+        "Install it: pip install highdicom\n"
     )
     assert not run.out.exists() and run(folder, option="") == 0 and not list(run.out.glob("*.dcm"))
 
