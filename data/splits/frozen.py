@@ -67,8 +67,8 @@ def select_splits(
     trained, validated, tested = map(len, first.parts.values())
     print(
         f"{centre} is the only prepared centre, so its patients are divided: {first.name} trains on {trained} cases, "
-        f"validates on {validated} and tests on {tested}; --data {own} takes all {len(folds)} folds. Tests within a "
-        "centre do not show how a model works in other hospitals."
+        f"validates on {validated} and tests on {tested}.\n"
+        f"  --data {own} takes all {len(folds)} folds. Tests within a centre do not show how a model works elsewhere."
     )
     return [first]
 

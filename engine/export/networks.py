@@ -24,6 +24,7 @@ from data.common.files import replacing
 from data.common.program import install_command
 from data.samples import MOST_VOXELS, MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
+from engine.infer.candidates import score_threshold_name
 from engine.stages import STAGES
 from models.dual_task_net import segmentation_probability
 from models.plain import ProbabilityNet
@@ -181,6 +182,9 @@ def describe_preprocessing(checkpoint: Checkpoint, sha256: str) -> dict[str, Any
             "meaning": f"probability that the voxel belongs to {whole}",
         },
         "threshold": checkpoint.thresholds["segmentation"],
+        "tumour_score_threshold": checkpoint.thresholds.get(score_threshold_name("segmentation")),
+        "confirmed": checkpoint.confirms,
+        "confirmed_means": "what is found in the box counts only if it is found in a box around the pancreas, too",
         "flips": "predict.py averages the probability over the eight flips of the axes, and over none with --fast",
     }
 

@@ -38,6 +38,7 @@ class StageRun(NamedTuple):
             "spacing_range_mm": checkpoint.spacing_range,
             "epoch": checkpoint.epoch,
             "thresholds": checkpoint.thresholds,
+            "confirms": checkpoint.confirms,
             "validation_dice": checkpoint.best_dice,
             "evaluations": self.evaluations,
             "recipe": _without_infinities(checkpoint.recipe.to_record()),

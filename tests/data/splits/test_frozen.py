@@ -140,7 +140,7 @@ def test_the_patients_of_an_only_centre_are_divided(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     (split,) = select_splits(tmp_path, centres, None, {"a"})
     assert split == tried and [len(part) for part in split.parts.values()] == [12, 4, 4]
-    assert capsys.readouterr().out.count("a_folds_1 trains on 12 cases, validates on 4 and tests on 4;") == 2
+    assert capsys.readouterr().out.count("a_folds_1 trains on 12 cases, validates on 4 and tests on 4.\n") == 2
     assert select_splits(tmp_path, centres, None) == select_splits(tmp_path, centres, "a_folds_1") == [split]
     assert len(select_splits(tmp_path, centres, "a_folds")) == 5
     with pytest.raises(InputError, match="holds out the only prepared centre"):
