@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from data.cases.labels import PANCREAS, TUMOUR
-from data.scans.volume import read_image, read_label, read_probability
+from data.scans.probability import read_probability
+from data.scans.volume import read_image, read_label
 from engine.infer.maps import PROBABILITY, SAVED
 from engine.infer.models import StageModel, describe_model
 from engine.infer.volumes import PredictionFolder

@@ -10,7 +10,8 @@ import torch
 
 from data.cases.preparation import Preparation
 from data.scans.boxes import Box
-from data.scans.volume import read_image, read_probability
+from data.scans.probability import read_probability
+from data.scans.volume import read_image
 from engine.infer import predict, prepared
 from engine.infer import scan as scan_steps
 from engine.infer.candidates import find_candidates
