@@ -39,9 +39,11 @@ class SubCommand:
 
 
 SUBCOMMANDS = {
-    "train": SubCommand("train a stage of the cascade", "engine.train.command", of_stage=True, computes=True),
+    "train": SubCommand(
+        "train a stage of the cascade, or all of them", "engine.train.command", of_stage=True, computes=True
+    ),
     "evaluate": SubCommand(
-        "evaluate a stage on the held-out centres", "engine.evaluate.stage", of_stage=True, computes=True
+        "evaluate a stage, or all, on the held-out cases", "engine.evaluate.stage", of_stage=True, computes=True
     ),
     "predict": SubCommand("segment new scans", "engine.infer.predict", computes=True),
     "prepare": SubCommand("read the scans of a centre and store them", "data.prepare.command"),
