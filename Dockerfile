@@ -32,7 +32,7 @@ WORKDIR /data
 ENTRYPOINT ["pancreas-dual-task"]
 
 FROM base AS panorama
-# The folder of the runs within the build context; only the best weights of each run enter it (.dockerignore).
+# A model file, or the folder of the runs, in the build context; of runs, only the best weights enter it (.dockerignore).
 ARG MODEL=checkpoints
 COPY ${MODEL} /opt/model
 ENTRYPOINT ["pancreas-dual-task", "panorama", "--path", "/opt/model"]

@@ -37,6 +37,11 @@ def requirements(name: str) -> list[str]:
     return found
 
 
+def development(*names: str) -> list[str]:
+    """Return the requirements of these packages among those of the development."""
+    return [line for line in requirements("requirements-dev.txt") if re.split(r"[\W]", line)[0] in names]
+
+
 packages = find_packages(include=[part for folder in (PACKAGE, *FOLDERS) for part in (folder, f"{folder}.*")])
 # What the pages of reports are made of, for instance; data/ may hold the data sets of a user and is not searched.
 assets = [str(p.relative_to("engine")) for p in Path("engine").rglob("*") if p.is_file() and p.suffix[:3] != ".py"]
@@ -48,7 +53,12 @@ setup(
     package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.engine": assets},
     install_requires=requirements("requirements.txt"),
     extras_require={
+        "report": [],  # reports need nothing more; whoever asks for the extra gets what there is
         "dicom": requirements("requirements-dicom.txt"),
+        "onnx": development("onnx", "onnxscript", "onnxruntime"),
+        "monai": development("monai", "fire", "nibabel"),
+        "wandb": ["wandb>=0.20"],
+        "mlflow": ["mlflow>=3"],
         "dev": requirements("requirements-dev.txt"),
     },
     cmdclass={"build_py": BuildUnderOneName},

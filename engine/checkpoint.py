@@ -10,7 +10,7 @@ import pickle
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -128,10 +128,17 @@ def parse_checkpoint(
     Raises:
         InputError: As for ``load_checkpoint``.
     """
-    blame = {"remedy": remedy, "command": command}
     if not _starts_as_archive(source):
-        raise InputError(name, "the file is truncated or damaged", **blame)
-    content = load_tensors(source, remedy, command, name=name)
+        raise InputError(name, "the file is truncated or damaged", remedy, command=command)
+    return read_fields(load_tensors(source, remedy, command, name=name), name, stage, remedy, command)
+
+
+def read_fields(
+    content: Mapping[str, Any], name: Path | str, stage: str | None, remedy: str, command: str = ""
+) -> Checkpoint:
+    """Return the checkpoint whose fields were loaded by ``load_tensors``; the rest is as in ``parse_checkpoint``."""
+    blame = {"remedy": remedy, "command": command}
+    content = dict(content)
     found = content.pop("format", None)
     if found != FORMAT:
         what = f"a checkpoint of format {found}" if isinstance(found, int) else "not a checkpoint of this project"

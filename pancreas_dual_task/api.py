@@ -19,7 +19,7 @@ from engine.infer.loading import ModelChoice, find_complete_splits, load_models
 from engine.infer.maps import LAST, find_confidences
 from engine.infer.members import Share
 from engine.infer.models import StageModel
-from engine.infer.scan import SegmentedScan, prepare_scan, segment_prepared
+from engine.infer.prepared import SegmentedScan, prepare_scan, segment_prepared
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ For instance::
 
     pancreas-dual-task prepare folder /data/hospital_a --centre hospital_a
     pancreas-dual-task train tumor_fine --data hospital_a
+    pancreas-dual-task evaluate all --data hospital_a
     pancreas-dual-task predict scan.nii.gz -o out
 """
 
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from data.common.process import set_up_process
 from data.common.program import COMMAND, PACKAGE, module_name
 
+ALL = "all"  # in place of a stage
+
 
 @dataclass(frozen=True)
 class SubCommand:
@@ -25,7 +28,7 @@ class SubCommand:
     Attributes:
         help: What it does.
         module: Its function ``main`` is called with the words that follow.
-        of_stage: Whether the first of these words is the name of a stage.
+        of_stage: Whether the first of these words is the name of a stage, or ALL for one after the other.
         computes: Whether it runs the network; see ``set_up_process``.
     """
 
@@ -36,14 +39,17 @@ class SubCommand:
 
 
 SUBCOMMANDS = {
-    "train": SubCommand("train a stage of the cascade", "engine.train.command", of_stage=True, computes=True),
+    "train": SubCommand(
+        "train a stage of the cascade, or all of them", "engine.train.command", of_stage=True, computes=True
+    ),
     "evaluate": SubCommand(
-        "evaluate a stage on the held-out centres", "engine.evaluate.stage", of_stage=True, computes=True
+        "evaluate a stage, or all, on the held-out cases", "engine.evaluate.stage", of_stage=True, computes=True
     ),
     "predict": SubCommand("segment new scans", "engine.infer.predict", computes=True),
     "prepare": SubCommand("read the scans of a centre and store them", "data.prepare.command"),
     "verify": SubCommand("report what is wrong with the files of a centre", "data.verify.command"),
     "study": SubCommand("train and compare variants of the method", "engine.study.command"),
+    "report": SubCommand("write report.html again from results that exist", f"{PACKAGE}.report"),
     "splits": SubCommand("show the splits of the prepared cases, and add cross-validations", "data.splits.command"),
     "score": SubCommand("score masks that another program has made", "engine.evaluate.folder"),
     "export": SubCommand("write a trained model into one file, or for other programs", "engine.export.command"),
@@ -79,11 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = importlib.import_module(module_name(subcommand.module)).main
     if not subcommand.of_stage:
         return run(words) or 0
-    return run(_read_stage(name, words[:1]), words[1:]) or 0
+    for stage in _read_stages(name, words[:1]):
+        if code := run(stage, words[1:]):
+            return code
+    return 0
 
 
-def _read_stage(name: str, words: Sequence[str]) -> str:
-    """Read the name of a stage, which is the only word."""
+def _read_stages(name: str, words: Sequence[str]) -> list[str]:
+    """Return the stages that the only word names, in the order of the cascade."""
     from engine.stages import STAGES  # it loads torch, for which set_up_process comes first
 
     parser = argparse.ArgumentParser(
@@ -91,8 +100,14 @@ def _read_stage(name: str, words: Sequence[str]) -> str:
         usage=f"{COMMAND} {name} STAGE [options]",
         description=f"{SUBCOMMANDS[name].help.capitalize()}. {COMMAND} {name} STAGE --help lists the options.",
     )
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
-    return parser.parse_args(words).stage
+    parser.add_argument(
+        "stage",
+        choices=[*STAGES, ALL],
+        metavar="STAGE",
+        help=f"{', '.join(STAGES)}, or {ALL} for one after the other with the same options",
+    )
+    stage = parser.parse_args(words).stage
+    return list(STAGES) if stage == ALL else [stage]
 
 
 def _version() -> str:

@@ -24,7 +24,7 @@ from engine.published import command as published
 from engine.stages import STAGES
 from engine.study import command as study
 from engine.train import options as train
-from pancreas_dual_task import panorama
+from pancreas_dual_task import panorama, report
 from pancreas_dual_task.command import SUBCOMMANDS
 
 Parse = Callable[[Sequence[str]], object]
@@ -55,6 +55,7 @@ COMMANDS: dict[str, Parse] = {
     "phantom": phantom.parse_options,
     "import": published.parse,
     "panorama": panorama._parse,
+    "report": report.parse,
 }
 GROUPED = {"train", "evaluate", "predict", "prepare", "verify", "study run", "splits", "score", "export", "phantom"}
 

@@ -4,6 +4,8 @@ The wheel (setup.py) holds the folders data, models and engine as parts of one p
 program knows which of the two it is.
 """
 
+import shlex
+
 PACKAGE = "pancreas_dual_task"
 COMMAND = "pancreas-dual-task"
 IS_INSTALLED = __name__.startswith(f"{PACKAGE}.")
@@ -22,3 +24,13 @@ def command_name(script: str, subcommand: str) -> str:
         subcommand: Its name in the installed package, such as "prepare".
     """
     return f"{COMMAND} {subcommand}" if IS_INSTALLED else script
+
+
+def install_command(extra: str, *packages: str) -> str:
+    """Return what the user types to install optional packages.
+
+    Args:
+        extra: Name of the extra of the installed package that has them (setup.py).
+        packages: Their names, for this repository.
+    """
+    return f"pip install '{COMMAND}[{extra}]'" if IS_INSTALLED else f"pip install {shlex.join(packages)}"

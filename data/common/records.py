@@ -6,6 +6,7 @@ cases are trained on therefore hold a checksum of their fields.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,12 @@ def verify_checksum(record: Mapping[str, Any]) -> None:
     """
     if CHECKSUM in record and record[CHECKSUM] != checksum(record):
         raise ValueError("its checksum does not fit, so it was damaged or edited")
+
+
+def to_json(value: Any) -> Any:  # noqa: ANN401
+    """Return nested plain values as JSON can hold them: None in place of NaN, and infinite numbers as text."""
+    if isinstance(value, dict):
+        return {name: to_json(item) for name, item in value.items()}
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)

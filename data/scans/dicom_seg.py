@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.common.errors import InputError
+from data.common.program import install_command
 from data.scans.bytes import AGAIN, SUFFIXES
 from data.scans.grid import Grid
 from data.scans.headers import nearest_rotation
@@ -109,9 +110,9 @@ def read_segmentation(path: Path, rank: np.ndarray | None = None) -> Segments:
     try:
         import highdicom
     except ImportError as error:
-        remedy = "install the package"
         problem = "reading DICOM segmentations needs the package highdicom"
-        raise InputError(path, problem, remedy, command="pip install highdicom") from error
+        command = install_command("dicom", "highdicom")
+        raise InputError(path, problem, "install it", command=command) from error
     with _blaming(path):
         segmentation = highdicom.seg.segread(path)
         kind, numbers = segmentation.segmentation_type.value, [int(n) for n in segmentation.segment_numbers]

@@ -1,4 +1,4 @@
-"""Probability maps on the grid of a scan's file: a byte per voxel, which every NIfTI reader scales to 0 to 1."""
+"""Probability maps on the grid of a scan's file: bytes, which every NIfTI reader scales to 0 to 1."""
 
 import gzip
 import shutil
@@ -13,7 +13,7 @@ from data.common.files import replacing
 from data.common.memory import zeros
 from data.scans.boxes import Box
 from data.scans.grid import Grid
-from data.scans.volume import write_image
+from data.scans.volume import place_label, read_numbers, write_image
 
 STEPS = 255  # of a byte; the stored value is the probability to within half of 1 / STEPS
 _SLOPE_AT, _SLOPE = 112, struct.Struct("<ff")  # scl_slope and scl_inter in the NIfTI-1 header
@@ -49,3 +49,24 @@ def write_probability(path: Path, values: np.ndarray, box: Box, grid: Grid) -> N
             file.write(_SLOPE.pack(1 / STEPS, 0.0))
         with plain.open("rb") as source, gzip.open(unfinished, "wb", _COMPRESSION) as target:
             shutil.copyfileobj(source, target, 1 << 20)
+
+
+def read_probability(path: str | Path, grid: Grid) -> np.ndarray:
+    """Read a map of numbers, such as probabilities, that lies on the grid of a scan.
+
+    Args:
+        path: File.
+        grid: Grid of the scan.
+
+    Returns:
+        float32 values on the prepared array of the grid, taken at the nearest voxels; 0 where the file has none.
+
+    Raises:
+        InputError: If it is not a whole 3-D volume of finite numbers, or has other voxels than the scan.
+    """
+    values = read_numbers(path)
+    placed = place_label(Path(path), values, grid)
+    if placed is None:
+        problem = f"not on the grid of its scan: {values.describe()}, the scan has {grid.frame.describe()}"
+        raise InputError(path, problem, "write it on the grid of the scan")
+    return grid.to_prepared(placed.array)

@@ -171,25 +171,13 @@ def read_label(path: str | Path, like: Volume | None = None, rank: np.ndarray | 
     return label if like is None else _on_grid_of(like, label, Path(path))
 
 
-def read_probability(path: str | Path, grid: Grid) -> np.ndarray:
-    """Read a map of numbers, such as probabilities, that lies on the grid of a scan.
-
-    Args:
-        path: File.
-        grid: Grid of the scan.
-
-    Returns:
-        float32 values on the prepared array of the grid, taken at the nearest voxels; 0 where the file has none.
+def read_numbers(path: str | Path) -> Volume:
+    """Read a file of numbers that are neither HU nor codes, as float32.
 
     Raises:
-        InputError: If it is not a whole 3-D volume of finite numbers, or has other voxels than the scan.
+        InputError: If it is not a whole 3-D volume of finite numbers.
     """
-    values = _read(Path(path), np.float32, lambda array: array.astype(np.float32), read_series)
-    placed = place_label(Path(path), values, grid)
-    if placed is None:
-        problem = f"not on the grid of its scan: {values.describe()}, the scan has {grid.frame.describe()}"
-        raise InputError(path, problem, "write it on the grid of the scan")
-    return grid.to_prepared(placed.array)
+    return _read(Path(path), np.float32, lambda array: array.astype(np.float32), read_series)
 
 
 class _LabelCodes:

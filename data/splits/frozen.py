@@ -1,14 +1,15 @@
 """The splits of a store, kept as JSON files beside its cases so that every run uses the same ones.
 
     <store>/splits.json          the splits that leave one centre out, drawn when they are first needed
-    <store>/splits_<name>.json   a cross-validation or lists that were added with ``python -m data.splits``
+    <store>/splits_<name>.json   a cross-validation or lists that were added with ``python -m data.splits``; or the
+                                 folds of the only centre, made when a split is needed and none is named
 
 Each file holds ``{split: {"kind": "centre", "train": ["centre/case", ...], "validation": [...], "test": [...]}}``, and
 for each split a checksum, so that a file that was damaged or edited is noticed.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -16,17 +17,60 @@ from data.cases.case import Case
 from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.records import CHECKSUM, checksum, read_json, verify_checksum
-from data.splits.folds import FOLDS
+from data.splits.folds import FOLDS, MIN_FOLDS, make_folds
 from data.splits.leave_one_out import make_splits
-from data.splits.split import (
-    NONE_HELD_OUT,
-    SPLIT_PARTS,
-    SYNTHETIC,
-    Split,
-    SplitKind,
-    centre_of,
-    synthetic_split,
-)
+from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS, Split, SplitKind, centre_of, choose_splits
+
+OWN_FOLDS = 5  # of the patients of an only centre: three are trained on, one is validated on and one is tested on
+
+
+def select_splits(
+    store: Path,
+    centres: dict[str, list[Case]],
+    name: str | None,
+    among: Container[str] | None = None,
+    *,
+    save: bool = True,
+) -> list[Split]:
+    """Select the splits of a run from those of the store.
+
+    An only centre cannot be held out. If no split is named, its patients are divided instead: the first of its folds is
+    used, which are made if the store has none yet, and a line says so.
+
+    Args:
+        store: Folder of the prepared cases.
+        centres: Its cases by centre.
+        name: As for ``choose_splits``.
+        among: As for ``choose_splits``.
+        save: As for ``frozen_splits``; also of the folds.
+
+    Raises:
+        InputError: As for ``frozen_splits`` and ``choose_splits``, or if an only centre has too few patients.
+    """
+    splits = frozen_splits(store, centres, save=save)
+    if name is not None or len(centres) > 1 or not all(among is None or centre in among for centre in centres):
+        return choose_splits(splits, name, among)
+    (centre,) = centres
+    own = f"{centre}_{FOLDS}"
+    folds = {split.name: split for split in splits.values() if split.cross_validation == own}
+    if not folds:
+        patients = len({case.patient for case in centres[centre]})
+        if patients < MIN_FOLDS:
+            problem = f"the only prepared centre, with {patients} patient(s): none is left to test on"
+            raise InputError(
+                centre, problem, f"prepare another centre, or train on all its scans: --data {NONE_HELD_OUT}"
+            )
+        folds = make_folds(centres, min(OWN_FOLDS, patients), own)
+        if save:
+            write_splits(Path(store) / f"splits_{own}.json", folds)
+    first = next(iter(folds.values()))
+    trained, validated, tested = map(len, first.parts.values())
+    print(
+        f"{centre} is the only prepared centre, so its patients are divided: {first.name} trains on {trained} cases, "
+        f"validates on {validated} and tests on {tested}.\n"
+        f"  --data {own} takes all {len(folds)} folds. Tests within a centre do not show how a model works elsewhere."
+    )
+    return [first]
 
 
 def frozen_splits(store: Path, centres: dict[str, list[Case]], *, save: bool = True) -> dict[str, Split]:
@@ -71,11 +115,6 @@ def frozen_splits(store: Path, centres: dict[str, list[Case]], *, save: bool = T
             raise InputError(added, problem, "rename or delete it")
         splits |= more
     return splits
-
-
-def splits_to_evaluate(store: Path, centres: dict[str, list[Case]]) -> dict[str, Split]:
-    """Return ``frozen_splits`` and the split of models that were trained on synthetic patients."""
-    return frozen_splits(store, centres) | {SYNTHETIC: synthetic_split(centres)}
 
 
 def _check_cases(path: Path, in_file: set[str], expected: set[str]) -> None:

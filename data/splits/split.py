@@ -124,7 +124,7 @@ def choose_splits(
     for split in chosen:
         if not split.train and split.kind != "synthetic":
             problem = "it holds out the only prepared centre, which leaves no case to train on"
-            others = f'use the split "{NONE_HELD_OUT}" to train on this centre, or add folds to the store'
+            others = f'use the split "{NONE_HELD_OUT}" to train on this centre, or a fold of it'
             raise InputError(f"{option} {split.name}", problem, f"prepare another centre, {others}")
     return chosen
 

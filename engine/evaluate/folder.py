@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_settings(options.out, {"predictions": compared, "of": references.name, "label": options.target})
     tables = {}
     for name, predictions in methods.items():
-        record_settings(folders[name], predictions, references)
+        record_settings(folders[name], predictions, references, options.store)
         tables[name] = score_folder(predictions, references, folders[name], name)
     if len(methods) > 1:
         title = f"{options.target}, {references.name}: {', '.join(methods)}"
@@ -310,7 +310,7 @@ def open_folder(out: Path) -> None:
             path.unlink()
 
 
-def record_settings(out: Path, predictions: Predictions, references: References) -> None:
+def record_settings(out: Path, predictions: Predictions, references: References, store: Path) -> None:
     """Record in ``settings.yaml`` what results are made with."""
     settings = {
         "predictions": str(predictions.folder.resolve()),
@@ -319,6 +319,7 @@ def record_settings(out: Path, predictions: Predictions, references: References)
         "values": predictions.values,
         "pattern": predictions.pattern,
         "cases": digest(references.cases),
+        "store": str(store.resolve()),
     }
     write_settings(out, settings)
 

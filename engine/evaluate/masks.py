@@ -107,3 +107,13 @@ def file_stem(split: Split, case: Case) -> str:
 def mask_path(folder: Path, split: Split, case: Case) -> Path:
     """Return the file of a case's mask on the grid of the prepared case, in the folder of an evaluation."""
     return folder / "masks" / f"{file_stem(split, case)}.npz"
+
+
+def prediction_path(folder: Path, split: Split, case: Case) -> Path:
+    """Return the file of a case's mask on the grid of its scan, in the folder of an evaluation."""
+    return folder / "predictions" / f"{file_stem(split, case)}.nii.gz"
+
+
+def probability_path(folder: Path, split: Split, case: Case) -> Path:
+    """Return the file of a case's probabilities on the grid of its scan, in the folder of an evaluation."""
+    return folder / "probabilities" / f"{file_stem(split, case)}.nii.gz"

@@ -74,7 +74,8 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
         "--data",
         metavar="CENTRE",
         help="evaluate only the split that holds out this centre, or another split by its name; synthetic: the model "
-        "that was trained on synthetic patients, on all centres (default: every split that holds a centre out)",
+        "that was trained on synthetic patients, on all centres (default: every split that holds a centre out; if "
+        "there is only one centre, a fold of its patients)",
     )
     add_store(data)
     run = parser.add_argument_group("trained model")

@@ -17,13 +17,13 @@ An evaluation leaves in its folder, which is in the run folder of the model:
 """
 
 import contextlib
+import csv
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -33,17 +33,26 @@ from data.cases.store import digest, read_store
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
 from data.common.files import remove_unfinished, replacing
 from data.common.progress import progress
-from data.common.records import read_yaml
 from data.scans.probability import write_probability
 from data.scans.volume import write_mask
-from data.splits.frozen import splits_to_evaluate
-from data.splits.split import Split, centres_with, choose_splits, held_out_cases
-from engine.checkpoint import find_run, stage_command
+from data.splits.frozen import select_splits
+from data.splits.split import SYNTHETIC, Split, centres_with, held_out_cases, synthetic_split
+from engine.checkpoint import stage_command
 from engine.device import choose_device, naming_memory_errors
+from engine.evaluate.earlier import (
+    EarlierEvaluation,
+    all_earlier,
+    evaluation_folder,
+    find_earlier_evaluations,
+    read_masks,
+    read_settings,
+)
 from engine.evaluate.lost import find_lost_stage
 from engine.evaluate.masks import (
     file_stem,
     mask_path,
+    prediction_path,
+    probability_path,
     read_prepared_mask,
     read_reference,
     score_prepared_mask,
@@ -53,7 +62,7 @@ from engine.evaluate.options import EvaluateOptions, parse
 from engine.evaluate.scores import CaseScores, score_probability, write_detection
 from engine.infer.cascade import segment_stage, select_organ, select_roi
 from engine.infer.models import StageModel, check_runs_folder, load_model, switched_on
-from engine.infer.scan import find_doubts
+from engine.infer.prepared import find_doubts
 from engine.report.lost import is_lost
 from engine.report.results import write_results
 from engine.report.tables import CaseRow, failed, read_case_table, write_case_table
@@ -74,7 +83,10 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     device = choose_device(options.gpu)
     centres = read_store(options.store)
     check_runs_folder(options.path)
-    splits = choose_splits(splits_to_evaluate(options.store, centres), options.split, centres_with(centres, target))
+    if options.split == SYNTHETIC:
+        splits = [synthetic_split(centres)]
+    else:
+        splits = select_splits(options.store, centres, options.split, centres_with(centres, target))
     faults = []
     for split in splits:
         try:
@@ -96,21 +108,6 @@ def main(stage_name: str, argv: Sequence[str] | None = None) -> int:
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return EXIT_BAD_INPUT if faults else 0
-
-
-@dataclass(frozen=True)
-class EarlierEvaluation:
-    """The evaluation of an earlier stage, as a later one needs it.
-
-    Attributes:
-        folder: Where its results are.
-        command: The command that runs it again.
-        before: The evaluations that it was made from, by the name of the stage.
-    """
-
-    folder: Path
-    command: str
-    before: dict[str, "EarlierEvaluation"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ class Evaluation:
 
     def prediction_path(self, case: Case) -> Path:
         """Return the file of a case's mask on the grid of its scan."""
-        return self.folder / "predictions" / f"{file_stem(self.split, case)}.nii.gz"
+        return prediction_path(self.folder, self.split, case)
 
     @property
     def judges_probability(self) -> bool:
@@ -157,7 +154,7 @@ class Evaluation:
 
     def probability_path(self, case: Case) -> Path:
         """Return the file of the probabilities of a case."""
-        return self.folder / "probabilities" / f"{file_stem(self.split, case)}.nii.gz"
+        return probability_path(self.folder, self.split, case)
 
     def is_done(self, case: Case) -> bool:
         """Return whether everything that a case should have left can be read."""
@@ -215,8 +212,7 @@ def open_evaluation(options: EvaluateOptions, model: StageModel, split: Split, c
 def run_evaluation(evaluation: Evaluation) -> list[str]:
     """Segment and score the cases that are not done yet, then write the tables and pictures of all.
 
-    A case is done if it has a row in the table, and its mask and scores can be read. A lost case of a table that does
-    not say where is not done: earlier versions wrote such tables.
+    A case is done if it has a row in the table (``read_known_rows``), and its mask and scores can be read.
 
     Returns:
         A line for every case that failed.
@@ -224,11 +220,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
     model, options, split = evaluation.model, evaluation.options, evaluation.split
     title = f"{model.stage.title}, {split.title}" + (f", in the {options.roi} pancreas" if options.roi else "")
     table, by_key = evaluation.folder / "cases.csv", {case.key: case for case in evaluation.cases}
-    earlier_rows = read_case_table(table) if table.exists() else []
-    known = [row for row in earlier_rows if row["case"] in by_key and not failed(row)]
-    known = [row for row in known if row.get("lost_in") or not is_lost(row)]
-    # Reading leaves empty cells out, and a column that is empty in all of these rows would move to the end.
-    known = [{name: cell for name, cell in row.items() if name not in WORDS} | words_of(row) for row in known]
+    known = read_known_rows(table, by_key) if table.exists() else []
     rows = [row for row in known if evaluation.is_done(by_key[row["case"]])]
     done = {row["case"] for row in rows}
     for case in progress([case for case in evaluation.cases if case.key not in done], title=title, unit="case"):
@@ -258,6 +250,31 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         detection=detection,
     )
     return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
+
+
+def read_known_rows(table: Path, keys: Container[str]) -> list[CaseRow]:
+    """Read the rows of an earlier call that say all that a row says.
+
+    Earlier versions wrote tables that do not say which masks are not reliable, or where a case was lost. Such rows are
+    left out, so that their cases are evaluated again.
+
+    Args:
+        table: ``cases.csv``.
+        keys: Of the cases that are evaluated.
+
+    Raises:
+        InputError: If the table is damaged.
+    """
+    rows = [row for row in read_case_table(table) if row["case"] in keys and not failed(row)]
+    with table.open(newline="", encoding="utf-8") as file:
+        columns = next(csv.reader(file))
+    rows = [row for row in rows if "unreliable" in columns and (row.get("lost_in") or not is_lost(row))]
+    # Reading leaves empty cells out, and a column that is empty in all of these rows would move to the end.
+    words = [{name: row.get(name, "") for name in WORDS} for row in rows]
+    return [
+        {name: cell for name, cell in row.items() if name not in WORDS} | last
+        for row, last in zip(rows, words, strict=True)
+    ]
 
 
 def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
@@ -307,11 +324,6 @@ def evaluate_case(evaluation: Evaluation, case: Case) -> CaseRow:
     return row | {"lost_in": lost_stage_of(evaluation, case)} if is_lost(row) else row
 
 
-def words_of(row: CaseRow) -> CaseRow:
-    """Return the last columns of a row, which hold words."""
-    return {name: row.get(name, "") for name in WORDS}
-
-
 def lost_stage_of(evaluation: Evaluation, case: Case) -> str:
     """Return the name of the stage that lost a case: the evaluated one, or one on whose mask its box depends.
 
@@ -321,80 +333,3 @@ def lost_stage_of(evaluation: Evaluation, case: Case) -> str:
     masks = read_masks(all_earlier(evaluation.earlier), evaluation.split, case)
     chain = [STAGES[name] for name in STAGES if name in masks]
     return find_lost_stage([*chain, evaluation.model.stage], masks, np.asarray(case.label()), case.spacing)
-
-
-def all_earlier(evaluations: dict[str, EarlierEvaluation]) -> dict[str, EarlierEvaluation]:
-    """Return evaluations with all those that they were made from, by the name of the stage."""
-    made_from = (all_earlier(evaluation.before) for evaluation in evaluations.values())
-    return {name: found for before in (*made_from, evaluations) for name, found in before.items()}
-
-
-def read_masks(evaluations: dict[str, EarlierEvaluation], split: Split, case: Case) -> dict[str, np.ndarray]:
-    """Read the masks of a case in the evaluations of earlier stages, by the name of the stage.
-
-    Raises:
-        InputError: If one is missing or damaged.
-    """
-    return {
-        name: read_prepared_mask(mask_path(earlier.folder, split, case), case.shape, command=earlier.command)
-        for name, earlier in evaluations.items()
-    }
-
-
-def evaluation_folder(
-    run: Path, roi: str | None, readout: str, threshold: float | None = None, *, fast: bool = False
-) -> Path:
-    """Return the folder for the results of a run; each kind of evaluation has its own.
-
-    Args:
-        run: The run folder.
-        roi: The pancreas around which the stage looks, "predicted" or "reference"; None for the first stage.
-        readout: Name in ``engine.infer.box.READOUTS``.
-        threshold: The threshold if it was typed. Later stages never read such a folder.
-        fast: As in ``StageModel``.
-    """
-    averaged = "average" if readout == "average" else None
-    typed = None if threshold is None else f"thresh_{threshold:g}"
-    parts = ["evaluation", roi, averaged, typed, "fast" if fast else None]
-    return run / "_".join(filter(None, parts))
-
-
-def find_earlier_evaluations(options: EvaluateOptions, split: str) -> dict[str, EarlierEvaluation]:
-    """Find the evaluations of the earlier stages around whose masks a stage looks, those of the newest runs.
-
-    A stage that looks around the reference pancreas needs none of a pancreas stage.
-
-    Raises:
-        InputError: If one is missing, or older than the evaluations that it was made from; it names the command that
-            makes it.
-    """
-    found = {}
-    for name in options.stage.before:
-        stage = STAGES[name]
-        earlier = replace(options, stage=stage, split=split, time=None, threshold=None, save_probabilities=False)
-        if stage.segments_pancreas:
-            if options.roi == "reference":
-                continue
-            earlier = replace(earlier, roi="predicted" if stage.predecessor else None, readout="segmentation")
-        folder = evaluation_folder(
-            find_run(options.path, stage, split, store=options.store), earlier.roi, earlier.readout, fast=earlier.fast
-        )
-        if not (folder / "summary.json").exists():
-            problem = f"the stage {stage.title} has not been evaluated yet"
-            raise InputError(folder, problem, "evaluate it first", command=earlier.command())
-        before = find_earlier_evaluations(earlier, split)
-        made_from = {n: read_settings(e.folder) for n, e in before.items()}
-        if read_settings(folder).get("before") != made_from:
-            problem = "older than the evaluations that it was made from"
-            raise InputError(folder, problem, "evaluate this stage again", command=earlier.command())
-        found[name] = EarlierEvaluation(folder, earlier.command(), before)
-    return found
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Read what an evaluation was made with; empty if there is no readable record."""
-    try:
-        settings = read_yaml(folder / "settings.yaml")
-    except (OSError, ValueError):
-        return {}
-    return settings

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.program import install_command
 from data.samples import MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
 from engine.export.card import read_licence
@@ -37,7 +38,7 @@ def check_monai_packages() -> None:
         InputError: If it is not; it names the command that installs it.
     """
     if importlib.util.find_spec("monai") is None:
-        command = "pip install 'monai[fire,nibabel]'"
+        command = install_command("monai", "monai[fire,nibabel]")
         raise InputError("--monai", "MONAI is not installed", "install it", command=command)
 
 

@@ -9,7 +9,9 @@ from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from data.common.program import COMMAND, IS_INSTALLED
 from data.splits.split import NONE_HELD_OUT, SPLIT_PARTS
+from engine.checkpoint import Checkpoint
 from engine.export.runs import StageRun
+from engine.infer.candidates import score_threshold_name
 from engine.infer.cascade import FAMILIAR_SPACING_FACTOR
 from engine.stages import STAGES
 
@@ -96,6 +98,8 @@ def _describe_training(runs: Mapping[str, StageRun]) -> str:
                 ", ".join(recipe.method.weights.active),
                 start,
                 f"{checkpoint.thresholds.get('segmentation', 0.5):g}",
+                _operating_point(checkpoint),
+                "yes" if checkpoint.confirms else "no",
             ]
         )
     header = [
@@ -107,8 +111,24 @@ def _describe_training(runs: Mapping[str, StageRun]) -> str:
         "loss terms",
         "began with",
         "threshold",
+        "operating point of the tumour score",
+        "confirmed around the pancreas",
     ]
-    return f"{_table(header, rows)}\n\nAll settings are in `model.json`, under `recipe` of each stage."
+    said = (
+        "Scans whose tumour score reaches the operating point of the last stage are called positive; it was chosen on "
+        "the validation cases (`docs/detection.md` of the repository). What a stage with confirmation finds counts "
+        "only if it is found in a box around the pancreas, too. All settings are in `model.json`, under `recipe` of "
+        "each stage."
+    )
+    return f"{_table(header, rows)}\n\n{said}"
+
+
+def _operating_point(checkpoint: Checkpoint) -> str:
+    """Return the threshold of the tumour score of a stage that segments tumours, if one was chosen."""
+    if STAGES[checkpoint.stage].segments_pancreas:
+        return ""
+    chosen = checkpoint.thresholds.get(score_threshold_name("segmentation"))
+    return "none" if chosen is None else f"{chosen:.3f}"
 
 
 def _describe_results(runs: Mapping[str, StageRun]) -> str:
@@ -166,6 +186,9 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
             "The stages were trained on different splits, so a case that was held out from one of them may have been a "
             "training case of another."
         )
+    last = checkpoints[-1]
+    if last.thresholds.get(score_threshold_name("segmentation")) is None:
+        limits.append("No operating point of the tumour score was chosen, so it does not call a scan positive.")
     if any(c.recipe.start.path for c in checkpoints):
         limits.append(
             "It began with the weights of another model, whose training cases are not listed here: see the card of "

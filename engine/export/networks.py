@@ -21,9 +21,11 @@ from torch.export import Dim, ExportedProgram
 
 from data.common.errors import InputError
 from data.common.files import replacing
+from data.common.program import install_command
 from data.samples import MOST_VOXELS, MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
 from engine.infer.box import flips_of
+from engine.infer.candidates import score_threshold_name
 from engine.stages import STAGES
 from models.dual_task_net import segmentation_probability
 from models.plain import ProbabilityNet
@@ -42,7 +44,7 @@ def check_onnx_packages() -> None:
         InputError: If one is not; it names the command that installs them.
     """
     if missing := [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]:
-        command = f"pip install {' '.join(ONNX_PACKAGES)}"
+        command = install_command("onnx", *ONNX_PACKAGES)
         raise InputError("--onnx", f"{', '.join(missing)} is not installed", "install it", command=command)
 
 
@@ -182,6 +184,9 @@ def describe_preprocessing(checkpoint: Checkpoint, sha256: str) -> dict[str, Any
             "meaning": f"probability that the voxel belongs to {whole}",
         },
         "threshold": checkpoint.thresholds["segmentation"],
+        "tumour_score_threshold": checkpoint.thresholds.get(score_threshold_name("segmentation")),
+        "confirmed": checkpoint.confirms,
+        "confirmed_means": "what is found in the box counts only if it is found in a box around the pancreas, too",
         "flips": f"predict.py averages the probability over {flips} flips of the axes, and over none with --fast",
     }
 

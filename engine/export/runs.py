@@ -1,11 +1,11 @@
 """The runs of a model: one finished run of every stage, with what is recorded beside its checkpoint."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.common.errors import InputError
+from data.common.records import to_json
 from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint, read_centres
 from engine.report.tables import read_summary
 from engine.stages import STAGES
@@ -38,9 +38,10 @@ class StageRun(NamedTuple):
             "spacing_range_mm": checkpoint.spacing_range,
             "epoch": checkpoint.epoch,
             "thresholds": checkpoint.thresholds,
+            "confirms": checkpoint.confirms,
             "validation_dice": checkpoint.best_dice,
             "evaluations": self.evaluations,
-            "recipe": _without_infinities(checkpoint.recipe.to_record()),
+            "recipe": to_json(checkpoint.recipe.to_record()),
         }
 
 
@@ -97,10 +98,3 @@ def read_run(folder: Path, checkpoint: Checkpoint) -> StageRun:
     summaries = sorted(folder.glob("evaluation*/summary.json"))
     evaluations = {path.parent.name: read_summary(path) for path in summaries}
     return StageRun(folder, checkpoint, read_centres(folder), evaluations)
-
-
-def _without_infinities(value: Any) -> Any:  # noqa: ANN401
-    """Return plain values with infinite numbers as text, which JSON could not write."""
-    if isinstance(value, dict):
-        return {name: _without_infinities(item) for name, item in value.items()}
-    return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -9,7 +9,7 @@ Both use ``select_roi``, ``select_organ`` and ``segment_stage`` and therefore ob
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from data.scans.grid import volume_ml
 from engine.infer.box import segment_box
 from engine.infer.candidates import NO_CANDIDATES, Candidates
 from engine.infer.confirmation import confirm
-from engine.infer.ensemble import NOWHERE, BoxProbability, segment_box_together
+from engine.infer.ensemble import NOWHERE, BoxProbability, Opinions, segment_box_together
 from engine.infer.models import StageModel
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
@@ -194,14 +194,8 @@ def segment_stage(
     def segment(box: Box) -> np.ndarray:
         mask = zeros(image.shape, bool)
         part, within = image[box.slices], None if organ is None else organ[box.slices]
-        ways: dict[str, Any] = {"device": model.device, "readout": model.readout, "within": within}
-        ways |= {"flips": model.flips, "out": mask[box.slices]}
         probability = np.empty(box.shape, np.float32) if keep else None
-        if model.members:
-            opinions = segment_box_together(model.members, part, spacing, model.threshold, probability, **ways)
-        else:
-            segment_box(model.net, part, spacing, model.threshold, stage=model.stage, probability=probability, **ways)
-            opinions = None
+        opinions = segment_part(model, part, spacing, within=within, out=mask[box.slices], probability=probability)
         if probability is not None:
             kept[box] = BoxProbability(box, probability, opinions)
         return mask
@@ -218,6 +212,58 @@ def segment_stage(
     remarks += [] if mask.any() else ["nothing found"]
     note = f"{model.stage.title}: {'; '.join(remarks)}" if remarks else ""
     return StageResult(mask, note, describe_unfamiliar_spacing([model], spacing), kept.get(seen, kept.get(box)))
+
+
+def segment_part(
+    model: StageModel,
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    *,
+    within: np.ndarray | None,
+    out: np.ndarray,
+    probability: np.ndarray | None,
+) -> Opinions | None:
+    """Segment a part of a scan with the network of a stage, or with the networks of an ensemble.
+
+    Args:
+        model: The trained stage.
+        image: int16 HU, shape (D, H, W).
+        spacing: Voxel spacing (z, y, x) in mm.
+        within: Mask in which the components of the result have to lie, shape (D, H, W); None for anywhere.
+        out: Boolean array that gets the mask, shape (D, H, W).
+        probability: float32 array that gets the probabilities, shape (D, H, W); None if nobody reads them.
+
+    Returns:
+        How far the members of an ensemble agree; None without ``probability``, and for a single network.
+    """
+    device, readout, flips = model.device, model.readout, model.flips
+    if model.members:
+        return segment_box_together(
+            model.members,
+            image,
+            spacing,
+            model.threshold,
+            probability,
+            device=device,
+            readout=readout,
+            flips=flips,
+            within=within,
+            out=out,
+        )
+    segment_box(
+        model.net,
+        image,
+        spacing,
+        model.threshold,
+        stage=model.stage,
+        device=device,
+        readout=readout,
+        flips=flips,
+        within=within,
+        out=out,
+        probability=probability,
+    )
+    return None
 
 
 def segment_in_rounds(

@@ -21,7 +21,7 @@ import numpy as np
 from data.cases.labels import PANCREAS, TUMOUR, codes_in
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.common.program import COMMAND
+from data.common.program import COMMAND, install_command
 from data.scans.dicom import find_slices
 from engine.report.pictures import COLOURS
 
@@ -93,7 +93,8 @@ def require_highdicom() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         problem = "writing DICOM segmentations needs the package highdicom"
-        raise InputError("--dicom-seg", problem, "install the package", command="pip install highdicom") from error
+        command = install_command("dicom", "highdicom")
+        raise InputError("--dicom-seg", problem, "install it", command=command) from error
 
 
 def read_source(folder: Path, series: str, step_mm: float) -> Source:

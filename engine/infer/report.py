@@ -1,4 +1,4 @@
-"""The report of a call of predict.py: its scans with their masks on one page, report.html."""
+"""The report of scans that predict.py has segmented, with their masks, on one page: report.html."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from data.cases.labels import PANCREAS, TUMOUR
-from data.scans.volume import read_image, read_label, read_probability
+from data.scans.probability import read_probability
+from data.scans.volume import read_image, read_label
 from engine.infer.maps import PROBABILITY, SAVED
 from engine.infer.models import StageModel, describe_model
 from engine.infer.volumes import PredictionFolder
@@ -20,16 +21,21 @@ MOST_PICTURES = 6  # the table leads to the others; every case with a 3-D view n
 
 
 def write_prediction_page(
-    path: Path, rows: Sequence[CaseRow], *, folder: PredictionFolder, series: str, models: Mapping[str, StageModel]
+    path: Path,
+    rows: Sequence[CaseRow],
+    *,
+    folder: PredictionFolder,
+    series: str,
+    models: Mapping[str, StageModel] | None = None,
 ) -> None:
-    """Write the report of the scans that one call has segmented. The files are read again for the 3-D views.
+    """Write the report of scans that were segmented. The files are read again for the 3-D views.
 
     Args:
         path: The HTML file.
         rows: The rows of the scans in the table of volumes.
         folder: Has the masks and pictures.
         series: As for ``read_image``.
-        models: The models that the masks were made with, by the name of their stage.
+        models: The models that the masks were made with, by the name of their stage; None if they are not known.
 
     Raises:
         OSError: If the file cannot be written.
@@ -43,7 +49,7 @@ def write_prediction_page(
             "those whose mask is not reliable.",
         ],
         tables=[_scans_table(ordered, folder, path.parent)],
-        summary="\n".join(["Models:", *map(describe_model, models.values())]),
+        summary="\n".join(["Models:", *map(describe_model, models.values())]) if models else "",
         pictures=[
             Picture(folder.picture_path(row["case"]), f"{row['case']}: contours of the prediction")
             for row in done[:MOST_PICTURES]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,21 +14,21 @@ from models.published import load_published
 REMEDY = "give a checkpoint file of the published release"
 
 
-def read_release(file: Path, remedy: str = REMEDY) -> DualTaskNet:
+def read_release(file: Path, remedy: str = REMEDY, content: Mapping[str, Any] | None = None) -> DualTaskNet:
     """Read the network of a checkpoint of the published release; nothing in the file is executed.
 
     Args:
         file: What ``torch.save`` wrote: the parameters by the release's names, or a dictionary with them as a value.
         remedy: What to do if the file is something else.
+        content: What the file holds, if it has been loaded already; None to load it.
 
     Raises:
         InputError: If the file is missing, damaged or no such checkpoint.
     """
     if not file.exists():
         raise InputError(file, "no such file", remedy)
-    content = load_tensors(file, remedy)
     try:
-        return load_published(_find_parameters(content))
+        return load_published(_find_parameters(load_tensors(file, remedy) if content is None else content))
     except ValueError as error:
         raise InputError(file, str(error).splitlines()[0], remedy) from error
 

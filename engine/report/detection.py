@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data.common.files import replacing
+from data.common.records import to_json
 from engine.detection.calibration import Reliability
 from engine.detection.summary import DetectionSummary
-from engine.report.tables import none_if_nan
 
 
 def describe_detection(summary: DetectionSummary) -> list[str]:
@@ -61,4 +61,4 @@ def write_detection_json(
     if overall is not None:
         content |= {"all": asdict(overall), "centres": {name: asdict(summary) for name, summary in summaries.items()}}
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(none_if_nan(content), indent=1, allow_nan=False))
+        unfinished.write_text(json.dumps(to_json(content), indent=1, allow_nan=False))

@@ -19,8 +19,8 @@ from engine.report.tables import CaseRow, failed, pick_cases, pick_false_positiv
 from engine.stages import STAGES
 
 DETECTION = {
-    "detection.png": "how well scans with a tumour and lesions are found",
-    "calibration.png": "how often voxels belong to the target, by their probability",
+    "detection.png": "How well scans with a tumour and lesions are found",
+    "calibration.png": "How often voxels belong to the target, by their probability",
 }
 PLOTTED = ("dice", "nsd_2mm", "hd95_mm", "volume_error_ml")
 
@@ -65,8 +65,7 @@ def write_results(
             draw_distributions(folder / "distributions.png", scored, PLOTTED, title)
         faults.append(picture.fault)
     lesions = target != "pancreas"
-    picked = pick_cases(rows)._asdict() | ({"false_positive": pick_false_positive(rows)} if lesions else {})
-    for rank, row in picked.items():
+    for rank, row in pick_shown(rows, target).items():
         if row is not None:
             path, of = folder / f"{rank}.png", f"{title}: {rank.replace('_', ' ')}"
             case = cases[row["case"]]
@@ -74,13 +73,71 @@ def write_results(
     text = summary_table(rows, heading, lesions=lesions, remarks=explain_surface_dice(rows, cases))
     with replacing(folder / "summary.txt") as unfinished:
         unfinished.write_text(text)
-    shown = [Picture(folder / "distributions.png", f"{title}: distribution of the scores over the cases")]
-    if detection:
-        shown += [Picture(folder / name, f"{title}: {caption}") for name, caption in DETECTION.items()]
+    fault = write_report(
+        folder,
+        rows,
+        cases=cases,
+        target=target,
+        heading=heading,
+        summary=text,
+        read_prediction=read_prediction,
+        find_mask=find_mask,
+        find_probability=find_probability,
+        curves=curves,
+        detection=detection,
+    )
+    write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
+    missing = sum(map(bool, faults))
+    print(f"\n{text}\nper case: {folder / 'cases.csv'}")
+    print(f"report: {fault or folder / PAGE}")
+    print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
+    print(f"\n{detection}" if detection else "", end="")
+
+
+def pick_shown(rows: Sequence[CaseRow], target: str) -> dict[str, CaseRow | None]:
+    """Pick the cases that get a picture, by what they are shown for; None where there is no such case."""
+    spurious = {} if target == "pancreas" else {"false_positive": pick_false_positive(rows)}
+    return pick_cases(rows)._asdict() | spurious
+
+
+def write_report(
+    folder: Path,
+    rows: Sequence[CaseRow],
+    *,
+    cases: Mapping[str, Case],
+    target: str,
+    heading: str,
+    summary: str,
+    read_prediction: Callable[[Case], np.ndarray],
+    find_mask: Callable[[Case], Path],
+    find_probability: Callable[[Case], Path] | None = None,
+    curves: Path | None = None,
+    detection: str = "",
+) -> str:
+    """Put the summary, the pictures in the folder and the cases in 3-D into report.html.
+
+    Args:
+        folder: As for ``write_results``, as are the others that are not described here.
+        rows: One row per case.
+        cases: The cases of the rows by their key.
+        target: What was segmented.
+        heading: Title of the report.
+        summary: Text of ``summary.txt``.
+        read_prediction: Reads the predicted mask of a case.
+        find_mask: Returns the file of a case's prediction.
+        find_probability: Returns the file of a case's probabilities.
+        curves: The picture of the losses of the training.
+        detection: Detection and calibration as lines to read.
+
+    Returns:
+        Why the report could not be written, which was printed as a warning; empty if it was.
+    """
+    shown = [Picture(folder / "distributions.png", "Distribution of the scores over the cases")]
+    shown += [Picture(folder / name, caption) for name, caption in DETECTION.items() if detection]
     shown += [Picture(curves, "Losses and validation Dice of the training")] if curves else []
     shown += [
         Picture(folder / f"{rank}.png", f"{rank.replace('_', ' ').capitalize()}: {row['case']}")
-        for rank, row in reversed(picked.items())
+        for rank, row in reversed(pick_shown(rows, target).items())
         if row is not None
     ]
     with drawing(folder / PAGE) as page:
@@ -90,18 +147,13 @@ def write_results(
             cases=cases,
             target=target,
             heading=heading,
-            summary="\n\n".join(filter(None, (text.partition("\n\n")[2], detection))),
+            summary="\n\n".join(filter(None, (summary.partition("\n\n")[2], detection))),
             pictures=shown,
             read_prediction=read_prediction,
             find_mask=find_mask,
             find_probability=find_probability,
         )
-    write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
-    missing = sum(map(bool, faults))
-    print(f"\n{text}\nper case: {folder / 'cases.csv'}")
-    print("report: " + (page.fault or str(folder / PAGE)))
-    print(f"pictures: {folder}/*.png" + (f"; {missing} could not be drawn, see the warnings" if missing else ""))
-    print(f"\n{detection}" if detection else "", end="")
+    return page.fault
 
 
 def draw_case(

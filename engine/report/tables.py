@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.common.records import read_json
+from data.common.records import read_json, to_json
 from engine.metrics import AGREEMENT, COLUMNS, LESIONS, OUTCOMES, VOLUMES, outcome
 from engine.report.lost import LOST_DICE, count_lost, is_lost
 from engine.stages import MIN_TUMOUR_ML, STAGES
@@ -250,7 +250,7 @@ def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> 
             centres = {name: asdict(summary) for name, summary in tumour_free_by_centre(rows).items()}
             content["tumour_free"] = {**asdict(summarise_tumour_free(rows)), "centres": centres}
         with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps(none_if_nan(content), indent=1, allow_nan=False))
+            unfinished.write_text(json.dumps(to_json(content), indent=1, allow_nan=False))
     elif path.suffix == ".csv":
         lines: list[CaseRow] = [{"metric": name, **values} for name, values in metrics.items()]
         lines += [{"metric": name, "n": number} for name, number in counts.items()]
@@ -293,10 +293,3 @@ def _is_number(text: str) -> bool:
 def format_number(value: float, form: str = ".3f") -> str:
     """Format a number for a table; NaN becomes "-"."""
     return "-" if math.isnan(value) else format(value, form)
-
-
-def none_if_nan(value: Any) -> Any:  # noqa: ANN401
-    """Replace NaN, which JSON does not have, in nested dictionaries."""
-    if isinstance(value, dict):
-        return {name: none_if_nan(item) for name, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -281,17 +281,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif isinstance(options, CondenseOptions):
         print(condense(options.folder, options.out))
     else:
-        studies = read_studies(options.folder)
-        if not studies:
-            start = shlex.join([*PROGRAM, "run", str(options.folder)])
-            raise InputError(options.folder, "has no study.yaml", "start a study", command=start)
-        for study in studies.values():
-            print(write_report(study, options.against))
-            if missing := [str(run) for run in study.runs if not study.is_condensed and not study.is_finished(run)]:
-                some = "; ".join(missing[:MOST_NAMED]) + ("; ..." if missing[MOST_NAMED:] else "")
-                print(f"not finished: {len(missing)} of {len(study.runs)} run(s) of {study.stage.title}: {some}")
-        print(f"report: {write_study_page(studies, options.against)}")
+        report_study(options.folder, options.against)
     return 0
+
+
+def report_study(folder: Path, against: str | None = None) -> None:
+    """Write and print the tables, the figures and the page of a study, and say which runs are not finished.
+
+    Args:
+        folder: Of the study.
+        against: The variant to compare with; None for the default.
+
+    Raises:
+        InputError: If there is no study in the folder, or a table of results is damaged.
+    """
+    studies = read_studies(folder)
+    if not studies:
+        start = shlex.join([*PROGRAM, "run", str(folder)])
+        raise InputError(folder, "has no study.yaml", "start a study", command=start)
+    for study in studies.values():
+        print(write_report(study, against))
+        if missing := [str(run) for run in study.runs if not study.is_condensed and not study.is_finished(run)]:
+            some = "; ".join(missing[:MOST_NAMED]) + ("; ..." if missing[MOST_NAMED:] else "")
+            print(f"not finished: {len(missing)} of {len(study.runs)} run(s) of {study.stage.title}: {some}")
+    print(f"report: {write_study_page(studies, against)}")
 
 
 def run_study(options: RunOptions) -> int:

@@ -23,7 +23,7 @@ from data.common.settings import differences, from_record
 from data.samples import Sampling
 from data.synthesis.settings import Synthesis
 from engine.checkpoint import BEST, list_runs
-from engine.evaluate.stage import evaluation_folder
+from engine.evaluate.earlier import evaluation_folder
 from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings
 from engine.report.tables import read_summary

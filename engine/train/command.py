@@ -17,8 +17,8 @@ from data.common.files import check_writable, exclusive_lock, remove_unfinished
 from data.common.records import read_yaml
 from data.common.settings import differences
 from data.duplicates.leaks import InseparablePair, check_leaks, find_inseparable_pairs
-from data.splits.frozen import frozen_splits
-from data.splits.split import Split, centre_of, centres_with, choose_splits, synthetic_split
+from data.splits.frozen import select_splits
+from data.splits.split import Split, centre_of, centres_with, synthetic_split
 from engine.checkpoint import CENTRES, Checkpoint, create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
@@ -137,7 +137,7 @@ def find_splits(
         return {}, [synthetic_split({})], []
     centres = read_store(options.store)
     known = centres_with(centres, options.stage.sampling.target)
-    splits = choose_splits(frozen_splits(options.store, centres, save=save), options.split, known)
+    splits = select_splits(options.store, centres, options.split, known, save=save)
     return centres, splits, find_inseparable_pairs(splits, chain(*centres.values()), save=save)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data.common.errors import InputError
 from data.common.files import sha256_of
 from data.common.settings import differences
-from engine.checkpoint import BEST, load_tensors, parse_checkpoint, read_centres
+from engine.checkpoint import BEST, load_tensors, read_centres, read_fields
 from engine.model_file import is_model_file, read_model_file
 from engine.published.release import read_release
 from engine.recipe import NetworkSettings, Recipe
@@ -66,10 +66,11 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
     if not file.is_file():
         problem = f"not a finished run: it holds no {BEST}" if path.is_dir() else "no such file"
         raise InputError(path, problem, REMEDY)
-    if "format" in load_tensors(file, REMEDY):
-        checkpoint = parse_checkpoint(file, file, None, REMEDY)
+    content = load_tensors(file, REMEDY)
+    if "format" in content:
+        checkpoint = read_fields(content, file, None, REMEDY)
         return _of_checkpoint(path, sha256_of(file), checkpoint.net, checkpoint.recipe, read_centres(file.parent))
-    net = read_release(file, REMEDY)
+    net = read_release(file, REMEDY, content)
     return InitialWeights(path, sha256_of(file), net.state_dict(), NetworkSettings(width=net.width), None)
 
 

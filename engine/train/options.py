@@ -109,7 +109,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         "--data",
         metavar="CENTRE",
         help="train only the split that holds out this centre, or another split by its name; none trains on all "
-        "centres (default: every split that holds a centre out)",
+        "centres (default: every split that holds a centre out; if there is only one centre, a fold of its patients)",
     )
     add_allow_duplicates(data)
     add_store(data)

@@ -5,6 +5,7 @@ is said in one line, and the training goes on without it. A run that is resumed 
 identifier is kept in the run folder.
 """
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from data.common.program import COMMAND
+from data.common.program import COMMAND, install_command
 from data.common.records import read_json, read_yaml
 
 TRACKERS = ("wandb", "mlflow")
@@ -162,9 +163,9 @@ class Tracking:
 
     def close(self, *, failed: bool = False) -> None:
         """End the tracked run."""
-        if tracker := self._tracker:
+        tracker, self._tracker = self._tracker, None
+        if tracker:
             self._guard(lambda: tracker.close(failed=failed))
-            self._tracker = None
 
     def _open(self, history: Sequence[Row]) -> None:
         for variable, value in PATIENCE.items():
@@ -173,19 +174,21 @@ class Tracking:
         known = read_json(record) if record.exists() else {}
         settings = read_yaml(self.folder / "settings.yaml")
         title = f"{settings.get('stage', '')} {settings.get('split', '')} {self.folder.name}"
-        tracker = CLASSES[self.name](self.folder, known.get(self.name, {}), title, settings)
+        self._tracker = tracker = CLASSES[self.name](self.folder, known.get(self.name, {}), title, settings)
         with replacing(record) as unfinished:
             unfinished.write_text(json.dumps(known | {self.name: tracker.identity}, indent=1))
-        self._tracker = tracker
         for row in () if self.name in known and tracker.remembers else history:
             tracker.log(row)
 
     def _guard(self, action: Callable[[], None]) -> None:
-        """Do what a tracker is asked for; whatever it raises must not end the training."""
+        """Do what a tracker is asked for; whatever it raises must not end the training, but ends the tracked run."""
         try:
             action()
         except Exception as error:
-            self._tracker = None
+            tracker, self._tracker = self._tracker, None
+            with contextlib.suppress(Exception):
+                if tracker:
+                    tracker.close(failed=True)  # or the tracker's own process would wait for this run to go on
             reason = f"{type(error).__name__}: {error}".partition("\n")[0][:LONGEST_REASON]
             print(f"note: {self.name} failed ({reason}), so this run is not tracked from here on")
 
@@ -197,8 +200,8 @@ def check_tracker(name: str) -> None:
         InputError: If it is not.
     """
     if name and importlib.util.find_spec(name) is None:
-        command = f"pip install {name}"
-        raise InputError(f"--tracker {name}", "this package is not installed", "install it", command=command)
+        problem = "this package is not installed"
+        raise InputError(f"--tracker {name}", problem, "install it", command=install_command(name, name))
 
 
 def _values(row: Row) -> dict[str, float]:

@@ -27,8 +27,8 @@ from data.splits.lists import read_lists
 from data.splits.split import Split
 from engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import Execution
+from engine.evaluate.earlier import read_settings
 from engine.evaluate.masks import read_prepared_mask, write_prepared_mask
-from engine.evaluate.stage import read_settings
 from engine.infer.models import load_model
 from engine.infer.volumes import PredictionFolder
 from engine.model_file import read_model_file, write_model_file

@@ -44,6 +44,20 @@ def test_without_a_stage_the_stages_are_listed(name, capsys):
         assert end.value.code == 2 and complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("fails_in", "code"), [("", 0), ("pancreas_fine", 2)])
+def test_all_stages_are_taken_in_turn_until_one_fails(fails_in, code, monkeypatch):
+    taken = []
+
+    def train(stage, words):
+        taken.append((stage, words))
+        return 2 if stage == fails_in else 0
+
+    monkeypatch.setattr("engine.train.command.main", train)
+    assert command.main(["train", "all", "--epochs", "2"]) == code
+    until = list(STAGES).index(fails_in) + 1 if fails_in else len(STAGES)
+    assert taken == [(stage, ["--epochs", "2"]) for stage in list(STAGES)[:until]]
+
+
 def test_exit_codes_are_passed_on(tmp_path, capsys):
     assert command.main(["train", "tumor_fine", "--store", str(tmp_path)]) == 2
     assert command.main(["evaluate", "tumor_fine", "--store", str(tmp_path)]) == 2

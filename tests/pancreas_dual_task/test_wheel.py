@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,14 @@ from tests.tiny_cascade import write_runs, write_scan
 FOLDERS = ("data", "models", "engine", "pancreas_dual_task")
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", *(p.name for p in REPOSITORY.glob("requirements*.txt")))
 
+# A command where the packages that are named first are not installed.
+WITHOUT = """
+import sys
+packages, *words = sys.argv[1:]
+sys.modules.update(dict.fromkeys(packages.split(",")))
+from pancreas_dual_task.command import main
+sys.exit(main(words))
+"""
 # What a user may write whose own modules are called like the folders of the repository.
 USE = """
 import sys
@@ -92,6 +101,40 @@ def test_the_command_works_from_any_folder_and_keeps_data_and_runs_there(scripts
     advice = "Prepare your centres into it; how is shown by: pancreas-dual-task prepare --help"
     assert refused.returncode == 2
     assert refused.stderr == f"error: data/prepared: no centre is prepared here. {advice}\n"
+
+
+def test_the_extras_are_those_that_messages_name_and_the_core_has_none_of_their_packages(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = [line.partition(": ") for line in archive.read(name).decode().splitlines()]
+    extras = {value for key, _, value in lines if key == "Provides-Extra"}
+    assert extras == {"report", "dicom", "onnx", "monai", "wandb", "mlflow", "dev"}
+    needed = [value for key, _, value in lines if key == "Requires-Dist"]
+    optional = ("highdicom", "onnx", "onnxscript", "onnxruntime", "monai", "fire", "nibabel", "wandb", "mlflow")
+    for package in optional:
+        found = [value for value in needed if re.match(rf"{package}\b(?!-)", value)]
+        assert found and all("extra ==" in value for value in found), package
+
+
+@pytest.mark.parametrize(
+    ("packages", "extra", "words"),
+    [
+        ("highdicom", "dicom", "predict scan.nii.gz -o out --dicom-seg"),
+        ("onnx,onnxscript,onnxruntime", "onnx", "export runs -o model.zip --onnx"),
+        ("onnxscript", "onnx", "export runs -o model.zip --onnx"),
+        ("monai", "monai", "export runs -o model.zip --monai tumor_fine"),
+        ("wandb", "wandb", "train tumor_fine --tracker wandb"),
+        ("mlflow", "mlflow", "train tumor_fine --tracker mlflow"),
+    ],
+)
+def test_an_optional_package_that_is_absent_gives_one_line_that_names_its_extra(
+    scripts, tmp_path, packages, extra, words
+):
+    ended = run([scripts / "python", "-c", WITHOUT, packages, *words.split()], tmp_path)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.endswith(f"nstall it: pip install 'pancreas-dual-task[{extra}]'\n")
+    assert ended.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_can_be_exported(scripts, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR, target_mask
-from data.scans.volume import read_probability
+from data.scans.probability import read_probability
 from engine.metrics import outcome
 from engine.report.html.page import LeftOut, Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link

@@ -6,7 +6,7 @@ import pytest
 
 from data.common.errors import InputError
 from data.splits.folds import make_folds
-from data.splits.frozen import describe_new_cases, frozen_splits, read_splits, write_splits
+from data.splits.frozen import describe_new_cases, frozen_splits, read_splits, select_splits, write_splits
 from data.splits.leave_one_out import make_splits
 from data.splits.split import choose_splits
 from tests.data.splits.populations import LISTS, centre, three_centres
@@ -132,3 +132,40 @@ def test_splits_that_were_damaged_or_edited_are_refused(tmp_path, before, after,
     with pytest.raises(InputError) as error:
         frozen_splits(tmp_path, centres)
     assert error.value.path == path and problem in error.value.problem
+
+
+def test_the_patients_of_an_only_centre_are_divided(tmp_path, capsys):
+    centres = {"a": centre("a", [(f"p{i}", i % 3 > 0) for i in range(20)])}
+    (tried,) = select_splits(tmp_path, centres, None, save=False)
+    assert not list(tmp_path.iterdir())
+    (split,) = select_splits(tmp_path, centres, None, {"a"})
+    assert split == tried and [len(part) for part in split.parts.values()] == [12, 4, 4]
+    assert capsys.readouterr().out.count("a_folds_1 trains on 12 cases, validates on 4 and tests on 4.\n") == 2
+    assert select_splits(tmp_path, centres, None) == select_splits(tmp_path, centres, "a_folds_1") == [split]
+    assert len(select_splits(tmp_path, centres, "a_folds")) == 5
+    with pytest.raises(InputError, match="holds out the only prepared centre"):
+        select_splits(tmp_path, centres, "a")
+    with pytest.raises(InputError, match="no centre has a label of the structure to segment"):
+        select_splits(tmp_path, centres, None, set())
+
+
+def test_folds_of_an_only_centre_that_are_there_are_used(tmp_path):
+    centres = {"a": three_centres()["a"]}
+    within = make_folds(centres, 3, "a_folds")
+    write_splits(tmp_path / "splits_a_folds.json", within)
+    assert select_splits(tmp_path, centres, None) == [within["a_folds_1"]]
+    with_another = centres | {"b": three_centres()["b"]}
+    (tmp_path / "splits.json").unlink()
+    assert [split.name for split in select_splits(tmp_path, with_another, None)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("patients", "folds"), [(2, None), (3, 3), (4, 4), (6, 5)])
+def test_an_only_centre_needs_three_patients(tmp_path, patients, folds):
+    centres = {"a": centre("a", [(f"p{i}", True) for i in range(patients)])}
+    if folds:
+        select_splits(tmp_path, centres, None)
+        assert len(read_splits(tmp_path / "splits_a_folds.json")) == folds
+        return
+    with pytest.raises(InputError, match="the only prepared centre, with 2 patient") as error:
+        select_splits(tmp_path, centres, None)
+    assert error.value.path == "a" and "--data none" in error.value.remedy

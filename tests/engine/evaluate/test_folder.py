@@ -21,6 +21,7 @@ from engine.evaluate import folder as score
 from engine.metrics import case_metrics
 from engine.report.tables import read_case_table
 from engine.study import command as study
+from pancreas_dual_task import report
 from tests.conftest import affine_of, save, tiny_scan
 
 
@@ -258,3 +259,19 @@ def test_a_finer_grid_is_refused_rather_than_resampled(store, tmp_path):
     write_lps(folder / "case_2.nii.gz", fine, (1.0, 1.0, 1.0))
     assert run(store, folder, tmp_path / "out") == 2
     assert "not on its scan's grid: prediction 52x44x20" in rows_of(tmp_path / "out")["east/case_2"]["error"]
+
+
+def test_the_report_of_scored_masks_is_written_again(store, tmp_path, capsys):
+    one, two = (predict(tmp_path / name, store) for name in ("one", "two"))
+    (one / "case_1.nii.gz").unlink()
+    out = tmp_path / "out"
+    options = ["--predictions", str(one), str(two), "--store", str(store), "--centre", "east", "--out", str(out)]
+    assert score.main([*options, "--label", "tumour"]) == 2
+    for folder in (out / "one", out / "two"):
+        (folder / "report.html").unlink()
+    assert report.main([str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"report: {out / n / 'report.html'}" for n in ("one", "two")]
+    assert "east/case_1" in (out / "one" / "report.html").read_text()
+    (out / "two" / "settings.yaml").write_text(f"store: {store}\n")
+    assert report.main([str(out / "two")]) == 2
+    assert "does not say of which masks this is the evaluation" in capsys.readouterr().err

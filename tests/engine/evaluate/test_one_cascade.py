@@ -5,6 +5,7 @@ interest that differs in one slice shows in the masks of all later stages.
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,11 +39,13 @@ from engine.report import results
 from engine.report.tables import read_case_table, write_case_table
 from engine.stages import STAGES
 from models.dual_task_net import DualTaskOutput
+from pancreas_dual_task import report
 from tests.conftest import affine_of, save
 
 SPACING = ["--spacing", "1.6", "3.5", "3.1"]  # mm; the slices become thinner than those of the scans, the pixels larger
 WAYS = {"plain": ["--crop", "none"], "cropped": ["--crop", "body"], "resampled": ["--crop", "body", *SPACING]}
 TIME = "2026_01_01_00_00_00"
+WRITTEN = re.compile(r"[Ww]ritten on [^<]*")  # in a report
 
 
 @dataclass(frozen=True)
@@ -310,6 +313,31 @@ def test_what_speaks_against_a_mask_is_in_the_table_and_on_the_picture(world, tm
     (table.parent / "masks" / "scan1.npz").unlink()  # made again: the columns stay, also those that are empty
     assert evaluate.main("pancreas_coarse", world.options) == 0
     assert table.read_text().splitlines()[0] == content.splitlines()[0]
+    earlier = [{k: v for k, v in row.items() if k != "unreliable"} for row in read_case_table(table)]
+    write_case_table(table, earlier)  # as an earlier version wrote it, which did not say what is reliable
+    monkeypatch.setattr(evaluate, "find_doubts", lambda image: ("the values are no HU",))
+    assert evaluate.main("pancreas_coarse", world.options) == 0
+    assert {row["unreliable"] for row in read_case_table(table)} == {"yes"}
+
+
+@pytest.mark.parametrize("world", ["resampled"], indirect=True)
+def test_the_reports_of_a_run_are_written_again_from_its_evaluations(world, tmp_path, capsys):
+    world = world.copied_to(tmp_path / "world")
+    folder = world.evaluation("tumor_fine")
+    before = (folder / "report.html").read_text()
+    table = (folder / "cases.csv").read_bytes()
+    (folder / "report.html").unlink()
+    with (folder.parent / "settings.yaml").open("w") as file:  # of a training, which made no such run here
+        file.write("stage: tumor_fine\nsplit: east\n")
+    assert report.main([str(folder.parent), "--store", str(world.root / "store")]) == 0
+    assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
+    assert WRITTEN.sub("", (folder / "report.html").read_text()) == WRITTEN.sub("", before)
+    assert (folder / "cases.csv").read_bytes() == table
+    assert report.main([str(folder), "--store", str(tmp_path)]) == 2
+    (world.root / "store" / "splits.json").unlink()
+    shutil.rmtree(world.root / "store" / "east" / "scan1")
+    assert report.main([str(folder), "--store", str(world.root / "store")]) == 2
+    assert "has the case east/scan1, which" in capsys.readouterr().err
 
 
 def backup(content: bytes, folder: Path) -> Path:

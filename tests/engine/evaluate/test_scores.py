@@ -94,7 +94,7 @@ def test_an_evaluation_of_tumours_reports_how_they_are_detected(evaluation, caps
     assert {path.name for path in folder.glob("*.png")} >= {"detection.png", "calibration.png"}
     page = (folder / "report.html").read_text()
     assert "tumour score" in page and "score &gt;= 0.700: sensitivity 0.500 (" in page
-    assert "how well scans with a tumour and lesions are found" in page and "by their probability" in page
+    assert "How well scans with a tumour and lesions are found" in page and "by their probability" in page
     assert '"name": "probability"' not in page
     assert not (folder / "probabilities").exists()
 

@@ -12,7 +12,8 @@ from data.cases.store import read_store
 from data.common.errors import InputError
 from data.splits.frozen import frozen_splits
 from engine.evaluate import stage as evaluate
-from engine.evaluate.stage import EarlierEvaluation, EvaluateOptions
+from engine.evaluate.earlier import EarlierEvaluation
+from engine.evaluate.options import EvaluateOptions
 from engine.infer.models import StageModel
 from engine.report.tables import write_summary
 from engine.stages import STAGES

@@ -10,6 +10,7 @@ import yaml
 from data.augment import Augmentation
 from data.cases.preparation import Preparation
 from engine.checkpoint import Checkpoint, save_checkpoint
+from engine.infer.candidates import score_threshold_name
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES
 
@@ -40,7 +41,10 @@ def make_checkpoint(stage: str, seed: int = 0, split: str = "east", threshold: f
         spacing_range=[[2.0, 0.7, 0.7], [5.0, 0.9, 0.9]],
         epoch=2,
         net=recipe.build_network(torch.device("cpu")).state_dict(),
-        thresholds={"segmentation": threshold} | ({"average": 0.45} if "sdf" in chosen.method.heads else {}),
+        thresholds={"segmentation": threshold}
+        | ({"average": 0.45} if "sdf" in chosen.method.heads else {})
+        | ({} if chosen.segments_pancreas else {score_threshold_name("segmentation"): 0.6125}),
+        confirms=stage == "tumor_fine",
         best_dice=0.765,
     )
 

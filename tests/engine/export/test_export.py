@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -71,7 +72,14 @@ def test_the_card_tells_data_training_results_use_limits_and_licence(model):
     ]
     assert "south 7, west 12" in card and "east 4" in card and "0.812 (0.700 to 0.900)" in card
     assert "not a medical device" in card and "MIT License" in card and "coarser than about 7.5 x 1.4 x 1.4 mm" in card
-    assert "not recorded" not in card
+    assert "not recorded" not in card and "No operating point" not in card
+    ends = [re.findall(r"[^|]+", line)[-2:] for line in card.splitlines() if "| random weights |" in line]
+    assert [tuple(map(str.strip, end)) for end in ends] == [
+        ("", "no"),
+        ("", "no"),
+        ("0.613", "no"),
+        ("0.613", "yes"),
+    ]
 
 
 def test_the_same_runs_give_the_same_bytes_also_if_they_are_named_one_by_one(runs, model, tmp_path):

@@ -82,7 +82,10 @@ def test_the_preprocessing_tells_what_the_network_reads(checkpoint, tmp_path):
     assert said["input"]["axes"] == ["batch", "channel", "z", "y", "x"] and said["input"]["side_multiple_of"] == 8
     assert said["input"]["largest_shape_in_training"] == [16, 32, 40] and said["checkpoint_sha256"] == "its hash"
     assert said["box"]["around"] == "the body" and "the pancreas with its tumour" in said["output"]["meaning"]
-    assert networks.describe_preprocessing(make_checkpoint("tumor_fine"), "")["box"]["mask_of"] == "tumor_coarse"
+    assert said["tumour_score_threshold"] is None and not said["confirmed"]
+    last = networks.describe_preprocessing(make_checkpoint("tumor_fine"), "")
+    assert last["box"]["mask_of"] == "tumor_coarse"
+    assert last["tumour_score_threshold"] == 0.6125 and last["confirmed"]
 
 
 @pytest.mark.parametrize("option", [["--onnx"], ["--monai", "pancreas_coarse"]])

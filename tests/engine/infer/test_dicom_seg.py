@@ -15,7 +15,7 @@ from data.cases.preparation import Preparation
 from data.common.files import REPOSITORY
 from data.scans.segments import code_names
 from data.scans.volume import read_image, read_label
-from engine.infer import dicom_seg, predict
+from engine.infer import dicom_seg, predict, prepared
 from engine.infer import scan as scan_steps
 from engine.infer.cascade import CascadeResult
 from engine.report.pictures import COLOURS
@@ -87,7 +87,7 @@ def run(monkeypatch, tmp_path):
 
     model = stand_in(tmp_path, Preparation(crop="body"))
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
-    monkeypatch.setattr(scan_steps, "segment_scan", segment)
+    monkeypatch.setattr(prepared, "segment_scan", segment)
     monkeypatch.setattr(scan_steps, "draw_overlay", lambda path, *_, **__: path.touch())
 
     def call(*scans: Path, option: str = "--dicom-seg") -> int:
@@ -142,7 +142,7 @@ def test_a_mask_of_two_parts_with_empty_slices_between_them_is_read_back(run, se
         label[1, 4:9, 4:9], label[5:7, 4:9, 4:9] = 1, 2
         return CascadeResult(label, ())
 
-    monkeypatch.setattr(scan_steps, "segment_scan", two_parts)
+    monkeypatch.setattr(prepared, "segment_scan", two_parts)
     folder = series()
     run.model.preparation = Preparation(crop="none")
     assert run(folder) == 0
@@ -151,7 +151,7 @@ def test_a_mask_of_two_parts_with_empty_slices_between_them_is_read_back(run, se
 
 
 def test_it_refers_to_scan_patient_and_study_and_says_what_and_by_what(run, series, monkeypatch):
-    monkeypatch.setattr(scan_steps, "find_doubts", lambda scan: ("the voxels are coarse",))
+    monkeypatch.setattr(prepared, "find_doubts", lambda scan: ("the voxels are coarse",))
     folder = series(PatientName="M\u00fcller^J\u00fcrgen", SpecificCharacterSet="ISO_IR 100")
     assert run(folder) == 0
     made = pydicom.dcmread(run.out / "ct_seg.dcm")
@@ -230,7 +230,7 @@ def test_without_highdicom_the_option_is_refused_and_nothing_else_needs_it(run, 
     assert run(folder) == 2
     assert capsys.readouterr().err == (
         "error: --dicom-seg: writing DICOM segmentations needs the package highdicom. "
-        "Install the package: pip install highdicom\n"
+        "Install it: pip install highdicom\n"
     )
     assert not run.out.exists() and run(folder, option="") == 0 and not list(run.out.glob("*.dcm"))
 
@@ -250,7 +250,7 @@ def test_segments_without_voxels_are_not_described(run, series, monkeypatch, fou
     def segment(models, image, spacing, **_):
         return CascadeResult((image > 300).astype(np.uint8) * found, ())
 
-    monkeypatch.setattr(scan_steps, "segment_scan", segment)
+    monkeypatch.setattr(prepared, "segment_scan", segment)
     assert run(series()) == 0
     assert (run.out / "ct_seg.dcm").exists() == bool(found)
     assert ("because nothing was found" in rows_of(run.out)[0]["note"]) == (not found)

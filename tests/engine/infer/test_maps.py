@@ -10,8 +10,9 @@ import torch
 
 from data.cases.preparation import Preparation
 from data.scans.boxes import Box
-from data.scans.volume import read_image, read_probability
-from engine.infer import predict
+from data.scans.probability import read_probability
+from data.scans.volume import read_image
+from engine.infer import predict, prepared
 from engine.infer import scan as scan_steps
 from engine.infer.candidates import find_candidates
 from engine.infer.cascade import CascadeResult
@@ -45,8 +46,8 @@ def cascade(monkeypatch, tmp_path):
         return {"x": SimpleNamespace(preparation=Preparation(), device=device, **facts)}
 
     monkeypatch.setattr(predict, "load_models", load)
-    monkeypatch.setattr(scan_steps, "segment_scan", segment)
-    monkeypatch.setattr(scan_steps, "find_doubts", lambda scan: ())
+    monkeypatch.setattr(prepared, "segment_scan", segment)
+    monkeypatch.setattr(prepared, "find_doubts", lambda scan: ())
     return settings
 
 

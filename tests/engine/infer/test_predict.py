@@ -16,7 +16,7 @@ import torch
 
 from data.cases.preparation import Preparation
 from data.common.files import REPOSITORY
-from engine.infer import predict
+from engine.infer import predict, prepared
 from engine.infer import scan as scan_steps
 from engine.infer.cascade import CascadeResult
 from engine.infer.loading import load_models
@@ -58,7 +58,7 @@ def seen(monkeypatch, tmp_path) -> dict:
     preparation = Preparation(crop="body", spacing=PREPARED)
     seen["model"] = model = stand_in(tmp_path, preparation)
     monkeypatch.setattr(predict, "load_models", lambda options: {"pancreas_coarse": model})
-    monkeypatch.setattr(scan_steps, "segment_scan", segment)
+    monkeypatch.setattr(prepared, "segment_scan", segment)
     return seen
 
 
@@ -94,7 +94,7 @@ def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(s
 
 
 def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
-    assert scan_steps.find_doubts(tiny_scan(0)[0]) == scan_steps.find_doubts_of_size(90.0) == ()
+    assert prepared.find_doubts(tiny_scan(0)[0]) == prepared.find_doubts_of_size(90.0) == ()
 
 
 def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
@@ -159,7 +159,7 @@ def test_one_call_a_scan_collects_all_rows_and_refuses_another_scan_of_the_same_
 
 def test_an_interruption_keeps_the_rows_of_the_scans_that_are_done(seen, tmp_path, monkeypatch):
     scans = blocks(tmp_path, "a.nii.gz", "b.nii.gz", "c.nii.gz")
-    segment = scan_steps.segment_scan
+    segment = prepared.segment_scan
 
     started = []
 
@@ -169,11 +169,11 @@ def test_an_interruption_keeps_the_rows_of_the_scans_that_are_done(seen, tmp_pat
             raise KeyboardInterrupt
         return segment(models, image, spacing)
 
-    monkeypatch.setattr(scan_steps, "segment_scan", interrupt_the_second)
+    monkeypatch.setattr(prepared, "segment_scan", interrupt_the_second)
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 130
     first, second = rows_of(tmp_path / "out")
     assert float(first["pancreas_ml"]) > 0 and second["error"] == UNFINISHED
-    monkeypatch.setattr(scan_steps, "segment_scan", segment)
+    monkeypatch.setattr(prepared, "segment_scan", segment)
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
     assert [row["error"] for row in rows_of(tmp_path / "out")] == ["", "", ""]
 
@@ -213,9 +213,9 @@ def test_what_could_not_be_read_beside_another_scan_is_read_again_alone(seen, tm
 
 def test_without_memory_for_other_scans_each_has_the_memory_for_itself(seen, tmp_path, monkeypatch):
     scans, events = blocks(tmp_path, "a.nii.gz", "b.nii.gz"), []
-    read, segment, write = scan_steps.read_image, scan_steps.segment_scan, scan_steps.write_mask
+    read, segment, write = scan_steps.read_image, prepared.segment_scan, scan_steps.write_mask
     monkeypatch.setattr(scan_steps, "read_image", lambda *given: (events.append("read"), read(*given))[1])
-    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given, **_: (events.append("segment"), segment(*given))[1])
+    monkeypatch.setattr(prepared, "segment_scan", lambda *given, **_: (events.append("segment"), segment(*given))[1])
     monkeypatch.setattr(scan_steps, "write_mask", lambda *given: (events.append("write"), write(*given))[1])
     monkeypatch.setattr(scan_steps, "free_memory", lambda: 10**6)
     assert predict.main([*scans, "-o", str(tmp_path / "out")]) == 0
@@ -249,7 +249,7 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 import numpy as np, torch
 from data.cases.preparation import Preparation
-from engine.infer import predict, scan
+from engine.infer import predict, prepared
 from engine.infer.cascade import CascadeResult
 from engine.stages import STAGES
 stage, root = STAGES["pancreas_coarse"], Path(sys.argv[1])
@@ -257,7 +257,7 @@ model = SimpleNamespace(preparation=Preparation(), device=torch.device("cpu"), s
                         readout="segmentation", threshold=0.5, members=(), fast=False, confirms=False,
                         sha256="of the network")
 predict.load_models = lambda options: {"pancreas_coarse": model}
-scan.segment_scan = lambda models, image, spacing, **_: CascadeResult((image > -300).astype(np.uint8), ())
+prepared.segment_scan = lambda models, image, spacing, **_: CascadeResult((image > -300).astype(np.uint8), ())
 sys.exit(predict.main(sys.argv[2:]))
 """
     arguments = [str(tmp_path), *scans, "--path", str(tmp_path), "-o", str(tmp_path / "out"), "--quiet", "--shard"]
@@ -287,19 +287,17 @@ def test_a_result_without_flips_is_never_taken_for_one_with_them(seen, tmp_path,
 
 def test_doubts_of_the_cascade_are_flagged_in_the_table(seen, tmp_path, monkeypatch, capsys):
     (scan,) = blocks(tmp_path, "a.nii.gz")
-    segment = scan_steps.segment_scan
-    monkeypatch.setattr(scan_steps, "find_doubts", lambda scan: ())
-    monkeypatch.setattr(scan_steps, "find_doubts_of_size", lambda pancreas_ml: ())
+    segment = prepared.segment_scan
+    monkeypatch.setattr(prepared, "find_doubts", lambda scan: ())
+    monkeypatch.setattr(prepared, "find_doubts_of_size", lambda pancreas_ml: ())
     doubtful = {"doubts": ("the voxels are unlike those of the training",), "notes": ("tumour fine: nothing found",)}
-    monkeypatch.setattr(scan_steps, "segment_scan", lambda *given, **_: segment(*given)._replace(**doubtful))
+    monkeypatch.setattr(prepared, "segment_scan", lambda *given, **_: segment(*given)._replace(**doubtful))
     assert predict.main([scan, "-o", str(tmp_path / "out")]) == 0
     (row,) = rows_of(tmp_path / "out")
     assert row["unreliable"] == "yes"
     assert row["note"] == "the voxels are unlike those of the training; tumour fine: nothing found"
     assert "unreliable: the voxels are unlike" in capsys.readouterr().out
-    monkeypatch.setattr(
-        scan_steps, "segment_scan", lambda *given, **_: segment(*given)._replace(notes=doubtful["notes"])
-    )
+    monkeypatch.setattr(prepared, "segment_scan", lambda *given, **_: segment(*given)._replace(notes=doubtful["notes"]))
     assert predict.main([scan, "-o", str(tmp_path / "certain")]) == 0
     assert rows_of(tmp_path / "certain")[0]["unreliable"] == ""
 

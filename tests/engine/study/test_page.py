@@ -10,6 +10,7 @@ import yaml
 from engine.study import command as study
 from engine.study.condense import condense
 from engine.study.runs import Run
+from pancreas_dual_task import report
 from tests.engine.report.html.pages import Reader
 from tests.study_parts import case, fake_run, options
 
@@ -39,7 +40,7 @@ def finished(study_store, tmp_path, fake_scripts) -> Path:
 
 
 def test_the_page_has_the_cases_with_the_worst_first_and_links_the_runs(finished, capsys):
-    assert study.main(["report", str(finished)]) == 0
+    assert report.main([str(finished)]) == 0  # as `study report`
     assert f"report: {finished / 'report.html'}" in capsys.readouterr().out
     page = Reader(finished / "report.html")
     (link,) = [found for found in page.links if not found.startswith(("#", "data:"))]

@@ -101,7 +101,20 @@ def test_a_tracker_that_fails_is_named_once_and_the_table_is_complete(folder, re
     printed = capsys.readouterr().out
     assert printed == ("note: wandb failed (ConnectionError: no route), so this run is not tracked from here on\n")
     assert [call[0] for call in recorded.calls].count(fails) == 1
+    if fails == "log":  # the tracked run does not stay open
+        assert recorded.calls[-1] == ("close", True)
     assert [row["epoch"] for row in read_losses(folder)] == [1, 2, 3]
+
+
+def test_a_run_that_was_opened_and_cannot_be_recorded_is_closed(folder, recorded, capsys, monkeypatch):
+    def full(path):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(trackers, "replacing", full)
+    tracking = trackers.Tracking("wandb", folder, [])
+    tracking.log(ROWS[0])
+    assert [call[0] for call in recorded.calls] == ["open", "close"] and recorded.calls[-1] == ("close", True)
+    assert "the disk is full" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damaged", ["tracker.json", "settings.yaml"])
