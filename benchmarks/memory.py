@@ -29,7 +29,6 @@ from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings, new_network
 from engine.stages import STAGES, with_variant
 from models.dual_task_net import MOST_RECOMPUTED
-from models.losses import DualTaskLoss
 
 # Stage, variant, width, sides of a box and boxes of a step: small enough for two CPU cores and a few seconds each.
 MEASURED = (
@@ -77,7 +76,7 @@ def _train_two_steps(
     avoid_slow_convolutions(net)
     net.recomputed = recomputed
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
-    criterion = DualTaskLoss(method.weights, steepness=method.steepness)
+    criterion = method.build_loss()
     seconds = 0.0
     for _ in range(2):
         start = time.process_time()

@@ -29,7 +29,6 @@ from engine.device import avoid_slow_convolutions, free_device_memory
 from engine.method import Method
 from engine.recipe import NetworkSettings, Recipe, new_network
 from models.dual_task_net import MOST_RECOMPUTED
-from models.losses import DualTaskLoss
 from models.processes import process_count
 
 # While a step runs on a GPU, the next batch is prepared. Besides that batch, the augmentation holds sampling grids and
@@ -148,7 +147,7 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     """Run the network on fake images and compute its loss, as in a step of the training."""
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         output = net(images.contiguous(memory_format=torch.channels_last_3d))
-    criterion = DualTaskLoss(method.weights, steepness=method.steepness)
+    criterion = method.build_loss()
     loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), [torch.Generator()] * len(mask))
     return loss
 

@@ -11,7 +11,7 @@ from data.common.errors import InputError
 from data.common.settings import change_settings
 from models.contrast import RING_MM
 from models.dual_task_net import HEAD_INPUTS
-from models.losses import DELAYED, RAMPED, LossWeights
+from models.losses import DELAYED, RAMPED, DualTaskLoss, LossWeights
 from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
 from models.views import FAMILIES
 
@@ -120,6 +120,16 @@ class Method:
         if "sdf" not in self.heads:
             return None
         return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing)
+
+    def build_loss(self) -> DualTaskLoss:
+        """Build the loss."""
+        return DualTaskLoss(
+            self.weights,
+            min_cells=self.min_anchor_cells,
+            ring_mm=self.ring_mm,
+            ramp=self.ramp,
+            steepness=self.steepness,
+        )
 
     def only(self, *parts: str) -> "Method":
         """Return plain segmentation with these of the METHOD_PARTS, weighted as in this method."""

@@ -15,11 +15,11 @@ Takes a trained model and training cases, augmented and with views as during tra
 import argparse
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,11 +32,11 @@ from engine.stages import STAGES
 from engine.train.loader import derive_seed
 from experiments.common import add_run_options, open_run
 from models.contrast import draw_anchors
-from models.dual_task_net import DualTaskOutput
-from models.losses import DualTaskLoss, LossWeights, dice_loss
+from models.dual_task_net import DualTaskNet, DualTaskOutput
+from models.gradients import compare_gradients
+from models.losses import dice_loss, sum_of
 from models.views import random_views
 
-HEAD_PARAMETERS = ("seg.", "sdf.", "embedding.", "slice.")  # starts of their names
 SEGMENTATION = ("dice", "bce")
 SEED = 2022
 
@@ -59,7 +59,7 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
     )
     torch.manual_seed(index)  # the dropout's
     output = model.net(random_views(batch.image, batch.spacing, method.views, [generator]))
-    measured = term_gradients(model, output, batch, index)
+    measured = gradients_of_terms(model, output, batch, index)
 
     masks = {"seg": output.seg > 0} | ({} if output.sdf is None else {"sdf": output.sdf < 0})
     for head, mask in masks.items():
@@ -74,32 +74,15 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
     return measured
 
 
-def term_gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
+def gradients_of_terms(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
     """Measure the gradient of every active term; norm and cosine are 0 for a term without gradient."""
     method = model.stage.method
     phi = method.distance_target(batch.mask, batch.spacing)
-    shared = [p for name, p in model.net.named_parameters() if not name.startswith(HEAD_PARAMETERS)]
-
-    def gradient(*terms: str) -> Tensor:
-        only = {name: weight if name in terms else 0.0 for name, weight in vars(method.weights).items()}
-        criterion = DualTaskLoss(
-            LossWeights(**only),
-            min_cells=method.min_anchor_cells,
-            ring_mm=method.ring_mm,
-            steepness=method.steepness,
-        )
-        loss, _ = criterion(output, batch.mask, phi, batch.spacing, [torch.Generator().manual_seed(seed)])
-        if not loss.requires_grad:  # an infinitely steep T is a constant
-            return torch.zeros(sum(p.numel() for p in shared), device=model.device)
-        parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in parts])
-
-    of_segmentation, measured = gradient(*SEGMENTATION), {}
-    for term in method.weights.active:
-        of_term = gradient(term)
-        measured[f"norm {term}"] = float(of_term.norm())
-        measured[f"cosine {term}"] = float(F.cosine_similarity(of_term, of_segmentation, dim=0))
-    return measured
+    generators = [torch.Generator().manual_seed(seed)]
+    weighted, _ = method.build_loss().weighted_terms(output, batch.mask, phi, batch.spacing, generators)
+    segmentation = sum_of({name: term for name, term in weighted.items() if name in SEGMENTATION}, model.device)
+    compared = compare_gradients(weighted, segmentation, cast("DualTaskNet", model.net).shared_parameters())
+    return {name.replace("_", " ", 1): float(value) for name, value in compared.items()}
 
 
 @command

@@ -179,6 +179,10 @@ class DualTaskNet(nn.Module):
             if ENCODER.match(name):
                 parameter.requires_grad_(False)
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that do not belong to a single head."""
+        return [parameter for name, parameter in self.named_parameters() if name.split(".")[0] not in HEADS]
+
     def _run(self, resolution: int, part: Callable[..., R], *inputs: Tensor | nn.Module) -> R:
         """Run a part of the network at a resolution (1 is the full one); keep its features or recompute them."""
         if resolution > self.recomputed or not torch.is_grad_enabled():

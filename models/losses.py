@@ -1,7 +1,7 @@
 """The loss terms as pure functions, and DualTaskLoss, their weighted sum."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -24,6 +24,10 @@ RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")
 # Terms of the distance head. It waits until the features tell the target from its surroundings. Before that, it could
 # only learn that most voxels lie far outside: it would become 1 everywhere, where T has no slope and tanh hardly any.
 DELAYED = ("sdf", "transform", "sdf_consistency", "agreement")
+# The gradient that a term should have at least on the shared layers, as a share of that of Dice. Below it, the term
+# changes nothing that could be measured, and counts as absent.
+LEAST_SHARE = 0.05
+NOT_GATED = ("dice", "bce")  # plain segmentation: what the others are compared with
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,11 @@ def slice_labels(mask: Tensor) -> Tensor:
     return (mask.sum(dim=(1, 3, 4)) > SLICE_MIN_VOXELS).float()
 
 
+def sum_of(weighted: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    """Add up weighted terms, one after the other; 0 without any."""
+    return sum(weighted.values(), torch.zeros((), device=device))
+
+
 def ramp_up(progress: float, length: float) -> float:
     """Compute the factor of a ramped weight, exp(-5 (1 - progress / length)^2), and 1 from ``length`` on.
 
@@ -169,6 +178,25 @@ class DualTaskLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch.
 
+        Arguments and errors are those of ``weighted_terms``.
+
+        Returns:
+            The loss, a scalar, and its terms as ``weighted_terms`` gives them.
+        """
+        weighted, terms = self.weighted_terms(output, mask, phi, spacing, generators, progress)
+        return sum_of(weighted, mask.device), terms
+
+    def weighted_terms(
+        self,
+        output: DualTaskOutput,
+        mask: Tensor,
+        phi: Tensor | None,
+        spacing: Tensor,
+        generators: Sequence[Generator],
+        progress: float = 1.0,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute the terms of the loss of a batch.
+
         Args:
             output: Output of the network for V views of B samples, ordered view after view (V * B rows).
             mask: Binary mask, shape (B, 1, D, H, W).
@@ -178,8 +206,9 @@ class DualTaskLoss:
             progress: Completed share of the training, in [0, 1].
 
         Returns:
-            The loss, a scalar, and every active term by name, unweighted and without gradient. ``contrast`` is
-            accompanied by ``contrast_skipped``, which is 1 if one of the two groups had no anchor, else 0.
+            The terms that act by name, times their weights, whose sum is the loss; and every active term, unweighted
+            and without gradient. ``contrast`` is accompanied by ``contrast_skipped``, which is 1 if one of the two
+            groups had no anchor, else 0.
 
         Raises:
             ValueError: If an active term needs a head, a distance or a second view that is missing.
@@ -206,13 +235,13 @@ class DualTaskLoss:
                 for logits, step in zip(_required(output.deep, "deep", "the head 'deep'"), (2, 4), strict=True)
             )
             terms["deep"] = (2 * half + quarter) / 3
-        total = torch.zeros((), device=mask.device)
+        weighted = {}
         for name in self.weights.active:
             rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
             term = _required(terms.get(name), name, "the head 'sdf'")
             if name not in DELAYED or progress >= self.ramp / 2:
-                total = total + getattr(self.weights, name) * rise * term
-        return total, {name: term.detach() for name, term in terms.items()}
+                weighted[name] = getattr(self.weights, name) * rise * term
+        return weighted, {name: term.detach() for name, term in terms.items()}
 
     def _segmentation_terms(self, logits: Tensor, mask: Tensor, spacing: Tensor, views: int) -> dict[str, Tensor]:
         weights = self.weights

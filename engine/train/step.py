@@ -6,6 +6,7 @@ wait for the next step itself. What decides on shapes is drawn on the CPU.
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,8 +18,10 @@ from data.common.errors import InputError
 from data.samples import Sample
 from engine.device import naming_memory_errors
 from engine.processes import average_gradients, largest_over_processes, own_share
+from engine.train.gates import measure_gradients, measures
 from engine.train.loader import derive_seed, read_batches
 from engine.train.training import Training
+from models.losses import sum_of
 from models.views import random_views
 
 LESS_MEMORY = "start a new run with a smaller --batch-size or --width"
@@ -117,7 +120,8 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
         done: Number of steps that the run has made before.
 
     Returns:
-        The loss, each unweighted term and the norm of the gradient before clipping: scalars on the device.
+        The loss, each unweighted term and the norm of the gradient before clipping: scalars on the device. In some
+        steps, what ``measure_gradients`` finds of the terms besides.
     """
     settings, progress = training.recipe.training, done / training.steps
     rising = max(1.0, settings.warm_up * training.steps)
@@ -125,7 +129,11 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
         group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
     with training.execution.autocast():
         output = training.net(step.images)
-    loss, terms = training.criterion(output, step.mask, step.phi, step.spacing, step.generators, progress)
+    weighted, terms = training.criterion.weighted_terms(
+        output, step.mask, step.phi, step.spacing, step.generators, progress
+    )
+    loss = sum_of(weighted, training.device)
+    measured = measure_gradients(training, weighted) if measures(training, done) else {}
     training.optimiser.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
     average_gradients(training.net)
@@ -141,7 +149,7 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
                 average.lerp_(weight, share)
     if training.execution.scales_loss:  # a step whose scaled gradient overflows is left out, and the scale is lowered
         norm = norm.nan_to_num(posinf=0.0)
-    return {"loss": loss.detach(), **terms, "gradient_norm": norm}
+    return {"loss": loss.detach(), **terms, "gradient_norm": norm, **measured}
 
 
 class LossSums:
@@ -152,8 +160,9 @@ class LossSums:
     """
 
     def __init__(self, read_every: int) -> None:
-        self.read_every, self.count = read_every, 0
+        self.read_every = read_every
         self.sums: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
         self._unread: list[tuple[tuple[str, ...], dict[str, Tensor]]] = []
 
     def add(self, keys: tuple[str, ...], terms: dict[str, Tensor]) -> None:
@@ -175,17 +184,17 @@ class LossSums:
         unread, self._unread = self._unread, []
         if not unread:
             return
-        rows = torch.stack([torch.stack([term.float() for term in terms.values()]) for _, terms in unread]).tolist()
-        for (keys, terms), row in zip(unread, rows, strict=True):
-            values = dict(zip(terms, row, strict=True))
-            if not all(map(math.isfinite, row)):
+        found = iter(torch.stack([term.float() for _, terms in unread for term in terms.values()]).tolist())
+        for keys, terms in unread:
+            values = {name: next(found) for name in terms}
+            if not all(map(math.isfinite, values.values())):
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
                 problem = f"the loss is not finite ({shown})"
                 raise InputError(", ".join(keys), problem, "look at the case, or use a lower --lr")
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
-            self.count += 1
+            self.counts.update(values.keys())
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each term over the steps that have been read."""
-        return {name: total / self.count for name, total in self.sums.items()}
+        """Return the mean of each term over the steps that have been read and have it."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from data.cases.case import Case
@@ -21,6 +20,7 @@ from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
 from engine.train.initial import InitialWeights, load_fitting
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
+from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
 
 
@@ -56,10 +56,10 @@ class Training:
     loader: DataLoader[Sample | InputError]
     sampler: EpochSampler
     validation: Sequence[Case]
-    net: nn.Module
+    net: DualTaskNet
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: nn.Module | None
+    average: DualTaskNet | None
     criterion: DualTaskLoss
     data_hash: str
     spacing_range: list[list[float]]
@@ -158,13 +158,7 @@ def prepare_training(
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=execution.scales_loss),
         average=average,
-        criterion=DualTaskLoss(
-            stage.method.weights,
-            min_cells=stage.method.min_anchor_cells,
-            ring_mm=stage.method.ring_mm,
-            ramp=stage.method.ramp,
-            steepness=stage.method.steepness,
-        ),
+        criterion=stage.method.build_loss(),
         data_hash=digest([*cases, *validation_cases]),
         spacing_range=spacing_range(cases),
     )
