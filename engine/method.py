@@ -11,8 +11,8 @@ from data.common.errors import InputError
 from data.common.settings import change_settings
 from models.contrast import RING_MM
 from models.dual_task_net import HEAD_INPUTS
-from models.losses import DELAYED, RAMPED, DualTaskLoss, LossWeights
-from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
+from models.losses import DELAYED, RAMPED, REGRESSIONS, DualTaskLoss, LossWeights
+from models.signed_distance import STEEPNESS, TAU_MM, per_case_distance, signed_distance
 from models.views import FAMILIES
 
 DISTANCES = ("truncated_mm", "per_case")
@@ -45,7 +45,9 @@ class Method:
     )
     steepness: float = field(
         default=STEEPNESS,
-        metadata={"help": "k of the transform T(d) = sigmoid(-k d); inf thresholds d and passes no gradient"},
+        metadata={
+            "help": "k of the transform T(d) = sigmoid(-k d) at a tau of 10 mm; inf thresholds d and passes no gradient"
+        },
     )
     ramp: float = field(
         default=0.5,
@@ -69,6 +71,19 @@ class Method:
             "choices": HEAD_INPUTS,
         },
     )
+    tau_mm: float = field(
+        default=TAU_MM,
+        metadata={"added": True, "help": "distance in mm at which the target of the distance head is truncated"},
+    )
+    regression: str = field(
+        default="box",
+        metadata={
+            "added": True,
+            "help": "what the errors of the distance are averaged over: the whole box, or the band within tau of the "
+            "boundary, with a tenth of the rest",
+            "choices": REGRESSIONS,
+        },
+    )
 
     def __post_init__(self) -> None:
         if not self.steepness > 0:
@@ -79,6 +94,11 @@ class Method:
             raise InputError(f"--min-anchor-cells {self.min_anchor_cells}", "too few", "give 1 or more")
         if not 0 < self.ring_mm < math.inf:
             raise InputError(f"--ring-mm {self.ring_mm}", "not a positive number", "give a width in mm")
+        if not 0 < self.tau_mm < math.inf:
+            raise InputError(f"--tau-mm {self.tau_mm}", "not a positive number", "give a distance in mm")
+        if self.distance == "per_case" and self.regression == "band":
+            problem = "has no truncation, and so no band"
+            raise InputError("--distance per_case", problem, "use it with --regression box")
         for f in fields(self.weights):
             weight = getattr(self.weights, f.name)
             if not 0 <= weight < math.inf:
@@ -102,10 +122,17 @@ class Method:
     def effective(self) -> "Method":
         """The same method with unused settings at their defaults, so that methods that compute the same are equal."""
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
+        unread += [] if "sdf" in self.heads and self.distance != "per_case" else ["tau_mm"]
+        unread += [] if self.weights.sdf or self.weights.reciprocal else ["regression"]
         unread += [] if {*RAMPED, *DELAYED} & {*self.weights.active} else ["ramp"]
         unread += [] if self.weights.contrast else ["min_anchor_cells", "ring_mm"]
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Method) if f.name in unread}
         return replace(self, **defaults)
+
+    @property
+    def scaled_steepness(self) -> float:
+        """The k of T at voxels of 0.9 mm for distances in units of ``tau_mm``, so that T is as steep in mm."""
+        return self.steepness * self.tau_mm / TAU_MM
 
     def distance_target(self, mask: Tensor, spacing: Tensor) -> Tensor | None:
         """Return the target of the distance head, or None for a method without that head.
@@ -119,7 +146,7 @@ class Method:
         """
         if "sdf" not in self.heads:
             return None
-        return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing)
+        return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing, self.tau_mm)
 
     def build_loss(self) -> DualTaskLoss:
         """Build the loss."""
@@ -127,8 +154,10 @@ class Method:
             self.weights,
             min_cells=self.min_anchor_cells,
             ring_mm=self.ring_mm,
+            tau=self.tau_mm,
             ramp=self.ramp,
-            steepness=self.steepness,
+            steepness=self.scaled_steepness,
+            regression=self.regression,
         )
 
     def only(self, *parts: str) -> "Method":

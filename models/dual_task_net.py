@@ -220,8 +220,8 @@ def averaged_probability(output: DualTaskOutput, spacing: Tensor, steepness: flo
     Args:
         output: Output of a network with the head "sdf".
         spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
-        steepness: The k of T that the network was trained with, at voxels of 0.9 mm. With ``math.inf`` T(d) is the
-            mask d < 0.
+        steepness: The k of T that the network was trained with, at voxels of 0.9 mm and its own tau. With ``math.inf``
+            T(d) is the mask d < 0.
 
     Returns:
         The mean of p and T(d) in float32, shape (B, 1, D, H, W).

@@ -16,6 +16,8 @@ from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_
 
 T = TypeVar("T")
 
+REGRESSIONS = ("box", "band")  # over what an error of the distance is averaged
+FAR_WEIGHT = 0.1  # of the voxels beyond the band, where phi is -1 or 1
 ABSENCE_ML = 5.0  # the predicted volume from which on the absence loss bends from a line to a logarithm
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms that compare two predictions. Their weight rises during training, because predictions agree most easily if both
@@ -45,9 +47,9 @@ class LossWeights:
         bce: Binary cross-entropy of p and y.
         absence: log(1 + V / 5 ml) of the predicted volume V where y is empty.
         contrast: NT-Xent loss of the embeddings inside the target and around it.
-        sdf: Mean of |d - phi|.
+        sdf: Mean of |d - phi|, see ``distance_error``.
         transform: Dice loss of T(d) and y.
-        reciprocal: Mean of |R(p) - phi|.
+        reciprocal: Mean of |R(p) - phi|, see ``distance_error``.
         agreement: Mean of (T(d) - p)^2.
         consistency: Mean squared difference of p between two views.
         consistency_cosine: 1 - cosine similarity of p between two views.
@@ -108,6 +110,29 @@ def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
     return mean_of_chosen(torch.log1p(volume / ABSENCE_ML), (mask.flatten(1).sum(1) == 0).float())
 
 
+def distance_error(distance: Tensor, phi: Tensor, over: str = "box") -> Tensor:
+    """Compute the mean of |d - phi|.
+
+    Most of a box lies beyond the truncation distance. In a mean over the box, a lesion that fills a 200th of it and the
+    voxels around it count for nearly nothing.
+
+    Args:
+        distance: d, shape (B, 1, D, H, W).
+        phi: Signed distance of the mask in units of the truncation distance, same shape.
+        over: "box" for the mean over all voxels, or "band" for the mean over the band |phi| < 1 plus FAR_WEIGHT times
+            that over the rest, both averaged over the samples that have such voxels.
+    """
+    if over == "box":
+        return F.l1_loss(distance, phi)
+    error, near = (distance - phi).abs().flatten(1), (phi.abs() < 1).float().flatten(1)
+
+    def mean_over(region: Tensor) -> Tensor:
+        voxels = region.sum(1)
+        return mean_of_chosen((error * region).sum(1) / voxels.clamp(min=1), (voxels > 0).float())
+
+    return mean_over(near) + FAR_WEIGHT * mean_over(1 - near)
+
+
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Compute the sum of ``dice_loss`` and the binary cross-entropy of logits and a mask, both (B, 1, D, H, W)."""
     return dice_loss(torch.sigmoid(logits), mask) + F.binary_cross_entropy_with_logits(logits, mask)
@@ -151,7 +176,8 @@ class DualTaskLoss:
         tau: Truncation distance in mm, the unit of the signed distance.
         ramp: Share of the training over which the weights of the terms in RAMPED rise, and after half of which those in
             DELAYED set in; 0 for neither.
-        steepness: k of the transform T at voxels of 0.9 mm.
+        steepness: k of the transform T at voxels of 0.9 mm, for distances in units of tau.
+        regression: What an error of the distance is averaged over, one of REGRESSIONS.
     """
 
     def __init__(
@@ -163,9 +189,10 @@ class DualTaskLoss:
         tau: float = TAU_MM,
         ramp: float = 1.0,
         steepness: float = STEEPNESS,
+        regression: str = "box",
     ) -> None:
         self.weights, self.min_cells, self.ring_mm = weights, min_cells, ring_mm
-        self.tau, self.ramp, self.steepness = tau, ramp, steepness
+        self.tau, self.ramp, self.steepness, self.regression = tau, ramp, steepness, regression
 
     def __call__(
         self,
@@ -273,12 +300,12 @@ class DualTaskLoss:
         k = scale_steepness(spacing, self.steepness)
         terms: dict[str, Tensor] = {}
         if weights.sdf:
-            terms["sdf"] = F.l1_loss(d, _required(phi, "sdf", "the signed distance phi"))
+            terms["sdf"] = distance_error(d, _required(phi, "sdf", "the signed distance phi"), self.regression)
         if weights.transform:
             terms["transform"] = dice_loss(distance_to_mask(d, k), mask)
         if weights.reciprocal:
             target = _required(phi, "reciprocal", "the signed distance phi")
-            terms["reciprocal"] = F.l1_loss(mask_to_distance(p, spacing, self.tau), target)
+            terms["reciprocal"] = distance_error(mask_to_distance(p, spacing, self.tau), target, self.regression)
         if weights.agreement:
             terms["agreement"] = F.mse_loss(distance_to_mask(d, k), p)
         if weights.sdf_consistency:

@@ -4,12 +4,14 @@ import json
 import math
 
 import pytest
+import torch
 
 from data.common.errors import InputError
 from data.common.settings import from_record
 from engine.method import METHOD_PARTS, Method
 from engine.stages import STAGES, VARIANTS, distinct_variants, with_variant
 from models.losses import LossWeights
+from models.signed_distance import distance_to_mask, scale_steepness
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
@@ -62,6 +64,39 @@ def test_settings_that_contradict_each_other_are_refused():
         STAGES["pancreas_fine"].method.changed(["dice=0", "bce=0", "contrast=0"])
     with pytest.raises(InputError, match="--weight reciprocal=0"):
         method.changed(["reciprocal=1"], {"distance": "per_case"})
+
+
+def test_the_transform_is_as_steep_in_mm_whatever_tau_is():
+    """A boundary between two voxels of 0.9 mm: T of the signed distance on either side is the same for 5 and 10 mm."""
+    mask = torch.zeros(1, 1, 4, 4, 8)
+    mask[..., 4:] = 1
+    spacing = torch.full((1, 3), 0.9)
+    found = []
+    for tau in (5.0, 10.0):
+        method = STAGES["tumor_coarse"].method.changed([], {"tau_mm": tau})
+        phi = method.distance_target(mask, spacing)
+        assert float(phi[0, 0, 0, 0, 5]) == pytest.approx(-1.8 / tau)
+        found.append(distance_to_mask(phi, scale_steepness(spacing, method.scaled_steepness)))
+        loss = method.build_loss()
+        assert (loss.tau, loss.steepness) == (tau, method.scaled_steepness)
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_settings_of_the_distance_are_checked_and_ignored_without_its_head():
+    method = STAGES["tumor_coarse"].method
+    with pytest.raises(InputError, match="--tau-mm"):
+        method.changed([], {"tau_mm": 0.0})
+    with pytest.raises(InputError, match="--regression box"):
+        method.changed([], {"distance": "per_case", "regression": "band"})
+    changed = {"tau_mm": 5.0, "regression": "band"}
+    assert method.changed([], changed).effective != method.effective
+    assert method.only().changed([], changed).effective == method.only().effective
+
+
+def test_a_record_from_before_a_setting_was_added_still_reads():
+    method = STAGES["tumor_fine"].method
+    record = {name: value for name, value in method.to_record().items() if name not in ("tau_mm", "regression")}
+    assert from_record(Method, record, complete=True) == method
 
 
 def test_variants_that_compute_the_same_are_one():

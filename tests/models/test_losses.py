@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 
 from models.dual_task_net import DualTaskNet, DualTaskOutput
-from models.losses import ABSENCE_ML, DualTaskLoss, LossWeights, absence_loss, dice_loss
+from models.losses import ABSENCE_ML, FAR_WEIGHT, DualTaskLoss, LossWeights, absence_loss, dice_loss, distance_error
 from models.signed_distance import signed_distance
 from tests.models.shapes import ball
 
@@ -126,3 +126,26 @@ def test_an_active_term_without_what_it_needs_is_refused(term, missing):
     phi = None if missing == "phi" else signed_distance(mask, spacing)
     with pytest.raises(ValueError, match=missing):
         DualTaskLoss(only(term))(output, mask, phi, spacing, [Generator()] * len(mask))
+
+
+def test_the_error_over_the_band_does_not_depend_on_the_size_of_the_box():
+    """Four voxels within tau with an error of 0.1, and others beyond it with one of 0.5."""
+    for beyond in (3, 60):
+        phi = torch.tensor([-0.5, 0.0, 0.5, 0.9] + [1.0] * beyond).view(1, 1, 1, 1, -1)
+        d = torch.where(phi < 1, phi + 0.1, phi - 0.5).requires_grad_()
+        loss = distance_error(d, phi, "band")
+        loss.backward()
+        assert loss.item() == pytest.approx(0.1 + FAR_WEIGHT * 0.5)
+        assert d.grad.flatten().tolist() == pytest.approx([1 / 4] * 4 + [-FAR_WEIGHT / beyond] * beyond)
+        assert distance_error(d, phi).item() == pytest.approx((4 * 0.1 + beyond * 0.5) / (4 + beyond))
+
+
+def test_a_sample_without_a_target_has_no_band_and_does_not_thin_that_of_the_others():
+    target = signed_distance(ball((8, 16, 16), (4, 8, 8), 3)[None], (1, 1, 1), 2.0)
+    phi = torch.cat([target, torch.ones(target.shape)]).double()
+    d = (phi * 0.8).requires_grad_()
+    alone, neither = (distance_error(d[i : i + 1], phi[i : i + 1], "band").item() for i in (0, 1))
+    assert neither == pytest.approx(FAR_WEIGHT * 0.2) and alone > neither
+    assert distance_error(d, phi, "band").item() == pytest.approx(alone)
+    part = phi[..., 4:8, 6:10]
+    assert torch.autograd.gradcheck(lambda x: distance_error(x, part, "band"), (part * 0.8).requires_grad_())
