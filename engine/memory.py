@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode
@@ -30,6 +31,7 @@ from engine.method import Method
 from engine.recipe import NetworkSettings, Recipe, new_network
 from models.dual_task_net import MOST_RECOMPUTED
 from models.processes import process_count
+from models.tissue_contrast import CELL, TISSUES, TissueCells
 
 # While a step runs on a GPU, the next batch is prepared. Besides that batch, the augmentation holds sampling grids and
 # copies of so many bytes per voxel of one sample at a time (measured: 69 for the pose, 104 for a view).
@@ -148,7 +150,12 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         output = net(images.contiguous(memory_format=torch.channels_last_3d))
     criterion = method.build_loss()
-    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), [torch.Generator()] * len(mask))
+    cells = None
+    if method.weights.tissue_contrast:
+        inside = F.avg_pool3d(mask, CELL) > 0
+        cells = TissueCells(inside.expand(-1, len(TISSUES), -1, -1, -1), torch.zeros(len(mask), dtype=torch.int64))
+    generators = [torch.Generator()] * len(mask)
+    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), generators, cells=cells)
     return loss
 
 

@@ -19,12 +19,18 @@ DISTANCES = ("truncated_mm", "per_case")
 # The loss terms that each part of the method brings. Those of plain segmentation belong to every variant.
 _SEGMENTATION = ("dice", "bce", "absence")
 METHOD_PARTS = {
-    "contrast": ("contrast",),
+    "contrast": ("contrast", "tissue_contrast"),
     "views": ("consistency", "consistency_cosine", "sdf_consistency"),
     "sdf": ("sdf", "transform", "reciprocal", "agreement"),
 }
 _SDF_TERMS = dict.fromkeys(METHOD_PARTS["sdf"], "sdf")
-_HEAD_OF_TERM = {"contrast": "embedding", "slice": "slice", "deep": "deep", "sdf_consistency": "sdf"} | _SDF_TERMS
+_HEAD_OF_TERM = {
+    "contrast": "embedding",
+    "tissue_contrast": "projection",
+    "slice": "slice",
+    "deep": "deep",
+    "sdf_consistency": "sdf",
+} | _SDF_TERMS
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,15 @@ class Method:
         unread += [] if "sdf" in self.heads and self.distance != "per_case" else ["tau_mm"]
         unread += [] if self.weights.sdf or self.weights.reciprocal else ["regression"]
         unread += [] if {*RAMPED, *DELAYED} & {*self.weights.active} else ["ramp"]
-        unread += [] if self.weights.contrast else ["min_anchor_cells", "ring_mm"]
+        unread += [] if self.weights.contrast else ["min_anchor_cells"]
+        unread += [] if self.weights.contrast or self.weights.tissue_contrast else ["ring_mm"]
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Method) if f.name in unread}
         return replace(self, **defaults)
+
+    @property
+    def needs_pancreas(self) -> bool:
+        """Whether a step has to know the pancreas besides its target."""
+        return self.weights.tissue_contrast > 0
 
     @property
     def scaled_steepness(self) -> float:

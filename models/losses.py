@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from models.contrast import RING_MM, draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
 from models.processes import mean_of_chosen, rows_of_all
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
+from models.tissue_contrast import Anchors, TissueCells, contrast_tissues, draw_tissue_anchors, mean_cosine, remember
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ DELAYED = ("sdf", "transform", "sdf_consistency", "agreement")
 # The gradient that a term should have at least on the shared layers, as a share of that of Dice. Below it, the term
 # changes nothing that could be measured, and counts as absent.
 LEAST_SHARE = 0.05
+MOST_COSINE = 0.9  # of two anchors of the contrast of tissues; above, it cannot tell cells apart and counts as absent
 NOT_GATED = ("dice", "bce")  # plain segmentation: what the others are compared with
 
 
@@ -57,6 +59,7 @@ class LossWeights:
         slice: Binary cross-entropy of the slice logits.
         deep: Dice and cross-entropy of the logits on the coarser grids of the decoder, two thirds of it at 1/2 and one
             third at 1/4 (deep supervision).
+        tissue_contrast: Contrast of target, gland, their surroundings and bright tissue (``models.tissue_contrast``).
     """
 
     dice: float = 1.0
@@ -72,11 +75,12 @@ class LossWeights:
     sdf_consistency: float = 0.0
     slice: float = 0.0
     deep: float = 0.0
+    tissue_contrast: float = field(default=0.0, metadata={"added": True})
 
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the terms whose weight is not 0."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name))
+        return tuple(term.name for term in fields(self) if getattr(self, term.name))
 
 
 def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
@@ -178,6 +182,10 @@ class DualTaskLoss:
             DELAYED set in; 0 for neither.
         steepness: k of the transform T at voxels of 0.9 mm, for distances in units of tau.
         regression: What an error of the distance is averaged over, one of REGRESSIONS.
+
+    Attributes:
+        memory: Anchors of earlier steps for the contrast of tissues, which every call adds to; None before the first
+            one. It is a part of the state of a training.
     """
 
     def __init__(
@@ -193,6 +201,7 @@ class DualTaskLoss:
     ) -> None:
         self.weights, self.min_cells, self.ring_mm = weights, min_cells, ring_mm
         self.tau, self.ramp, self.steepness, self.regression = tau, ramp, steepness, regression
+        self.memory: Anchors | None = None
 
     def __call__(
         self,
@@ -202,6 +211,7 @@ class DualTaskLoss:
         spacing: Tensor,
         generators: Sequence[Generator],
         progress: float = 1.0,
+        cells: TissueCells | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch.
 
@@ -210,7 +220,7 @@ class DualTaskLoss:
         Returns:
             The loss, a scalar, and its terms as ``weighted_terms`` gives them.
         """
-        weighted, terms = self.weighted_terms(output, mask, phi, spacing, generators, progress)
+        weighted, terms = self.weighted_terms(output, mask, phi, spacing, generators, progress, cells)
         return sum_of(weighted, mask.device), terms
 
     def weighted_terms(
@@ -221,6 +231,7 @@ class DualTaskLoss:
         spacing: Tensor,
         generators: Sequence[Generator],
         progress: float = 1.0,
+        cells: TissueCells | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the terms of the loss of a batch.
 
@@ -231,11 +242,13 @@ class DualTaskLoss:
             spacing: Voxel spacing (z, y, x) in mm, shape (B, 3), on the CPU.
             generators: Source of the random draws of the anchors of each sample, on the CPU.
             progress: Completed share of the training, in [0, 1].
+            cells: Tissues and centres of the boxes; None if ``tissue_contrast`` is not active.
 
         Returns:
             The terms that act by name, times their weights, whose sum is the loss; and every active term, unweighted
             and without gradient. ``contrast`` is accompanied by ``contrast_skipped``, which is 1 if one of the two
-            groups had no anchor, else 0.
+            groups had no anchor, else 0; ``tissue_contrast`` by ``tissue_cosine``, the mean cosine similarity of two
+            anchors.
 
         Raises:
             ValueError: If an active term needs a head, a distance or a second view that is missing.
@@ -262,6 +275,14 @@ class DualTaskLoss:
                 for logits, step in zip(_required(output.deep, "deep", "the head 'deep'"), (2, 4), strict=True)
             )
             terms["deep"] = (2 * half + quarter) / 3
+        if self.weights.tissue_contrast:
+            projection = _required(output.projection, "tissue_contrast", "the head 'projection'")
+            found = _required(cells, "tissue_contrast", "the tissues of the boxes")
+            tissue_anchors = draw_tissue_anchors(projection, found, generators)
+            of_all = tissue_anchors.of_all()
+            terms["tissue_contrast"] = contrast_tissues(of_all, self.memory)
+            terms["tissue_cosine"] = mean_cosine(of_all)
+            self.memory = remember(tissue_anchors, self.memory)
         weighted = {}
         for name in self.weights.active:
             rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0

@@ -32,7 +32,7 @@ AXIS_LABELS = {
 }
 SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
 # Columns of a training's history.
-NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")
+NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped", "tissue_cosine")
 NOT_LOSS_PREFIXES = ("validation_", "share_", "cosine_")
 LEAST_DRAWN_SHARE = 1e-4  # of the gradient of Dice
 STAR_MARGIN = 0.04  # of an axis, beyond its data: the star of the best epoch lies within the frame at every edge

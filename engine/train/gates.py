@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.processes import mean_tensor
 from engine.train.training import Training
 from models.gradients import compare_gradients
-from models.losses import LEAST_SHARE, NOT_GATED
+from models.losses import LEAST_SHARE, MOST_COSINE, NOT_GATED
 
 REFERENCE = "dice"
 # One measurement for so many steps and terms. The gradient of a term takes up to 0.8 of the time of a step, so that
@@ -59,6 +59,12 @@ def shares_of(means: Mapping[str, float]) -> dict[str, float | None]:
 def describe_gates(history: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for every term that counts as absent in a training, from the rows of its epochs."""
     lines = []
+    cosine = history[-1].get("tissue_cosine") if history else None
+    if cosine not in (None, "") and float(cosine) > MOST_COSINE:
+        lines.append(
+            f"the loss term tissue_contrast counts as absent: the cosine of two of its anchors was {float(cosine):.2f} "
+            f"at the end, and above {MOST_COSINE} it does not tell cells apart"
+        )
     settled = [row for row in history if row["epoch"] >= SETTLED * history[-1]["epoch"]]
     for column in dict.fromkeys(name for row in settled for name in row if name.startswith("share_")):
         term = column.removeprefix("share_")

@@ -168,7 +168,13 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
             save_checkpoint(training.folder / BEST, replace(kept, thresholds=thresholds))
     if writes:
         average = None if training.average is None else weights_of(training.average)
-        last = replace(checkpoint, optimiser=training.optimiser.state_dict(), average=average)
+        memory = training.criterion.memory
+        last = replace(
+            checkpoint,
+            optimiser=training.optimiser.state_dict(),
+            average=average,
+            memory=None if memory is None else memory._asdict(),
+        )
         save_checkpoint(training.folder / "last.pt", last)
     if writes and finished:
         best_so_far.unlink()

@@ -6,6 +6,7 @@ wait for the next step itself. What decides on shapes is drawn on the CPU.
 
 import functools
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,12 +17,14 @@ from torch import Generator, Tensor, nn
 from data.augment import batch_shape, make_batch
 from data.common.errors import InputError
 from data.samples import Sample
+from data.splits.split import centre_of
 from engine.device import naming_memory_errors
 from engine.processes import average_gradients, largest_over_processes, own_share
 from engine.train.gates import measure_gradients, measures
 from engine.train.loader import derive_seed, read_batches
 from engine.train.training import Training
 from models.losses import sum_of
+from models.tissue_contrast import TissueCells, find_tissues
 from models.views import random_views
 
 LESS_MEMORY = "start a new run with a smaller --batch-size or --width"
@@ -37,6 +40,7 @@ class StepInput(NamedTuple):
         spacing: (B, 3), (z, y, x) in mm, on the CPU.
         keys: The cases.
         generators: Of each sample, for what the loss draws.
+        cells: For the contrast of tissues; None for a method without it.
     """
 
     images: Tensor
@@ -45,6 +49,7 @@ class StepInput(NamedTuple):
     spacing: Tensor
     keys: tuple[str, ...]
     generators: Sequence[Generator]
+    cells: TissueCells | None = None
 
 
 def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
@@ -66,7 +71,7 @@ def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
         if upcoming is None:
             return
         main.wait_stream(beside)
-        for tensor in (upcoming.images, upcoming.mask, upcoming.phi):
+        for tensor in (upcoming.images, upcoming.mask, upcoming.phi, upcoming.cells and upcoming.cells.tissues):
             if tensor is not None:
                 tensor.record_stream(main)
         yield upcoming
@@ -106,9 +111,18 @@ def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequ
         at_least=largest_over_processes(batch_shape(samples)),
     )
     phi = method.distance_target(batch.mask, batch.spacing)
+    cells = None
+    if method.weights.tissue_contrast and batch.pancreas is not None:
+        tissues = find_tissues(batch.image, batch.mask, batch.pancreas, batch.spacing, method.ring_mm)
+        cells = TissueCells(tissues, torch.tensor([number_of(centre_of(key)) for key in batch.keys]))
     images = random_views(batch.image, batch.spacing, method.views, generators)
     images = images.contiguous(memory_format=training.execution.memory_format)
-    return StepInput(images, batch.mask, phi, batch.spacing, batch.keys, generators)
+    return StepInput(images, batch.mask, phi, batch.spacing, batch.keys, generators, cells)
+
+
+def number_of(centre: str) -> int:
+    """Return a number that stands for a centre in all runs."""
+    return zlib.crc32(centre.encode())
 
 
 def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tensor]:
@@ -130,7 +144,7 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
     with training.execution.autocast():
         output = training.net(step.images)
     weighted, terms = training.criterion.weighted_terms(
-        output, step.mask, step.phi, step.spacing, step.generators, progress
+        output, step.mask, step.phi, step.spacing, step.generators, progress, step.cells
     )
     loss = sum_of(weighted, training.device)
     measured = measure_gradients(training, weighted) if measures(training, done) else {}

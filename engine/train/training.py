@@ -22,6 +22,7 @@ from engine.train.initial import InitialWeights, load_fitting
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
 from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
+from models.tissue_contrast import Anchors
 
 
 @dataclass
@@ -138,6 +139,7 @@ def prepare_training(
         settings.seed,
         recipe.augmentation.reach,
         share_around_pancreas(settings.negatives),
+        stage.method.needs_pancreas,
     )
     sampler = EpochSampler(len(train_cases), settings.seed, len(negatives), drawn, settings.batch_size)
     training = Training(
@@ -186,6 +188,8 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
                 group["fused"] = own
         if training.average is not None:
             training.average.load_state_dict(checkpoint.average or {})  # which is refused if it is missing
+        if checkpoint.memory is not None:
+            training.criterion.memory = Anchors(**{n: t.to(training.device) for n, t in checkpoint.memory.items()})
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"its parameters are not those of the network of {training.stage.title}"
         raise InputError(training.folder / "last.pt", problem, remedy) from error

@@ -7,6 +7,7 @@ from torch import Generator
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 from models.losses import ABSENCE_ML, FAR_WEIGHT, DualTaskLoss, LossWeights, absence_loss, dice_loss, distance_error
 from models.signed_distance import signed_distance
+from models.tissue_contrast import TissueCells, find_tissues
 from tests.models.shapes import ball
 
 TERMS = tuple(LossWeights.__dataclass_fields__)
@@ -20,20 +21,29 @@ def all_terms() -> LossWeights:
     return LossWeights(**dict.fromkeys(TERMS, 0.5))
 
 
+def tissues_of(mask: torch.Tensor, spacing: torch.Tensor) -> TissueCells:
+    """The mask is the lower half of a gland."""
+    gland = (mask + mask.roll(4, dims=3)).clamp(max=1)
+    return TissueCells(find_tissues(0.5 * gland, mask, gland, spacing), torch.arange(len(mask)))
+
+
 def one_step(weights: LossWeights, mask: torch.Tensor, views: int = 2):
     net = DualTaskNet(width=8)
     output = net(torch.rand(views * len(mask), 1, *mask.shape[2:], generator=Generator().manual_seed(0)))
     spacing = torch.tensor([[2.0, 1.0, 1.0]]).repeat(len(mask), 1)
     phi = signed_distance(mask, spacing)
-    total, terms = DualTaskLoss(weights)(output, mask, phi, spacing, [Generator().manual_seed(0)] * len(mask))
+    total, terms = DualTaskLoss(weights)(
+        output, mask, phi, spacing, [Generator().manual_seed(0)] * len(mask), cells=tissues_of(mask, spacing)
+    )
     return net, total, terms
 
 
 def test_total_is_the_weighted_sum_and_every_term_is_named():
     mask = torch.stack([ball((16, 32, 32), (8, 16, 16), 6), ball((16, 32, 32), (8, 12, 20), 5)])
     _, total, terms = one_step(all_terms(), mask)
-    assert set(terms) == {*TERMS, "contrast_skipped"}
+    assert set(terms) == {*TERMS, "contrast_skipped", "tissue_cosine"}
     terms.pop("contrast_skipped")
+    terms.pop("tissue_cosine")
     assert total.item() == pytest.approx(0.5 * sum(terms.values()).item(), rel=1e-5)
 
 
@@ -111,6 +121,8 @@ def test_the_distance_head_waits_for_half_of_the_ramp_and_other_terms_do_not(ter
         ("sdf_consistency", "sdf"),
         ("contrast", "embedding"),
         ("slice", "slice"),
+        ("tissue_contrast", "projection"),
+        ("tissue_contrast", "tissues of the boxes"),
         ("sdf", "phi"),
         ("reciprocal", "phi"),
         ("consistency", "two views"),

@@ -26,7 +26,7 @@ def test_a_step_reads_no_number_from_its_device(tmp_path, monkeypatch, stage, va
     monkeypatch.setattr(
         "data.augment._generator_on", lambda *_: None
     )  # no generator draws for a device without numbers
-    terms = ("reciprocal", "agreement", "deep")
+    terms = ("reciprocal", "agreement", "deep", "tissue_contrast")
     training = training_of(tmp_path, stage, SETTINGS, variant=variant, weights=[f"{t}=1" for t in terms], device=META)
     training.net.train()
     for samples in read_batches(training.loader):
