@@ -11,7 +11,8 @@ from data.common.errors import InputError
 from data.common.settings import change_settings
 from models.contrast import RING_MM
 from models.dual_task_net import HEAD_INPUTS
-from models.losses import DELAYED, RAMPED, REGRESSIONS, DualTaskLoss, LossWeights
+from models.local_errors import REGRESSIONS
+from models.losses import DELAYED, GUIDED, RAMPED, DualTaskLoss, LossWeights
 from models.signed_distance import STEEPNESS, TAU_MM, per_case_distance, signed_distance
 from models.views import FAMILIES
 
@@ -20,7 +21,7 @@ DISTANCES = ("truncated_mm", "per_case")
 _SEGMENTATION = ("dice", "bce", "absence")
 METHOD_PARTS = {
     "contrast": ("contrast", "tissue_contrast"),
-    "views": ("consistency", "consistency_cosine", "sdf_consistency"),
+    "views": ("consistency", "consistency_cosine", "sdf_consistency", "union_consistency", "guided_transform"),
     "sdf": ("sdf", "transform", "reciprocal", "agreement"),
 }
 _SDF_TERMS = dict.fromkeys(METHOD_PARTS["sdf"], "sdf")
@@ -30,6 +31,7 @@ _HEAD_OF_TERM = {
     "slice": "slice",
     "deep": "deep",
     "sdf_consistency": "sdf",
+    "guided_transform": "sdf",
 } | _SDF_TERMS
 
 
@@ -118,6 +120,10 @@ class Method:
             raise InputError(
                 "--views none", f"the loss term {two_views[0]} compares two views", f"add --weight {two_views[0]}=0"
             )
+        guided = [term for term in GUIDED if getattr(self.weights, term)]
+        if guided and not FAMILIES[self.views].plain:
+            problem = f"the loss term {guided[0]} is guided by the plain image, which is none of its views"
+            raise InputError(f"--views {self.views}", problem, f"add --weight {guided[0]}=0")
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -140,6 +146,11 @@ class Method:
     def needs_pancreas(self) -> bool:
         """Whether a step has to know the pancreas besides its target."""
         return self.weights.tissue_contrast > 0
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a step compares the random view with the plain one as a guide."""
+        return bool({*GUIDED} & {*self.weights.active})
 
     @property
     def scaled_steepness(self) -> float:
@@ -176,7 +187,7 @@ class Method:
         """Return plain segmentation with these of the METHOD_PARTS, weighted as in this method."""
         terms = {*_SEGMENTATION, *(term for part in parts for term in METHOD_PARTS[part])}
         if "sdf" not in parts:
-            terms -= {"sdf_consistency"}
+            terms -= {"sdf_consistency", "guided_transform"}
         weights = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}
         return replace(self, weights=LossWeights(**weights), views=self.views if "views" in parts else "none")
 

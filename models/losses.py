@@ -11,22 +11,22 @@ from torch import Generator, Tensor
 
 from models.contrast import RING_MM, draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
+from models.local_errors import distance_error, union_divergence
 from models.processes import mean_of_chosen, rows_of_all
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
 from models.tissue_contrast import Anchors, TissueCells, contrast_tissues, draw_tissue_anchors, mean_cosine, remember
 
 T = TypeVar("T")
 
-REGRESSIONS = ("box", "band")  # over what an error of the distance is averaged
-FAR_WEIGHT = 0.1  # of the voxels beyond the band, where phi is -1 or 1
 ABSENCE_ML = 5.0  # the predicted volume from which on the absence loss bends from a line to a logarithm
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms that compare two predictions. Their weight rises during training, because predictions agree most easily if both
 # are empty.
-RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")
+RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement", "union_consistency", "guided_transform")
 # Terms of the distance head. It waits until the features tell the target from its surroundings. Before that, it could
 # only learn that most voxels lie far outside: it would become 1 everywhere, where T has no slope and tanh hardly any.
-DELAYED = ("sdf", "transform", "sdf_consistency", "agreement")
+DELAYED = ("sdf", "transform", "sdf_consistency", "agreement", "guided_transform")
+GUIDED = ("union_consistency", "guided_transform")  # terms that compare a random view with the plain one, as a guide
 # The gradient that a term should have at least on the shared layers, as a share of that of Dice. Below it, the term
 # changes nothing that could be measured, and counts as absent.
 LEAST_SHARE = 0.05
@@ -60,6 +60,8 @@ class LossWeights:
         deep: Dice and cross-entropy of the logits on the coarser grids of the decoder, two thirds of it at 1/2 and one
             third at 1/4 (deep supervision).
         tissue_contrast: Contrast of target, gland, their surroundings and bright tissue (``models.tissue_contrast``).
+        union_consistency: Symmetric divergence of p between the random view and its guide, where either sees a target.
+        guided_transform: Dice loss of p of the random view and T(d) of its guide.
     """
 
     dice: float = 1.0
@@ -76,6 +78,8 @@ class LossWeights:
     slice: float = 0.0
     deep: float = 0.0
     tissue_contrast: float = field(default=0.0, metadata={"added": True})
+    union_consistency: float = field(default=0.0, metadata={"added": True})
+    guided_transform: float = field(default=0.0, metadata={"added": True})
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -112,29 +116,6 @@ def absence_loss(probability: Tensor, mask: Tensor, spacing: Tensor) -> Tensor:
     voxel_ml = (spacing.prod(dim=1) / 1000).to(probability.device, non_blocking=True)
     volume = probability.flatten(1).sum(1) * voxel_ml
     return mean_of_chosen(torch.log1p(volume / ABSENCE_ML), (mask.flatten(1).sum(1) == 0).float())
-
-
-def distance_error(distance: Tensor, phi: Tensor, over: str = "box") -> Tensor:
-    """Compute the mean of |d - phi|.
-
-    Most of a box lies beyond the truncation distance. In a mean over the box, a lesion that fills a 200th of it and the
-    voxels around it count for nearly nothing.
-
-    Args:
-        distance: d, shape (B, 1, D, H, W).
-        phi: Signed distance of the mask in units of the truncation distance, same shape.
-        over: "box" for the mean over all voxels, or "band" for the mean over the band |phi| < 1 plus FAR_WEIGHT times
-            that over the rest, both averaged over the samples that have such voxels.
-    """
-    if over == "box":
-        return F.l1_loss(distance, phi)
-    error, near = (distance - phi).abs().flatten(1), (phi.abs() < 1).float().flatten(1)
-
-    def mean_over(region: Tensor) -> Tensor:
-        voxels = region.sum(1)
-        return mean_of_chosen((error * region).sum(1) / voxels.clamp(min=1), (voxels > 0).float())
-
-    return mean_over(near) + FAR_WEIGHT * mean_over(1 - near)
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
@@ -212,6 +193,7 @@ class DualTaskLoss:
         generators: Sequence[Generator],
         progress: float = 1.0,
         cells: TissueCells | None = None,
+        guide: DualTaskOutput | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch.
 
@@ -220,7 +202,7 @@ class DualTaskLoss:
         Returns:
             The loss, a scalar, and its terms as ``weighted_terms`` gives them.
         """
-        weighted, terms = self.weighted_terms(output, mask, phi, spacing, generators, progress, cells)
+        weighted, terms = self.weighted_terms(output, mask, phi, spacing, generators, progress, cells, guide)
         return sum_of(weighted, mask.device), terms
 
     def weighted_terms(
@@ -232,6 +214,7 @@ class DualTaskLoss:
         generators: Sequence[Generator],
         progress: float = 1.0,
         cells: TissueCells | None = None,
+        guide: DualTaskOutput | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the terms of the loss of a batch.
 
@@ -243,6 +226,8 @@ class DualTaskLoss:
             generators: Source of the random draws of the anchors of each sample, on the CPU.
             progress: Completed share of the training, in [0, 1].
             cells: Tissues and centres of the boxes; None if ``tissue_contrast`` is not active.
+            guide: Output of a teacher for the first view of the B samples, without gradient, which guides the second
+                one; None for that of the network itself. Only terms of GUIDED read it.
 
         Returns:
             The terms that act by name, times their weights, whose sum is the loss; and every active term, unweighted
@@ -260,6 +245,8 @@ class DualTaskLoss:
         terms = self._segmentation_terms(output.seg.float(), mask, spacing, views)
         if output.sdf is not None:
             terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, views)
+        if {*GUIDED} & {*self.weights.active}:
+            terms |= self._guided_terms(output, guide or without_gradient(output), spacing, views)
         if self.weights.contrast:
             embedding = _required(output.embedding, "contrast", "the head 'embedding'")
             anchors = draw_anchors(embedding, mask, spacing, self.min_cells, [*generators] * views, self.ring_mm)
@@ -307,6 +294,20 @@ class DualTaskLoss:
             terms["consistency_cosine"] = cosine_distance(*_two_views(p, views))
         return terms
 
+    def _guided_terms(
+        self, output: DualTaskOutput, guide: DualTaskOutput, spacing: Tensor, views: int
+    ) -> dict[str, Tensor]:
+        _, logits = _two_views(output.seg.float(), views)
+        boxes, terms = len(logits), {}
+        if self.weights.union_consistency:
+            terms["union_consistency"] = union_divergence(logits, guide.seg[:boxes].float(), spacing[:boxes])
+        if self.weights.guided_transform:
+            sdf = _required(guide.sdf, "guided_transform", "the head 'sdf'")[:boxes]
+            target = distance_to_mask(torch.tanh(sdf.float()), scale_steepness(spacing[:boxes], self.steepness))
+            seen = (target.amax((1, 2, 3, 4), keepdim=True) > 0.5).float()  # else the guide sees no target
+            terms["guided_transform"] = dice_loss(torch.sigmoid(logits), target * seen)
+        return terms
+
     def _distance_terms(
         self,
         seg: Tensor,
@@ -332,6 +333,11 @@ class DualTaskLoss:
         if weights.sdf_consistency:
             terms["sdf_consistency"] = F.mse_loss(*_two_views(d, views))
         return terms
+
+
+def without_gradient(output: DualTaskOutput) -> DualTaskOutput:
+    """Return mask and distance of an output, which further steps take as given."""
+    return DualTaskOutput(output.seg.detach(), None if output.sdf is None else output.sdf.detach(), None, None)
 
 
 def _two_views(x: Tensor, views: int) -> tuple[Tensor, Tensor]:

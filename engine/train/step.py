@@ -23,6 +23,7 @@ from engine.processes import average_gradients, largest_over_processes, own_shar
 from engine.train.gates import measure_gradients, measures
 from engine.train.loader import derive_seed, read_batches
 from engine.train.training import Training
+from models.dual_task_net import DualTaskOutput
 from models.losses import sum_of
 from models.tissue_contrast import TissueCells, find_tissues
 from models.views import random_views
@@ -125,6 +126,17 @@ def number_of(centre: str) -> int:
     return zlib.crc32(centre.encode())
 
 
+@torch.no_grad()
+def guide_of(training: Training, step: StepInput) -> DualTaskOutput | None:
+    """Return what the moving average of the weights makes of the plain images, if the method needs a guide.
+
+    It is None without an average; the network then guides itself.
+    """
+    if training.average is None or not training.stage.method.is_guided:
+        return None
+    return training.average.eval()(step.images[: len(step.mask)])
+
+
 def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tensor]:
     """Run the network forward and backward, and update it.
 
@@ -142,9 +154,10 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
     for group in training.optimiser.param_groups:  # linear warm-up, polynomial decay with power 0.9
         group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
     with training.execution.autocast():
+        guide = guide_of(training, step)
         output = training.net(step.images)
     weighted, terms = training.criterion.weighted_terms(
-        output, step.mask, step.phi, step.spacing, step.generators, progress, step.cells
+        output, step.mask, step.phi, step.spacing, step.generators, progress, step.cells, guide
     )
     loss = sum_of(weighted, training.device)
     measured = measure_gradients(training, weighted) if measures(training, done) else {}

@@ -24,7 +24,9 @@ def test_variants_hold_what_their_names_say(stage):
     for part, terms in METHOD_PARTS.items():
         added = set(methods[part].weights.active) - plain
         assert added <= set(terms), "a part brings its own terms alone"
-        assert added == (set(stage.method.weights.active) & set(terms)) - ({"sdf_consistency"} - added)
+        assert added == (set(stage.method.weights.active) & set(terms)) - (
+            {"sdf_consistency", "guided_transform"} - added
+        )
     assert methods["views"].views == stage.method.views and methods["sdf"].views == "none"
     assert math.isinf(methods["hard-transform"].steepness)
     assert methods["hard-transform"].weights == methods["full"].weights
@@ -56,6 +58,9 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="--weight consistency=0"):
         method.changed([], {"views": "none"})
     assert method.changed(["consistency=0"], {"views": "none"}).views == "none"
+    for views in ("none", "raw-randconv"):
+        with pytest.raises(InputError, match=f"--views {views}"):
+            method.changed(["consistency=0", "union_consistency=1"], {"views": views})
     with pytest.raises(InputError, match="--steepness"):
         method.changed([], {"steepness": 0.0})
     with pytest.raises(InputError, match="--ramp"):

@@ -5,7 +5,8 @@ import torch
 from torch import Generator
 
 from models.dual_task_net import DualTaskNet, DualTaskOutput
-from models.losses import ABSENCE_ML, FAR_WEIGHT, DualTaskLoss, LossWeights, absence_loss, dice_loss, distance_error
+from models.local_errors import FAR_WEIGHT, distance_error, union_divergence
+from models.losses import ABSENCE_ML, GUIDED, DualTaskLoss, LossWeights, absence_loss, dice_loss
 from models.signed_distance import signed_distance
 from models.tissue_contrast import TissueCells, find_tissues
 from tests.models.shapes import ball
@@ -113,6 +114,59 @@ def test_the_distance_head_waits_for_half_of_the_ramp_and_other_terms_do_not(ter
     assert totals == {p: totals[1.0] if p >= starts else 0 for p in totals}
 
 
+def test_the_divergence_of_two_predictions_is_that_of_the_voxels_around_them():
+    """p = 0.9 and q = 0.5 in one voxel: KL(p, q) + KL(q, p), over its 3 x 3 x 3 neighbours, whatever the box."""
+    p, q = 0.9, 0.5
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    expected += q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+    for side in (8, 24):
+        logits = torch.full((2, 1, side, side, side), -9.0)
+        guide = logits.clone()
+        logits[0, 0, 4, 4, 4], guide[0, 0, 4, 4, 4] = math.log(p / (1 - p)), 0.0
+        found = union_divergence(logits, guide, torch.full((2, 3), 5.0))  # in the second sample nothing is seen
+        assert float(found) == pytest.approx(expected / 27, rel=1e-5)
+        assert float(union_divergence(guide, logits, torch.full((2, 3), 5.0))) == pytest.approx(expected / 27, rel=1e-5)
+    assert float(union_divergence(logits[1:], guide[1:], torch.full((1, 3), 5.0))) == 0
+    x = torch.randn(1, 1, 4, 4, 4, generator=Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    t = torch.randn(x.shape, generator=Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: union_divergence(s, t, torch.full((1, 3), 5.0)), x)
+
+
+def two_views_of(seed: int) -> DualTaskOutput:
+    seg, sdf = torch.randn(2, 2, 1, 8, 8, 8, generator=Generator().manual_seed(seed))
+    return DualTaskOutput(seg.requires_grad_(), sdf.requires_grad_(), None, None)
+
+
+@pytest.mark.parametrize("term", GUIDED)
+def test_a_guide_gets_no_gradient_and_a_teacher_takes_its_place(term):
+    output, loss = two_views_of(0), DualTaskLoss(only(term))
+    rest = (torch.zeros(1, 1, 8, 8, 8), None, torch.ones(1, 3), [Generator()])
+    alone, _ = loss(output, *rest)
+    alone.backward()
+    assert output.sdf.grad is None and float(output.seg.grad[0].abs().sum()) == 0 < float(
+        output.seg.grad[1].abs().sum()
+    )
+    teacher = two_views_of(1)
+    guided, _ = loss(output, *rest, guide=teacher)
+    swapped, _ = loss(output, *rest, guide=DualTaskOutput(output.seg[:1].detach(), output.sdf[:1].detach(), None, None))
+    assert guided.item() != pytest.approx(alone.item()) and swapped.item() == pytest.approx(alone.item())
+
+
+def test_the_random_view_is_drawn_to_the_distance_of_the_guide_if_that_sees_a_target():
+    inside = ball((8, 16, 16), (4, 8, 8), 3)[None]
+    sdf = torch.atanh(signed_distance(inside, (1, 1, 1)).clamp(-0.99, 0.99))
+    logits = torch.cat([torch.zeros(sdf.shape), 20 * (2 * inside - 1)]).requires_grad_()
+    loss, rest = (
+        DualTaskLoss(only("guided_transform")),
+        (torch.zeros(inside.shape), None, torch.ones(1, 3), [Generator()]),
+    )
+    for distance, expected in ((sdf, 0.05), (sdf.abs() + 1, 0.0)):
+        found, _ = loss(DualTaskOutput(logits, torch.cat([distance, distance]), None, None), *rest)
+        assert found.item() == pytest.approx(expected, abs=0.05)
+    turned = DualTaskOutput(logits.flip(2), torch.cat([sdf, sdf]).roll(4, dims=4), None, None)
+    assert loss(turned, *rest)[0].item() > 0.4
+
+
 @pytest.mark.parametrize(
     ("term", "missing"),
     [
@@ -126,6 +180,8 @@ def test_the_distance_head_waits_for_half_of_the_ramp_and_other_terms_do_not(ter
         ("sdf", "phi"),
         ("reciprocal", "phi"),
         ("consistency", "two views"),
+        ("union_consistency", "two views"),
+        ("guided_transform", "sdf"),
         ("sdf_consistency", "two views"),
     ],
 )
