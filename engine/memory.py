@@ -131,10 +131,10 @@ def step_memory(
             kept = [torch.empty_like(weight) for weight in trained for _ in range(2)]  # by Adam
             kept += [torch.empty_like(weight) for weight in weights if averaged]
             without_batch = tracker.live
-            mask = torch.empty(batch_size, 1, *shape)
+            mask = torch.empty(batch_size * method.copies, 1, *shape)
             phi = torch.empty_like(mask) if "sdf" in method.heads else None
             image = torch.empty_like(mask)
-            images = image if count_views(method) == 1 else torch.cat([image, image])
+            images = torch.cat([image, image]) if method.images > method.copies else image
             if ahead:
                 preparation = tracker.live - without_batch + PREPARATION_BYTES * math.prod(shape)
                 kept.append(torch.empty(preparation, dtype=torch.uint8))
@@ -157,11 +157,6 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     generators = [torch.Generator()] * len(mask)
     loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), generators, cells=cells)
     return loss
-
-
-def count_views(method: Method) -> int:
-    """Return how many views of each image the network sees in a step."""
-    return 1 if method.views == "none" else 2
 
 
 def largest_shape(cases: Sequence[Case], sampling: Sampling) -> Index3D:
@@ -246,7 +241,7 @@ def fit_step(
     recomputed = next((n for n in levels if _needed(recipe, shape, fast, n) <= budget), MOST_RECOMPUTED)
     if recomputed:
         notes.append(f"features at {_RESOLUTIONS[recomputed - 1]} resolution are computed twice to save memory")
-    need, images = _needed(recipe, shape, fast, recomputed), _own_batch(recipe) * count_views(recipe.method)
+    need, images = _needed(recipe, shape, fast, recomputed), _own_batch(recipe) * recipe.method.images
     known = "" if free == math.inf else f", {free / GB:.1f} GB are free"
     boxes = f"{images} images of {' x '.join(map(str, shape))} voxels"
     lines = ["; ".join([f"memory: {need / GB:.1f} GB at the peak of a step ({boxes}){known}", *notes])]

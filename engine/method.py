@@ -14,7 +14,7 @@ from models.dual_task_net import HEAD_INPUTS
 from models.local_errors import REGRESSIONS
 from models.losses import DELAYED, GUIDED, RAMPED, DualTaskLoss, LossWeights
 from models.signed_distance import STEEPNESS, TAU_MM, per_case_distance, signed_distance
-from models.views import FAMILIES
+from models.views import FAMILIES, SINGLE
 
 DISTANCES = ("truncated_mm", "per_case")
 # The loss terms that each part of the method brings. Those of plain segmentation belong to every variant.
@@ -46,7 +46,11 @@ class Method:
     weights: LossWeights
     views: str = field(
         default="randconv",
-        metadata={"help": "how the two views of an image are made", "choices": ("none", *FAMILIES)},
+        metadata={
+            "help": "how the two views of an image are made; none: the image only; twice: the image only, but of every "
+            "box in two augmentations, for a comparison at equal cost",
+            "choices": (*SINGLE, *FAMILIES),
+        },
     )
     distance: str = field(
         default="truncated_mm", metadata={"help": "target of the distance head", "choices": DISTANCES}
@@ -116,10 +120,9 @@ class Method:
         if self.distance == "per_case" and self.weights.reciprocal:
             raise InputError("--distance per_case", "the loss term reciprocal is in mm", "add --weight reciprocal=0")
         two_views = [term for term in METHOD_PARTS["views"] if getattr(self.weights, term)]
-        if self.views == "none" and two_views:
-            raise InputError(
-                "--views none", f"the loss term {two_views[0]} compares two views", f"add --weight {two_views[0]}=0"
-            )
+        if self.views in SINGLE and two_views:
+            problem = f"the loss term {two_views[0]} compares two views"
+            raise InputError(f"--views {self.views}", problem, f"add --weight {two_views[0]}=0")
         guided = [term for term in GUIDED if getattr(self.weights, term)]
         if guided and not FAMILIES[self.views].plain:
             problem = f"the loss term {guided[0]} is guided by the plain image, which is none of its views"
@@ -145,7 +148,17 @@ class Method:
     @property
     def needs_pancreas(self) -> bool:
         """Whether a step has to know the pancreas besides its target."""
-        return self.weights.tissue_contrast > 0
+        return self.weights.tissue_contrast > 0 or (self.views not in SINGLE and FAMILIES[self.views].reads_masks)
+
+    @property
+    def copies(self) -> int:
+        """In how many augmentations a step sees every box."""
+        return 2 if self.views == "twice" else 1
+
+    @property
+    def images(self) -> int:
+        """How many images of each box the network sees in a step."""
+        return self.copies if self.views in SINGLE else 2
 
     @property
     def is_guided(self) -> bool:
@@ -190,6 +203,14 @@ class Method:
             terms -= {"sdf_consistency", "guided_transform"}
         weights = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}
         return replace(self, weights=LossWeights(**weights), views=self.views if "views" in parts else "none")
+
+    def without(self, part: str) -> "Method":
+        """Return the method without one of the METHOD_PARTS, at the same cost: for two views, two augmentations."""
+        left_out = METHOD_PARTS[part]
+        if part == "sdf":
+            left_out += tuple(term for term in self.weights.active if _HEAD_OF_TERM.get(term) == "sdf")
+        weights = replace(self.weights, **dict.fromkeys(left_out, 0.0))
+        return replace(self, weights=weights, views="twice" if part == "views" else self.views)
 
     def changed(self, weights: Sequence[str], settings: Mapping[str, Any] | None = None) -> "Method":
         """Return the method with single weights changed, such as ``["sdf=0.5"]``, and with other settings by name.

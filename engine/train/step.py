@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from data.augment import batch_shape, make_batch
+from data.augment import Batch, batch_shape, make_batch
 from data.common.errors import InputError
 from data.samples import Sample
 from data.splits.split import centre_of
 from engine.device import naming_memory_errors
+from engine.method import Method
 from engine.processes import average_gradients, largest_over_processes, own_share
 from engine.train.gates import measure_gradients, measures
 from engine.train.loader import derive_seed, read_batches
@@ -103,6 +104,9 @@ def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequ
         generators: One for each sample, on the CPU; what is drawn for a sample does not depend on the others.
     """
     method = training.stage.method
+    if method.copies > 1:  # the second augmentation of a box depends on its own draws only, as the first one does
+        generators = [*generators, *(Generator().manual_seed(derive_seed(g.initial_seed(), 1)) for g in generators)]
+        samples = [*samples, *samples]
     batch = make_batch(
         samples,
         training.device,
@@ -111,13 +115,19 @@ def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequ
         generators=generators,
         at_least=largest_over_processes(batch_shape(samples)),
     )
+    step = make_views(batch, method, generators)
+    return step._replace(images=step.images.contiguous(memory_format=training.execution.memory_format))
+
+
+def make_views(batch: Batch, method: Method, generators: Sequence[Generator]) -> StepInput:
+    """Compute what a method needs of a batch: views of its images, signed distance, and tissues."""
     phi = method.distance_target(batch.mask, batch.spacing)
     cells = None
     if method.weights.tissue_contrast and batch.pancreas is not None:
         tissues = find_tissues(batch.image, batch.mask, batch.pancreas, batch.spacing, method.ring_mm)
         cells = TissueCells(tissues, torch.tensor([number_of(centre_of(key)) for key in batch.keys]))
-    images = random_views(batch.image, batch.spacing, method.views, generators)
-    images = images.contiguous(memory_format=training.execution.memory_format)
+    masks = () if batch.pancreas is None else (batch.mask, batch.pancreas)
+    images = random_views(batch.image, batch.spacing, method.views, generators, masks)
     return StepInput(images, batch.mask, phi, batch.spacing, batch.keys, generators, cells)
 
 

@@ -164,7 +164,7 @@ def have_gpu(monkeypatch):
     """Pretend to have a GPU, and estimate in no time."""
 
     def step_memory(network, method, shape, *, batch_size, recomputed, **_):
-        return math.prod(shape) * batch_size * memory.count_views(method) * (3100, 2000, 1450, 1300)[recomputed]
+        return math.prod(shape) * batch_size * method.images * (3100, 2000, 1450, 1300)[recomputed]
 
     def pretend(total: float, free: float) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=total))

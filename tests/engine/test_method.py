@@ -33,6 +33,28 @@ def test_variants_hold_what_their_names_say(stage):
     assert methods["published"].ramp == 0 and methods["published"].distance == "per_case"
 
 
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_the_redesigned_method_and_what_is_left_without_a_part(stage):
+    whole = with_variant(stage, "redesigned").method
+    assert {"tissue_contrast", "sdf", "reciprocal", "union_consistency", "guided_transform"} <= {*whole.weights.active}
+    assert whole.tau_mm == (10.0 if stage.segments_pancreas else 5.0) and whole.needs_pancreas
+    for name in ("absence", "slice"):
+        assert getattr(whole.weights, name) == getattr(stage.method.weights, name)
+    for part, terms in METHOD_PARTS.items():
+        less = with_variant(stage, f"redesigned-no-{part}").method
+        gone = {*whole.weights.active} - {*less.weights.active}
+        assert gone == {*whole.weights.active} & ({*terms} | ({"guided_transform"} if part == "sdf" else set()))
+        assert less.images == whole.images == 2
+        assert ("sdf" in less.heads) == (part != "sdf")
+
+
+def test_the_fair_baseline_sees_as_many_images_as_two_views():
+    for stage in STAGES.values():
+        fair, baseline = (with_variant(stage, name).method for name in ("fair-baseline", "baseline"))
+        assert fair.weights == baseline.weights and (fair.copies, fair.images, baseline.images) == (2, 2, 1)
+        assert not fair.needs_pancreas
+
+
 def test_no_head_is_built_that_no_term_trains():
     assert Method(LossWeights(), views="none").heads == ("seg",)
     assert set(STAGES["tumor_fine"].published.heads) == {"seg", "sdf", "embedding", "slice"}
@@ -58,7 +80,7 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="--weight consistency=0"):
         method.changed([], {"views": "none"})
     assert method.changed(["consistency=0"], {"views": "none"}).views == "none"
-    for views in ("none", "raw-randconv"):
+    for views in ("none", "twice", "raw-randconv"):
         with pytest.raises(InputError, match=f"--views {views}"):
             method.changed(["consistency=0", "union_consistency=1"], {"views": views})
     with pytest.raises(InputError, match="--steepness"):
@@ -108,4 +130,12 @@ def test_variants_that_compute_the_same_are_one():
     assert distinct_variants(STAGES["tumor_coarse"])[0] == "baseline"
     assert {*distinct_variants(STAGES["tumor_coarse"])} == {*VARIANTS}
     # No distance head: nothing to transform, and no part "sdf".
-    assert distinct_variants(STAGES["pancreas_coarse"]) == ["baseline", "full", "contrast", "views", "published"]
+    assert distinct_variants(STAGES["pancreas_coarse"]) == [
+        "baseline",
+        "full",
+        "fair-baseline",
+        "contrast",
+        "views",
+        "published",
+        *(name for name in VARIANTS if name.startswith("redesigned")),
+    ]

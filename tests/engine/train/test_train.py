@@ -137,7 +137,7 @@ def test_a_tiny_training_learns(tmp_path):
 @pytest.mark.parametrize(("workers", "healthy"), [(0, 0), (1, 0), (0, 3)])
 def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers, healthy):
     settings = replace(SETTINGS, workers=workers, ema_decay=0.9, optimiser="adamw", warm_up=0.5)
-    kind = {"healthy": healthy, "weights": ["tissue_contrast=0.1", "union_consistency=1"]}
+    kind = {"healthy": healthy, "variant": "redesigned"}
     whole = training_of(tmp_path, "tumor_fine", settings, "whole", **kind)
     train(whole)
     stopped = training_of(tmp_path, "tumor_fine", settings, "stopped", **kind)
