@@ -205,16 +205,27 @@ def _convolve(image: Tensor, sizes: Sequence[int], generator: Generator) -> Tens
     return F.conv3d(image, weight, bias, padding=[size // 2 for size in sizes])
 
 
-def _keeps_soft_tissue(view: Tensor, image: Tensor) -> Tensor:
-    """Return whether view and image correlate by LEAST_CORRELATION in soft tissue: a boolean scalar.
+def soft_tissue_correlation(view: Tensor, image: Tensor) -> Tensor:
+    """Return the correlation of view and image in soft tissue, a scalar on their device.
 
     Means of 3x3x3 voxels are compared, because the noise of single voxels would hide the order of the tissues.
     """
+    dot, norms = _soft_tissue_products(view, image)
+    return dot / norms
+
+
+def _keeps_soft_tissue(view: Tensor, image: Tensor) -> Tensor:
+    """Return whether view and image correlate by LEAST_CORRELATION in soft tissue: a boolean scalar."""
+    dot, norms = _soft_tissue_products(view, image)
+    return dot > LEAST_CORRELATION * norms
+
+
+def _soft_tissue_products(view: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     before, after = (F.avg_pool3d(x, 3) for x in (image, view))
     tissue = ((before > SOFT_TISSUE[0]) & (before < SOFT_TISSUE[1])).float()
     count = tissue.sum().clamp(min=1)
     a, b = ((x - (x * tissue).sum() / count) * tissue for x in (before, after))
-    return (a * b).sum() > LEAST_CORRELATION * (a.norm() * b.norm()).clamp_min(1e-6)
+    return (a * b).sum(), (a.norm() * b.norm()).clamp_min(1e-6)
 
 
 def _stretch(view: Tensor) -> Tensor:
