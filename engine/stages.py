@@ -170,8 +170,8 @@ STAGES: dict[str, Stage] = {
 }
 
 
-# Terms whose gradients are not dwarfed by that of Dice. The distance is learned by the band around the boundary; a little
-# of the second Dice through its head is left, without which that head takes long to see a target at all.
+# Terms whose gradients are not dwarfed by that of Dice. The distance is learned by the band around the boundary. Of the
+# second Dice through its head a little is left, without which that head takes long to see a target at all.
 _ACTING = LossWeights(
     dice=1,
     bce=1,
