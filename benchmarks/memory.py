@@ -24,7 +24,7 @@ from data.common.process import set_up_process
 from data.samples import patch_shape
 from data.scans.boxes import Index3D
 from engine.device import avoid_slow_convolutions, choose_device, choose_execution
-from engine.memory import step_memory
+from engine.memory import cells_of, step_memory
 from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings, new_network
 from engine.stages import STAGES, with_variant
@@ -88,7 +88,8 @@ def _train_two_steps(
         images = image if method.images == 1 else torch.cat([image, image])
         with choose_execution(device).autocast():
             output = net(images.contiguous(memory_format=torch.channels_last_3d))
-        loss, _ = criterion(output, mask, phi, spacing, [torch.Generator().manual_seed(0)] * len(mask))
+        generators = [torch.Generator().manual_seed(0)] * len(mask)
+        loss, _ = criterion(output, mask, phi, spacing, generators, cells=cells_of(method, mask))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

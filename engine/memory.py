@@ -150,12 +150,8 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         output = net(images.contiguous(memory_format=torch.channels_last_3d))
     criterion = method.build_loss()
-    cells = None
-    if method.weights.tissue_contrast:
-        inside = F.avg_pool3d(mask, CELL) > 0
-        cells = TissueCells(inside.expand(-1, len(TISSUES), -1, -1, -1), torch.zeros(len(mask), dtype=torch.int64))
     generators = [torch.Generator()] * len(mask)
-    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), generators, cells=cells)
+    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), generators, cells=cells_of(method, mask))
     return loss
 
 
@@ -183,6 +179,14 @@ def _largest_of_case(case: Case, sampling: Sampling) -> Index3D:
         widest = max(region[axis] for region in regions) + 2 * max(0.0, moved / mm)
         sides.append(min(most, math.ceil(widest) + 1))
     return network_grid(sides, case.spacing, sampling).shape
+
+
+def cells_of(method: Method, mask: Tensor) -> TissueCells | None:
+    """Return cells for the contrast of tissues that take as much memory as those of any boxes, if the method has it."""
+    if not method.weights.tissue_contrast:
+        return None
+    inside = F.avg_pool3d(mask, CELL) > 0
+    return TissueCells(inside.expand(-1, len(TISSUES), -1, -1, -1), torch.zeros(len(mask), dtype=torch.int64))
 
 
 @dataclass(frozen=True)
