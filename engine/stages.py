@@ -178,9 +178,9 @@ _ACTING = LossWeights(
     tissue_contrast=0.1,
     sdf=1,
     transform=0.1,
-    reciprocal=0.5,
-    union_consistency=0.05,
-    guided_transform=0.2,
+    reciprocal=0.25,
+    union_consistency=0.04,
+    guided_transform=0.5,
 )
 
 
