@@ -24,12 +24,11 @@ from data.common.process import set_up_process
 from data.samples import patch_shape
 from data.scans.boxes import Index3D
 from engine.device import avoid_slow_convolutions, choose_device, choose_execution
-from engine.memory import count_views, step_memory
+from engine.memory import cells_of, step_memory
 from engine.method import Method
 from engine.recipe import NetworkSettings, TrainSettings, new_network
 from engine.stages import STAGES, with_variant
 from models.dual_task_net import MOST_RECOMPUTED
-from models.losses import DualTaskLoss
 
 # Stage, variant, width, sides of a box and boxes of a step: small enough for two CPU cores and a few seconds each.
 MEASURED = (
@@ -77,7 +76,7 @@ def _train_two_steps(
     avoid_slow_convolutions(net)
     net.recomputed = recomputed
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
-    criterion = DualTaskLoss(method.weights, steepness=method.steepness)
+    criterion = method.build_loss()
     seconds = 0.0
     for _ in range(2):
         start = time.process_time()
@@ -86,10 +85,11 @@ def _train_two_steps(
         mask[(..., *(slice(n // 4, 3 * n // 4) for n in shape))] = 1
         spacing = torch.ones(batch_size, 3)
         phi = method.distance_target(mask, spacing)
-        images = image if count_views(method) == 1 else torch.cat([image, image])
+        images = image if method.images == 1 else torch.cat([image, image])
         with choose_execution(device).autocast():
             output = net(images.contiguous(memory_format=torch.channels_last_3d))
-        loss, _ = criterion(output, mask, phi, spacing, [torch.Generator().manual_seed(0)] * len(mask))
+        generators = [torch.Generator().manual_seed(0)] * len(mask)
+        loss, _ = criterion(output, mask, phi, spacing, generators, cells=cells_of(method, mask))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -116,7 +116,7 @@ def print_estimates(width: int, batch_size: int) -> None:
                 )
                 for n in range(MOST_RECOMPUTED + 1)
             ]
-            images = batch_size * count_views(stage.method)
+            images = batch_size * stage.method.images
             columns = [stage.name, f"{math.prod(shape) / 1e6:.1f} M", str(images), "GPU" if gpu else "CPU"]
             print("| " + " | ".join([*columns, *(f"{peak / GB:.1f}" for peak in peaks)]) + " |", flush=True)
 

@@ -107,7 +107,7 @@ def measure_stage(
     shape = tuple(args.shape or (patch_shape(stage.sampling) if device.type == "cuda" else CPU_SHAPE))
     training, samples = random_training(stage, device, shape, width=width, batch_size=args.batch_size)
     plain, _ = random_training(stage, device, shape, width=width, batch_size=args.batch_size, plain=True)
-    images = args.batch_size * (1 if stage.method.views == "none" else 2)
+    images = args.batch_size * stage.method.images
     ready = torch.rand(images, 1, *shape, device=device)
     on_gpu = device.type == "cuda"
     counts = {"step": STEPS_ON_GPU if on_gpu else 1}

@@ -125,12 +125,14 @@ class Batch(NamedTuple):
         mask: (B, 1, D, H, W), 0 or 1.
         spacing: (B, 3), size (z, y, x) in mm of these voxels, on the CPU: what decides on shapes is never waited for.
         keys: The cases.
+        pancreas: The pancreas with its tumour, 0 or 1, (B, 1, D, H, W); None if the samples do not hold it.
     """
 
     image: Tensor
     mask: Tensor
     spacing: Tensor
     keys: tuple[str, ...]
+    pancreas: Tensor | None = None
 
 
 def window(image: Tensor, hu_window: tuple[float, float]) -> Tensor:
@@ -172,14 +174,16 @@ def make_batch(
         grid = _widened(sample.grid, (depth, height, width))
         pose = draw_pose(grid, sample.spacing, augmentation, generator) if augmentation and generator else None
         part, grid = _seen_part(sample, grid, pose)
-        image, mask = (to_device(array[part.slices], device)[None, None] for array in (sample.image, sample.mask))
-        pair = torch.cat([low_pass(window(image, hu_window), grid.factor), mask.float()], dim=1)
-        image, mask = resample(pair, grid, pose, sample.spacing).split(1, dim=1)
+        arrays = [sample.image, sample.mask, *([] if sample.pancreas is None else [sample.pancreas])]
+        image, *regions = (to_device(array[part.slices], device)[None, None] for array in arrays)
+        channels = torch.cat([low_pass(window(image, hu_window), grid.factor), *(r.float() for r in regions)], dim=1)
+        image, region = resample(channels, grid, pose, sample.spacing).tensor_split([1], dim=1)
         images.append(augment_intensity(image, augmentation, generator) if augmentation and generator else image)
-        masks.append((mask >= 0.5).float())
+        masks.append((region >= 0.5).float())
     spacing = [[s * f for s, f in zip(sample.spacing, sample.grid.factor, strict=True)] for sample in samples]
     keys = tuple(sample.key for sample in samples)
-    return Batch(torch.cat(images), torch.cat(masks), torch.tensor(spacing), keys)
+    mask, *pancreas = torch.cat(masks).split(1, dim=1)
+    return Batch(torch.cat(images), mask, torch.tensor(spacing), keys, pancreas[0] if pancreas else None)
 
 
 def batch_shape(samples: Sequence[Sample], at_least: Sequence[int] = (0, 0, 0)) -> Index3D:

@@ -110,6 +110,7 @@ class Sample(NamedTuple):
         mask: uint8, 0 or 1, (D, H, W).
         spacing: (z, y, x) in mm.
         grid: The grid on which the network will see the box, and where in these arrays it starts.
+        pancreas: uint8, 0 or 1, the pancreas with its tumour, (D, H, W); None if the method does not ask for it.
     """
 
     key: str
@@ -117,6 +118,7 @@ class Sample(NamedTuple):
     mask: np.ndarray
     spacing: tuple[float, float, float]
     grid: NetworkGrid
+    pancreas: np.ndarray | None = None
 
 
 def network_factor(spacing: Sequence[float], sampling: Sampling) -> tuple[float, float, float]:
@@ -283,7 +285,9 @@ def spacing_range(cases: Sequence[Case]) -> list[list[float]]:
     return [list(map(min, axes)), list(map(max, axes))]
 
 
-def read_sample(case: Case, box: Box, sampling: Sampling, reach: Reach | None = None) -> Sample:
+def read_sample(
+    case: Case, box: Box, sampling: Sampling, reach: Reach | None = None, with_pancreas: bool = False
+) -> Sample:
     """Read one box from disk, with what of the scan around it can come into it; nothing else of the scan is touched.
 
     Args:
@@ -291,6 +295,7 @@ def read_sample(case: Case, box: Box, sampling: Sampling, reach: Reach | None = 
         box: What the network will see.
         sampling: Of the stage.
         reach: Says how far the augmentation looks around a box; None for not beyond it.
+        with_pancreas: Whether to give the pancreas besides the target.
 
     Raises:
         InputError: If the case is damaged.
@@ -306,8 +311,10 @@ def read_sample(case: Case, box: Box, sampling: Sampling, reach: Reach | None = 
     read = enlarge(box, low, [max(0.0, n) for n in high], case.shape)
     start = triple(float(a - b) for a, b in zip(box.start, read.start, strict=True))
     image = np.array(case.image()[read.slices])
-    mask = target_mask(case.label()[read.slices], sampling.target)
-    return Sample(case.key, image, mask, case.spacing, grid._replace(start=start))
+    label = case.label()[read.slices]
+    mask = target_mask(label, sampling.target)
+    pancreas = target_mask(label, "pancreas") if with_pancreas else None
+    return Sample(case.key, image, mask, case.spacing, grid._replace(start=start), pancreas)
 
 
 class BoxDataset(Dataset[Sample]):
@@ -325,6 +332,7 @@ class BoxDataset(Dataset[Sample]):
         reach: Of the augmentation, as in ``read_sample``.
         around_pancreas: Share of the draws in which a stage that looks around tumours looks around the pancreas of a
             case that has one.
+        with_pancreas: As in ``read_sample``.
     """
 
     def __init__(
@@ -334,9 +342,10 @@ class BoxDataset(Dataset[Sample]):
         seed: int,
         reach: Reach | None = None,
         around_pancreas: float = 0.0,
+        with_pancreas: bool = False,
     ) -> None:
         self.cases, self.sampling, self.seed, self.reach = list(cases), sampling, seed, reach
-        self.around_pancreas = around_pancreas
+        self.around_pancreas, self.with_pancreas = around_pancreas, with_pancreas
         self._fields: dict[int, Box] = {}  # found once in a process, because finding a body reads the whole scan
 
     def __len__(self) -> int:
@@ -349,4 +358,4 @@ class BoxDataset(Dataset[Sample]):
             self._fields[index] = scan_box(case.image(), case.spacing, self.sampling)
         rng = np.random.default_rng([self.seed, *item])
         box = training_box(case, self.sampling, rng, self._fields.get(index), self.around_pancreas)
-        return read_sample(case, box, self.sampling, self.reach)
+        return read_sample(case, box, self.sampling, self.reach, self.with_pancreas)

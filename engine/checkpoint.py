@@ -59,6 +59,7 @@ class Checkpoint:
         best_dice: Best validation Dice so far; None before the first validation, or without validation cases.
         optimiser: State of the optimiser; only in ``last.pt``.
         average: Moving average of the weights, with the number of steps in it; only in ``last.pt``.
+        memory: Anchors that the contrast of tissues remembers; only in ``last.pt``.
     """
 
     stage: str
@@ -74,6 +75,7 @@ class Checkpoint:
     best_dice: float | None = None
     optimiser: dict[str, Any] | None = None
     average: dict[str, Any] | None = None
+    memory: dict[str, Tensor] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -239,6 +241,7 @@ def _check_fields(checkpoint: Checkpoint) -> None:
         "spacing_range": ranges is None or ([len(s) for s in ranges] == [3, 3] and min(map(min, ranges)) > 0),
         "optimiser": checkpoint.optimiser is None or isinstance(checkpoint.optimiser, dict),
         "average": checkpoint.average is None or isinstance(checkpoint.average, dict),
+        "memory": checkpoint.memory is None or all(isinstance(t, Tensor) for t in checkpoint.memory.values()),
     }
     if wrong := [name for name, is_sound in sound.items() if not is_sound]:
         raise ValueError(f"{wrong[0]} is not what it should be")

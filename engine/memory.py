@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode
@@ -29,8 +30,8 @@ from engine.device import avoid_slow_convolutions, free_device_memory
 from engine.method import Method
 from engine.recipe import NetworkSettings, Recipe, new_network
 from models.dual_task_net import MOST_RECOMPUTED
-from models.losses import DualTaskLoss
 from models.processes import process_count
+from models.tissue_contrast import CELL, TISSUES, TissueCells
 
 # While a step runs on a GPU, the next batch is prepared. Besides that batch, the augmentation holds sampling grids and
 # copies of so many bytes per voxel of one sample at a time (measured: 69 for the pose, 104 for a view).
@@ -130,10 +131,10 @@ def step_memory(
             kept = [torch.empty_like(weight) for weight in trained for _ in range(2)]  # by Adam
             kept += [torch.empty_like(weight) for weight in weights if averaged]
             without_batch = tracker.live
-            mask = torch.empty(batch_size, 1, *shape)
+            mask = torch.empty(batch_size * method.copies, 1, *shape)
             phi = torch.empty_like(mask) if "sdf" in method.heads else None
             image = torch.empty_like(mask)
-            images = image if count_views(method) == 1 else torch.cat([image, image])
+            images = torch.cat([image, image]) if method.images > method.copies else image
             if ahead:
                 preparation = tracker.live - without_batch + PREPARATION_BYTES * math.prod(shape)
                 kept.append(torch.empty(preparation, dtype=torch.uint8))
@@ -148,14 +149,10 @@ def _loss(net: nn.Module, method: Method, images: Tensor, mask: Tensor, phi: Ten
     """Run the network on fake images and compute its loss, as in a step of the training."""
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         output = net(images.contiguous(memory_format=torch.channels_last_3d))
-    criterion = DualTaskLoss(method.weights, steepness=method.steepness)
-    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), [torch.Generator()] * len(mask))
+    criterion = method.build_loss()
+    generators = [torch.Generator()] * len(mask)
+    loss, _ = criterion(output, mask, phi, torch.ones(len(mask), 3), generators, cells=cells_of(method, mask))
     return loss
-
-
-def count_views(method: Method) -> int:
-    """Return how many views of each image the network sees in a step."""
-    return 1 if method.views == "none" else 2
 
 
 def largest_shape(cases: Sequence[Case], sampling: Sampling) -> Index3D:
@@ -182,6 +179,14 @@ def _largest_of_case(case: Case, sampling: Sampling) -> Index3D:
         widest = max(region[axis] for region in regions) + 2 * max(0.0, moved / mm)
         sides.append(min(most, math.ceil(widest) + 1))
     return network_grid(sides, case.spacing, sampling).shape
+
+
+def cells_of(method: Method, mask: Tensor) -> TissueCells | None:
+    """Return cells for the contrast of tissues that take as much memory as those of any boxes, if the method has it."""
+    if not method.weights.tissue_contrast:
+        return None
+    inside = F.avg_pool3d(mask, CELL) > 0
+    return TissueCells(inside.expand(-1, len(TISSUES), -1, -1, -1), torch.zeros(len(mask), dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,7 @@ def fit_step(
     recomputed = next((n for n in levels if _needed(recipe, shape, fast, n) <= budget), MOST_RECOMPUTED)
     if recomputed:
         notes.append(f"features at {_RESOLUTIONS[recomputed - 1]} resolution are computed twice to save memory")
-    need, images = _needed(recipe, shape, fast, recomputed), _own_batch(recipe) * count_views(recipe.method)
+    need, images = _needed(recipe, shape, fast, recomputed), _own_batch(recipe) * recipe.method.images
     known = "" if free == math.inf else f", {free / GB:.1f} GB are free"
     boxes = f"{images} images of {' x '.join(map(str, shape))} voxels"
     lines = ["; ".join([f"memory: {need / GB:.1f} GB at the peak of a step ({boxes}){known}", *notes])]

@@ -11,20 +11,28 @@ from data.common.errors import InputError
 from data.common.settings import change_settings
 from models.contrast import RING_MM
 from models.dual_task_net import HEAD_INPUTS
-from models.losses import DELAYED, RAMPED, LossWeights
-from models.signed_distance import STEEPNESS, per_case_distance, signed_distance
-from models.views import FAMILIES
+from models.local_errors import REGRESSIONS
+from models.losses import DELAYED, GUIDED, RAMPED, DualTaskLoss, LossWeights
+from models.signed_distance import STEEPNESS, TAU_MM, per_case_distance, signed_distance
+from models.views import FAMILIES, SINGLE
 
 DISTANCES = ("truncated_mm", "per_case")
 # The loss terms that each part of the method brings. Those of plain segmentation belong to every variant.
 _SEGMENTATION = ("dice", "bce", "absence")
 METHOD_PARTS = {
-    "contrast": ("contrast",),
-    "views": ("consistency", "consistency_cosine", "sdf_consistency"),
+    "contrast": ("contrast", "tissue_contrast"),
+    "views": ("consistency", "consistency_cosine", "sdf_consistency", "union_consistency", "guided_transform"),
     "sdf": ("sdf", "transform", "reciprocal", "agreement"),
 }
 _SDF_TERMS = dict.fromkeys(METHOD_PARTS["sdf"], "sdf")
-_HEAD_OF_TERM = {"contrast": "embedding", "slice": "slice", "deep": "deep", "sdf_consistency": "sdf"} | _SDF_TERMS
+_HEAD_OF_TERM = {
+    "contrast": "embedding",
+    "tissue_contrast": "projection",
+    "slice": "slice",
+    "deep": "deep",
+    "sdf_consistency": "sdf",
+    "guided_transform": "sdf",
+} | _SDF_TERMS
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,20 @@ class Method:
     weights: LossWeights
     views: str = field(
         default="randconv",
-        metadata={"help": "how the two views of an image are made", "choices": ("none", *FAMILIES)},
+        metadata={
+            "help": "how the two views of an image are made; none: the image only; twice: the image only, but of every "
+            "box in two augmentations, for a comparison at equal cost",
+            "choices": (*SINGLE, *FAMILIES),
+        },
     )
     distance: str = field(
         default="truncated_mm", metadata={"help": "target of the distance head", "choices": DISTANCES}
     )
     steepness: float = field(
         default=STEEPNESS,
-        metadata={"help": "k of the transform T(d) = sigmoid(-k d); inf thresholds d and passes no gradient"},
+        metadata={
+            "help": "k of the transform T(d) = sigmoid(-k d) at a tau of 10 mm; inf thresholds d and passes no gradient"
+        },
     )
     ramp: float = field(
         default=0.5,
@@ -69,6 +83,19 @@ class Method:
             "choices": HEAD_INPUTS,
         },
     )
+    tau_mm: float = field(
+        default=TAU_MM,
+        metadata={"added": True, "help": "distance in mm at which the target of the distance head is truncated"},
+    )
+    regression: str = field(
+        default="box",
+        metadata={
+            "added": True,
+            "help": "what the errors of the distance are averaged over: the whole box, or the band within tau of the "
+            "boundary, with a tenth of the rest",
+            "choices": REGRESSIONS,
+        },
+    )
 
     def __post_init__(self) -> None:
         if not self.steepness > 0:
@@ -79,6 +106,11 @@ class Method:
             raise InputError(f"--min-anchor-cells {self.min_anchor_cells}", "too few", "give 1 or more")
         if not 0 < self.ring_mm < math.inf:
             raise InputError(f"--ring-mm {self.ring_mm}", "not a positive number", "give a width in mm")
+        if not 0 < self.tau_mm < math.inf:
+            raise InputError(f"--tau-mm {self.tau_mm}", "not a positive number", "give a distance in mm")
+        if self.distance == "per_case" and self.regression == "band":
+            problem = "has no truncation, and so no band"
+            raise InputError("--distance per_case", problem, "use it with --regression box")
         for f in fields(self.weights):
             weight = getattr(self.weights, f.name)
             if not 0 <= weight < math.inf:
@@ -88,10 +120,13 @@ class Method:
         if self.distance == "per_case" and self.weights.reciprocal:
             raise InputError("--distance per_case", "the loss term reciprocal is in mm", "add --weight reciprocal=0")
         two_views = [term for term in METHOD_PARTS["views"] if getattr(self.weights, term)]
-        if self.views == "none" and two_views:
-            raise InputError(
-                "--views none", f"the loss term {two_views[0]} compares two views", f"add --weight {two_views[0]}=0"
-            )
+        if self.views in SINGLE and two_views:
+            problem = f"the loss term {two_views[0]} compares two views"
+            raise InputError(f"--views {self.views}", problem, f"add --weight {two_views[0]}=0")
+        guided = [term for term in GUIDED if getattr(self.weights, term)]
+        if guided and not FAMILIES[self.views].plain:
+            problem = f"the loss term {guided[0]} is guided by the plain image, which is none of its views"
+            raise InputError(f"--views {self.views}", problem, f"add --weight {guided[0]}=0")
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -102,10 +137,38 @@ class Method:
     def effective(self) -> "Method":
         """The same method with unused settings at their defaults, so that methods that compute the same are equal."""
         unread = [] if "sdf" in self.heads else ["distance", "steepness"]
+        unread += [] if "sdf" in self.heads and self.distance != "per_case" else ["tau_mm"]
+        unread += [] if self.weights.sdf or self.weights.reciprocal else ["regression"]
         unread += [] if {*RAMPED, *DELAYED} & {*self.weights.active} else ["ramp"]
-        unread += [] if self.weights.contrast else ["min_anchor_cells", "ring_mm"]
+        unread += [] if self.weights.contrast else ["min_anchor_cells"]
+        unread += [] if self.weights.contrast or self.weights.tissue_contrast else ["ring_mm"]
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Method) if f.name in unread}
         return replace(self, **defaults)
+
+    @property
+    def needs_pancreas(self) -> bool:
+        """Whether a step has to know the pancreas besides its target."""
+        return self.weights.tissue_contrast > 0 or (self.views not in SINGLE and FAMILIES[self.views].reads_masks)
+
+    @property
+    def copies(self) -> int:
+        """In how many augmentations a step sees every box."""
+        return 2 if self.views == "twice" else 1
+
+    @property
+    def images(self) -> int:
+        """How many images of each box the network sees in a step."""
+        return self.copies if self.views in SINGLE else 2
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a step compares the random view with the plain one as a guide."""
+        return bool({*GUIDED} & {*self.weights.active})
+
+    @property
+    def scaled_steepness(self) -> float:
+        """The k of T at voxels of 0.9 mm for distances in units of ``tau_mm``, so that T is as steep in mm."""
+        return self.steepness * self.tau_mm / TAU_MM
 
     def distance_target(self, mask: Tensor, spacing: Tensor) -> Tensor | None:
         """Return the target of the distance head, or None for a method without that head.
@@ -119,15 +182,35 @@ class Method:
         """
         if "sdf" not in self.heads:
             return None
-        return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing)
+        return per_case_distance(mask) if self.distance == "per_case" else signed_distance(mask, spacing, self.tau_mm)
+
+    def build_loss(self) -> DualTaskLoss:
+        """Build the loss."""
+        return DualTaskLoss(
+            self.weights,
+            min_cells=self.min_anchor_cells,
+            ring_mm=self.ring_mm,
+            tau=self.tau_mm,
+            ramp=self.ramp,
+            steepness=self.scaled_steepness,
+            regression=self.regression,
+        )
 
     def only(self, *parts: str) -> "Method":
         """Return plain segmentation with these of the METHOD_PARTS, weighted as in this method."""
         terms = {*_SEGMENTATION, *(term for part in parts for term in METHOD_PARTS[part])}
         if "sdf" not in parts:
-            terms -= {"sdf_consistency"}
+            terms -= {"sdf_consistency", "guided_transform"}
         weights = {f.name: getattr(self.weights, f.name) if f.name in terms else 0.0 for f in fields(LossWeights)}
         return replace(self, weights=LossWeights(**weights), views=self.views if "views" in parts else "none")
+
+    def without(self, part: str) -> "Method":
+        """Return the method without one of the METHOD_PARTS, at the same cost: for two views, two augmentations."""
+        left_out = METHOD_PARTS[part]
+        if part == "sdf":
+            left_out += tuple(term for term in self.weights.active if _HEAD_OF_TERM.get(term) == "sdf")
+        weights = replace(self.weights, **dict.fromkeys(left_out, 0.0))
+        return replace(self, weights=weights, views="twice" if part == "views" else self.views)
 
     def changed(self, weights: Sequence[str], settings: Mapping[str, Any] | None = None) -> "Method":
         """Return the method with single weights changed, such as ``["sdf=0.5"]``, and with other settings by name.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from data.common.errors import InputError
 from data.common.progress import be_quiet
@@ -100,6 +100,14 @@ def largest_over_processes(shape: Index3D) -> Index3D:
     return triple(sides.tolist())
 
 
+def mean_tensor(values: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes."""
+    if process_count() > 1:
+        distributed.all_reduce(values)
+        values /= process_count()
+    return values
+
+
 def average_gradients(net: nn.Module) -> None:
     """Replace every gradient by its mean over all processes.
 
@@ -110,8 +118,6 @@ def average_gradients(net: nn.Module) -> None:
     if process_count() == 1:
         return
     gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= process_count()
+    flat = mean_tensor(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

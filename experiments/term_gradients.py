@@ -15,28 +15,28 @@ Takes a trained model and training cases, augmented and with views as during tra
 import argparse
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.augment import Augmentation, Batch, make_batch
+from data.augment import Augmentation, make_batch
 from data.common.errors import command
 from data.samples import BoxDataset
 from data.splits.split import select_cases
 from engine.infer.models import StageModel
 from engine.stages import STAGES
 from engine.train.loader import derive_seed
+from engine.train.step import StepInput, make_views
 from experiments.common import add_run_options, open_run
 from models.contrast import draw_anchors
-from models.dual_task_net import DualTaskOutput
-from models.losses import DualTaskLoss, LossWeights, dice_loss
-from models.views import random_views
+from models.dual_task_net import DualTaskNet, DualTaskOutput
+from models.gradients import compare_gradients
+from models.losses import dice_loss, sum_of
 
-HEAD_PARAMETERS = ("seg.", "sdf.", "embedding.", "slice.")  # starts of their names
 SEGMENTATION = ("dice", "bce")
 SEED = 2022
 
@@ -58,8 +58,9 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
         generators=[generator],
     )
     torch.manual_seed(index)  # the dropout's
-    output = model.net(random_views(batch.image, batch.spacing, method.views, [generator]))
-    measured = term_gradients(model, output, batch, index)
+    step = make_views(batch, method, [generator])
+    output = model.net(step.images)
+    measured = gradients_of_terms(model, output, step, index)
 
     masks = {"seg": output.seg > 0} | ({} if output.sdf is None else {"sdf": output.sdf < 0})
     for head, mask in masks.items():
@@ -74,32 +75,15 @@ def measure(model: StageModel, dataset: BoxDataset, index: int) -> dict[str, flo
     return measured
 
 
-def term_gradients(model: StageModel, output: DualTaskOutput, batch: Batch, seed: int) -> dict[str, float]:
+def gradients_of_terms(model: StageModel, output: DualTaskOutput, step: StepInput, seed: int) -> dict[str, float]:
     """Measure the gradient of every active term; norm and cosine are 0 for a term without gradient."""
-    method = model.stage.method
-    phi = method.distance_target(batch.mask, batch.spacing)
-    shared = [p for name, p in model.net.named_parameters() if not name.startswith(HEAD_PARAMETERS)]
-
-    def gradient(*terms: str) -> Tensor:
-        only = {name: weight if name in terms else 0.0 for name, weight in vars(method.weights).items()}
-        criterion = DualTaskLoss(
-            LossWeights(**only),
-            min_cells=method.min_anchor_cells,
-            ring_mm=method.ring_mm,
-            steepness=method.steepness,
-        )
-        loss, _ = criterion(output, batch.mask, phi, batch.spacing, [torch.Generator().manual_seed(seed)])
-        if not loss.requires_grad:  # an infinitely steep T is a constant
-            return torch.zeros(sum(p.numel() for p in shared), device=model.device)
-        parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in parts])
-
-    of_segmentation, measured = gradient(*SEGMENTATION), {}
-    for term in method.weights.active:
-        of_term = gradient(term)
-        measured[f"norm {term}"] = float(of_term.norm())
-        measured[f"cosine {term}"] = float(F.cosine_similarity(of_term, of_segmentation, dim=0))
-    return measured
+    generators = [torch.Generator().manual_seed(seed)]
+    weighted, _ = model.stage.method.build_loss().weighted_terms(
+        output, step.mask, step.phi, step.spacing, generators, cells=step.cells
+    )
+    segmentation = sum_of({name: term for name, term in weighted.items() if name in SEGMENTATION}, model.device)
+    compared = compare_gradients(weighted, segmentation, cast("DualTaskNet", model.net).shared_parameters())
+    return {name.replace("_", " ", 1): float(value) for name, value in compared.items()}
 
 
 @command
@@ -118,7 +102,8 @@ def main() -> int:
     model.net.train()
     target = model.stage.sampling.target
     cases = [case for case in select_cases(centres, split.train) if case.target_box(target)]
-    dataset = BoxDataset(cases[:: max(1, len(cases) // args.cases)], model.stage.sampling, SEED)
+    sampling, with_pancreas = model.stage.sampling, model.stage.method.needs_pancreas
+    dataset = BoxDataset(cases[:: max(1, len(cases) // args.cases)], sampling, SEED, with_pancreas=with_pancreas)
     rows = [measure(model, dataset, index) for index in range(len(dataset))]
     mean = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
     print(f"{model.run}: {len(rows)} training cases\n  term                 norm   cosine with dice + bce")

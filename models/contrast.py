@@ -55,7 +55,7 @@ def draw_anchors(
     shares, scores = [], []
     for target, mm, generator in zip(mask, spacing.tolist(), generators, strict=True):
         width = ring_mm * (0.5 + 0.5 * float(torch.rand((), generator=generator)))
-        ring = _dilate(target, [max(1, round(width / s)) for s in mm]) - target
+        ring = dilate(target, [max(1, round(width / s)) for s in mm]) - target
         shares.append(F.avg_pool3d(torch.cat([target, ring]).float(), REDUCTION))  # (2, D/8, H/8, W/8)
         scores.append(torch.rand(shares[-1].shape, generator=generator))
     share = torch.stack(shares, dim=1)  # (2, B, D/8, H/8, W/8), target and ring
@@ -130,7 +130,7 @@ def nt_xent(
     return (pair_loss * pairs).sum() / pairs.sum().clamp(min=1)
 
 
-def _dilate(mask: Tensor, voxels: Sequence[int]) -> Tensor:
+def dilate(mask: Tensor, voxels: Sequence[int]) -> Tensor:
     """Dilate a mask (1, D, H, W) by so many voxels to either side along each axis."""
     dilated = mask.float()
     # Dilation by a box is separable: one axis at a time costs 3 n comparisons per voxel instead of n^3.

@@ -17,7 +17,8 @@ from models.signed_distance import distance_to_mask, scale_steepness
 R = TypeVar("R")
 
 REDUCTION = 8  # voxels of the input per cell of the bottom grid, along each axis
-HEADS = ("seg", "sdf", "embedding", "slice", "deep")
+HEADS = ("seg", "sdf", "embedding", "slice", "deep", "projection")
+PROJECTION = 32  # channels of it
 HEAD_INPUTS = ("normalised", "raw")
 ENCODER = re.compile(r"stem\.|encoder\d\.|down\d\.")  # how the names of its parameters start
 MOST_RECOMPUTED = 3  # resolutions whose features can be recomputed; those of the coarsest one take too little to matter
@@ -39,6 +40,7 @@ class DualTaskOutput(NamedTuple):
         slice: One logit per slice for "this slice holds the target", shape (B, D).
         deep: Logits of the mask on the coarser grids of the decoder, shapes (B, 1, D/2, H/2, W/2) and
             (B, 1, D/4, H/4, W/4).
+        projection: Features for the contrast of tissues, shape (B, 32, D/2, H/2, W/2).
     """
 
     seg: Tensor
@@ -46,6 +48,7 @@ class DualTaskOutput(NamedTuple):
     embedding: Tensor | None
     slice: Tensor | None
     deep: tuple[Tensor, Tensor] | None = None
+    projection: Tensor | None = None
 
 
 class SliceHead(nn.Module):
@@ -78,7 +81,8 @@ class DualTaskNet(nn.Module):
 
     Args:
         width: Channels at full resolution, a multiple of the groups. The published network has 32 (18.97 M parameters).
-        heads: Heads to build, from "seg" (required), "sdf", "embedding", "slice" and "deep" (deep supervision).
+        heads: Heads to build, from "seg" (required), "sdf", "embedding", "slice", "deep" (deep supervision) and
+            "projection".
         head_input: What the heads of mask and distance read: the features "normalised", by GroupNorm - ReLU, or "raw",
             the sum of the residual blocks. The published network has "raw". Its deviation of about 10 at the start
             saturates both heads.
@@ -142,6 +146,7 @@ class DualTaskNet(nn.Module):
         self.embedding = nn.Sequential(PointwiseConv3d(w8, 32), nn.ReLU()) if "embedding" in heads else None
         self.slice = SliceHead(w8, w4, activation) if "slice" in heads else None
         self.deep = nn.ModuleList([head(w1), head(w2)]) if "deep" in heads else None
+        self.projection = projection(w1, activation) if "projection" in heads else None
 
     def forward(self, x: Tensor) -> DualTaskOutput:
         """Run the network.
@@ -171,6 +176,7 @@ class DualTaskNet(nn.Module):
             embedding=self.embedding(bottom) if self.embedding is not None else None,
             slice=self.slice(bottom) if self.slice is not None else None,
             deep=(self.deep[0](y2), self.deep[1](y4)) if self.deep is not None else None,
+            projection=self.projection(y2) if self.projection is not None else None,
         )
 
     def freeze_encoder(self) -> None:
@@ -178,6 +184,10 @@ class DualTaskNet(nn.Module):
         for name, parameter in self.named_parameters():
             if ENCODER.match(name):
                 parameter.requires_grad_(False)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that do not belong to a single head."""
+        return [parameter for name, parameter in self.named_parameters() if name.split(".")[0] not in HEADS]
 
     def _run(self, resolution: int, part: Callable[..., R], *inputs: Tensor | nn.Module) -> R:
         """Run a part of the network at a resolution (1 is the full one); keep its features or recompute them."""
@@ -200,6 +210,12 @@ class DualTaskNet(nn.Module):
         return self.seg(y), self.sdf(y) if self.sdf is not None else None
 
 
+def projection(channels: int, activation: Activation) -> nn.Sequential:
+    """Build the head of the contrast of tissues: normalisation, then two layers."""
+    hidden, out = PointwiseConv3d(channels, PROJECTION), PointwiseConv3d(PROJECTION, PROJECTION)
+    return nn.Sequential(activation.build(channels), hidden, nn.ReLU(), out)
+
+
 def _initialise(head: nn.Conv3d, deviation: float, bias: float) -> None:
     nn.init.normal_(head.weight, std=deviation)
     nn.init.constant_(cast("Tensor", head.bias), bias)
@@ -216,8 +232,8 @@ def averaged_probability(output: DualTaskOutput, spacing: Tensor, steepness: flo
     Args:
         output: Output of a network with the head "sdf".
         spacing: Voxel spacing (z, y, x) in mm, shape (B, 3).
-        steepness: The k of T that the network was trained with, at voxels of 0.9 mm. With ``math.inf`` T(d) is the
-            mask d < 0.
+        steepness: The k of T that the network was trained with, at voxels of 0.9 mm and its own tau. With ``math.inf``
+            T(d) is the mask d < 0.
 
     Returns:
         The mean of p and T(d) in float32, shape (B, 1, D, H, W).

@@ -1,8 +1,8 @@
 """The loss terms as pure functions, and DualTaskLoss, their weighted sum."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import torch
@@ -11,8 +11,10 @@ from torch import Generator, Tensor
 
 from models.contrast import RING_MM, draw_anchors, nt_xent
 from models.dual_task_net import DualTaskOutput
+from models.local_errors import distance_error, union_divergence
 from models.processes import mean_of_chosen, rows_of_all
 from models.signed_distance import STEEPNESS, TAU_MM, distance_to_mask, mask_to_distance, scale_steepness
+from models.tissue_contrast import Anchors, TissueCells, contrast_tissues, draw_tissue_anchors, mean_cosine, remember
 
 T = TypeVar("T")
 
@@ -20,10 +22,16 @@ ABSENCE_ML = 5.0  # the predicted volume from which on the absence loss bends fr
 SLICE_MIN_VOXELS = 10  # a slice is positive if it holds more target voxels than this
 # Terms that compare two predictions. Their weight rises during training, because predictions agree most easily if both
 # are empty.
-RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement")
+RAMPED = ("consistency", "consistency_cosine", "sdf_consistency", "agreement", "union_consistency", "guided_transform")
 # Terms of the distance head. It waits until the features tell the target from its surroundings. Before that, it could
 # only learn that most voxels lie far outside: it would become 1 everywhere, where T has no slope and tanh hardly any.
-DELAYED = ("sdf", "transform", "sdf_consistency", "agreement")
+DELAYED = ("sdf", "transform", "sdf_consistency", "agreement", "guided_transform")
+GUIDED = ("union_consistency", "guided_transform")  # terms that compare a random view with the plain one, as a guide
+# The gradient that a term should have at least on the shared layers, as a share of that of Dice. Below it, the term
+# changes nothing that could be measured, and counts as absent.
+LEAST_SHARE = 0.05
+MOST_COSINE = 0.9  # of two anchors of the contrast of tissues; above, it cannot tell cells apart and counts as absent
+NOT_GATED = ("dice", "bce")  # plain segmentation: what the others are compared with
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,9 @@ class LossWeights:
         bce: Binary cross-entropy of p and y.
         absence: log(1 + V / 5 ml) of the predicted volume V where y is empty.
         contrast: NT-Xent loss of the embeddings inside the target and around it.
-        sdf: Mean of |d - phi|.
+        sdf: Mean of |d - phi|, see ``distance_error``.
         transform: Dice loss of T(d) and y.
-        reciprocal: Mean of |R(p) - phi|.
+        reciprocal: Mean of |R(p) - phi|, see ``distance_error``.
         agreement: Mean of (T(d) - p)^2.
         consistency: Mean squared difference of p between two views.
         consistency_cosine: 1 - cosine similarity of p between two views.
@@ -51,6 +59,9 @@ class LossWeights:
         slice: Binary cross-entropy of the slice logits.
         deep: Dice and cross-entropy of the logits on the coarser grids of the decoder, two thirds of it at 1/2 and one
             third at 1/4 (deep supervision).
+        tissue_contrast: Contrast of target, gland, their surroundings and bright tissue (``models.tissue_contrast``).
+        union_consistency: Symmetric divergence of p between the random view and its guide, where either sees a target.
+        guided_transform: Dice loss of p of the random view and T(d) of its guide.
     """
 
     dice: float = 1.0
@@ -66,11 +77,14 @@ class LossWeights:
     sdf_consistency: float = 0.0
     slice: float = 0.0
     deep: float = 0.0
+    tissue_contrast: float = field(default=0.0, metadata={"added": True})
+    union_consistency: float = field(default=0.0, metadata={"added": True})
+    guided_transform: float = field(default=0.0, metadata={"added": True})
 
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the terms whose weight is not 0."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name))
+        return tuple(term.name for term in fields(self) if getattr(self, term.name))
 
 
 def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
@@ -119,6 +133,11 @@ def slice_labels(mask: Tensor) -> Tensor:
     return (mask.sum(dim=(1, 3, 4)) > SLICE_MIN_VOXELS).float()
 
 
+def sum_of(weighted: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    """Add up weighted terms, one after the other; 0 without any."""
+    return sum(weighted.values(), torch.zeros((), device=device))
+
+
 def ramp_up(progress: float, length: float) -> float:
     """Compute the factor of a ramped weight, exp(-5 (1 - progress / length)^2), and 1 from ``length`` on.
 
@@ -142,7 +161,12 @@ class DualTaskLoss:
         tau: Truncation distance in mm, the unit of the signed distance.
         ramp: Share of the training over which the weights of the terms in RAMPED rise, and after half of which those in
             DELAYED set in; 0 for neither.
-        steepness: k of the transform T at voxels of 0.9 mm.
+        steepness: k of the transform T at voxels of 0.9 mm, for distances in units of tau.
+        regression: What an error of the distance is averaged over, one of REGRESSIONS.
+
+    Attributes:
+        memory: Anchors of earlier steps for the contrast of tissues, which every call adds to; None before the first
+            one. It is a part of the state of a training.
     """
 
     def __init__(
@@ -154,9 +178,11 @@ class DualTaskLoss:
         tau: float = TAU_MM,
         ramp: float = 1.0,
         steepness: float = STEEPNESS,
+        regression: str = "box",
     ) -> None:
         self.weights, self.min_cells, self.ring_mm = weights, min_cells, ring_mm
-        self.tau, self.ramp, self.steepness = tau, ramp, steepness
+        self.tau, self.ramp, self.steepness, self.regression = tau, ramp, steepness, regression
+        self.memory: Anchors | None = None
 
     def __call__(
         self,
@@ -166,8 +192,31 @@ class DualTaskLoss:
         spacing: Tensor,
         generators: Sequence[Generator],
         progress: float = 1.0,
+        cells: TissueCells | None = None,
+        guide: DualTaskOutput | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a batch.
+
+        Arguments and errors are those of ``weighted_terms``.
+
+        Returns:
+            The loss, a scalar, and its terms as ``weighted_terms`` gives them.
+        """
+        weighted, terms = self.weighted_terms(output, mask, phi, spacing, generators, progress, cells, guide)
+        return sum_of(weighted, mask.device), terms
+
+    def weighted_terms(
+        self,
+        output: DualTaskOutput,
+        mask: Tensor,
+        phi: Tensor | None,
+        spacing: Tensor,
+        generators: Sequence[Generator],
+        progress: float = 1.0,
+        cells: TissueCells | None = None,
+        guide: DualTaskOutput | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute the terms of the loss of a batch.
 
         Args:
             output: Output of the network for V views of B samples, ordered view after view (V * B rows).
@@ -176,10 +225,15 @@ class DualTaskLoss:
             spacing: Voxel spacing (z, y, x) in mm, shape (B, 3), on the CPU.
             generators: Source of the random draws of the anchors of each sample, on the CPU.
             progress: Completed share of the training, in [0, 1].
+            cells: Tissues and centres of the boxes; None if ``tissue_contrast`` is not active.
+            guide: Output of a teacher for the first view of the B samples, without gradient, which guides the second
+                one; None for that of the network itself. Only terms of GUIDED read it.
 
         Returns:
-            The loss, a scalar, and every active term by name, unweighted and without gradient. ``contrast`` is
-            accompanied by ``contrast_skipped``, which is 1 if one of the two groups had no anchor, else 0.
+            The terms that act by name, times their weights, whose sum is the loss; and every active term, unweighted
+            and without gradient. ``contrast`` is accompanied by ``contrast_skipped``, which is 1 if one of the two
+            groups had no anchor, else 0; ``tissue_contrast`` by ``tissue_cosine``, the mean cosine similarity of two
+            anchors.
 
         Raises:
             ValueError: If an active term needs a head, a distance or a second view that is missing.
@@ -191,6 +245,8 @@ class DualTaskLoss:
         terms = self._segmentation_terms(output.seg.float(), mask, spacing, views)
         if output.sdf is not None:
             terms |= self._distance_terms(output.seg, output.sdf, mask, phi, spacing, views)
+        if {*GUIDED} & {*self.weights.active}:
+            terms |= self._guided_terms(output, guide or without_gradient(output), spacing, views)
         if self.weights.contrast:
             embedding = _required(output.embedding, "contrast", "the head 'embedding'")
             anchors = draw_anchors(embedding, mask, spacing, self.min_cells, [*generators] * views, self.ring_mm)
@@ -206,13 +262,21 @@ class DualTaskLoss:
                 for logits, step in zip(_required(output.deep, "deep", "the head 'deep'"), (2, 4), strict=True)
             )
             terms["deep"] = (2 * half + quarter) / 3
-        total = torch.zeros((), device=mask.device)
+        if self.weights.tissue_contrast:
+            projection = _required(output.projection, "tissue_contrast", "the head 'projection'")
+            found = _required(cells, "tissue_contrast", "the tissues of the boxes")
+            tissue_anchors = draw_tissue_anchors(projection, found, generators)
+            of_all = tissue_anchors.of_all()
+            terms["tissue_contrast"] = contrast_tissues(of_all, self.memory)
+            terms["tissue_cosine"] = mean_cosine(of_all)
+            self.memory = remember(tissue_anchors, self.memory)
+        weighted = {}
         for name in self.weights.active:
             rise = ramp_up(progress, self.ramp) if name in RAMPED else 1.0
             term = _required(terms.get(name), name, "the head 'sdf'")
             if name not in DELAYED or progress >= self.ramp / 2:
-                total = total + getattr(self.weights, name) * rise * term
-        return total, {name: term.detach() for name, term in terms.items()}
+                weighted[name] = getattr(self.weights, name) * rise * term
+        return weighted, {name: term.detach() for name, term in terms.items()}
 
     def _segmentation_terms(self, logits: Tensor, mask: Tensor, spacing: Tensor, views: int) -> dict[str, Tensor]:
         weights = self.weights
@@ -230,6 +294,20 @@ class DualTaskLoss:
             terms["consistency_cosine"] = cosine_distance(*_two_views(p, views))
         return terms
 
+    def _guided_terms(
+        self, output: DualTaskOutput, guide: DualTaskOutput, spacing: Tensor, views: int
+    ) -> dict[str, Tensor]:
+        _, logits = _two_views(output.seg.float(), views)
+        boxes, terms = len(logits), {}
+        if self.weights.union_consistency:
+            terms["union_consistency"] = union_divergence(logits, guide.seg[:boxes].float(), spacing[:boxes])
+        if self.weights.guided_transform:
+            sdf = _required(guide.sdf, "guided_transform", "the head 'sdf'")[:boxes]
+            target = distance_to_mask(torch.tanh(sdf.float()), scale_steepness(spacing[:boxes], self.steepness))
+            seen = (target.amax((1, 2, 3, 4), keepdim=True) > 0.5).float()  # else the guide sees no target
+            terms["guided_transform"] = dice_loss(torch.sigmoid(logits), target * seen)
+        return terms
+
     def _distance_terms(
         self,
         seg: Tensor,
@@ -244,17 +322,22 @@ class DualTaskLoss:
         k = scale_steepness(spacing, self.steepness)
         terms: dict[str, Tensor] = {}
         if weights.sdf:
-            terms["sdf"] = F.l1_loss(d, _required(phi, "sdf", "the signed distance phi"))
+            terms["sdf"] = distance_error(d, _required(phi, "sdf", "the signed distance phi"), self.regression)
         if weights.transform:
             terms["transform"] = dice_loss(distance_to_mask(d, k), mask)
         if weights.reciprocal:
             target = _required(phi, "reciprocal", "the signed distance phi")
-            terms["reciprocal"] = F.l1_loss(mask_to_distance(p, spacing, self.tau), target)
+            terms["reciprocal"] = distance_error(mask_to_distance(p, spacing, self.tau), target, self.regression)
         if weights.agreement:
             terms["agreement"] = F.mse_loss(distance_to_mask(d, k), p)
         if weights.sdf_consistency:
             terms["sdf_consistency"] = F.mse_loss(*_two_views(d, views))
         return terms
+
+
+def without_gradient(output: DualTaskOutput) -> DualTaskOutput:
+    """Return mask and distance of an output, which further steps take as given."""
+    return DualTaskOutput(output.seg.detach(), None if output.sdf is None else output.sdf.detach(), None, None)
 
 
 def _two_views(x: Tensor, views: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.blocks import PointwiseConv3d, StandardisedConv3d
 from models.channels_last import NormReLU
-from models.dual_task_net import DualTaskNet, segmentation_probability
+from models.dual_task_net import HEADS, DualTaskNet, segmentation_probability
 
 
 class ProbabilityNet(nn.Module):
@@ -23,7 +23,7 @@ class ProbabilityNet(nn.Module):
         super().__init__()
         self.net = copy.deepcopy(net).cpu()
         self.net.recomputed = 0
-        for head in ("sdf", "embedding", "slice", "deep"):
+        for head in set(HEADS) - {"seg"}:
             setattr(self.net, head, None)  # nobody reads it
         _replace_layers(self.net)
         self.eval().requires_grad_(False)

@@ -113,7 +113,7 @@ def probability_in_slabs(
         def forward(image: Tensor) -> Tensor:
             with Execution(device, precision).autocast():
                 output = net(image.contiguous(memory_format=torch.channels_last_3d))
-            return READOUTS[readout].probability(output, voxel_mm, stage.method.steepness)
+            return READOUTS[readout].probability(output, voxel_mm, stage.method.scaled_steepness)
 
         total = torch.zeros_like(on_grid)
         for some in _batches_of_flips(flips, tile, device):

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from engine.report.pictures import save_figure
 from engine.report.tables import failed
+from models.losses import LEAST_SHARE
 
 AXIS_LABELS = {
     "dice": "Dice",
@@ -30,8 +31,10 @@ AXIS_LABELS = {
     "seconds": "time [s]",
 }
 SHARES = ("dice", "recall", "precision", "roi_recall", "roi_recall_margin", "nsd_2mm", "nsd_1mm")
-NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped")  # columns of a training's history
-VALIDATION_PREFIX = "validation_"
+# Columns of a training's history.
+NOT_LOSSES = ("epoch", "step", "lr", "seconds", "gradient_norm", "contrast_skipped", "tissue_cosine")
+NOT_LOSS_PREFIXES = ("validation_", "share_", "cosine_")
+LEAST_DRAWN_SHARE = 1e-4  # of the gradient of Dice
 STAR_MARGIN = 0.04  # of an axis, beyond its data: the star of the best epoch lies within the frame at every edge
 VALIDATIONS = {"weights": "validation_dice", "average of the weights": "validation_dice_average"}  # label -> column
 
@@ -229,22 +232,29 @@ def draw_side_by_side(
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Write a PNG of a training: every loss term on the left, the validation Dice on the right.
 
+    Between them are the shares of the terms' gradients in that of Dice, if some were measured.
+
     Args:
         path: The file.
-        history: One row per epoch with ``epoch``, ``loss`` (the total), any number of terms, ``validation_dice`` and
-            ``validation_dice_average``.
+        history: One row per epoch with ``epoch``, ``loss`` (the total), any number of terms, ``validation_dice``,
+            ``validation_dice_average`` and "share_<term>".
             Values that are blank or absent are not drawn. Columns of ``NOT_LOSSES`` are no terms.
         title: Title of the figure.
     """
     names = dict.fromkeys(key for row in history for key in row)
-    terms = [name for name in names if name not in NOT_LOSSES and not name.startswith(VALIDATION_PREFIX)]
+    terms = [name for name in names if name not in NOT_LOSSES and not name.startswith(NOT_LOSS_PREFIXES)]
+    shares = {name.removeprefix("share_"): _series(history, name) for name in names if name.startswith("share_")}
     with plot_style():
-        figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
+        figure = Figure(figsize=(16 if shares else 11, 4.2), dpi=150, layout="constrained")
         figure.suptitle(title, weight="bold")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=True)
+        left, *between, right = figure.subplots(
+            1, 3 if shares else 2, width_ratios=(3, *[3] * bool(shares), 2), sharex=True
+        )
         _draw_losses(left, {name: _series(history, name) for name in terms})
+        for axes in between:
+            _draw_shares(axes, shares)
         _draw_validation(right, {label: _series(history, name) for label, name in VALIDATIONS.items()})
-        for axes in (left, right):
+        for axes in (left, *between, right):
             axes.set_xlabel("epoch")
         if history:
             first, last = float(history[0]["epoch"]), float(history[-1]["epoch"])
@@ -265,12 +275,28 @@ def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]
         axes.plot(epochs, values, label="total" if total else name.replace("_", " "), marker=marker, ms=3.5, **look)
     numbers = [value for _, values in series.values() for value in values]
     if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be formulas, which the style turns off
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _use_logarithms(axes)
     axes.set(ylabel="training loss")
     if series:
         axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _use_logarithms(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be formulas, which the style turns off
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_shares(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+    """Draw the measured shares, and the line below which a term counts as absent; 0 is drawn at the bottom."""
+    palette = seaborn.color_palette("deep", max(1, len(series)))
+    for colour, (name, (epochs, values)) in zip(palette, series.items(), strict=True):
+        shown = [max(value, LEAST_DRAWN_SHARE) for value in values]
+        axes.plot(epochs, shown, label=name.replace("_", " "), color=colour, linewidth=1.4, marker="o", ms=3.5)
+    axes.axhline(LEAST_SHARE, color="0.35", linewidth=1.2, linestyle="--")
+    _use_logarithms(axes)
+    axes.set(ylabel="gradient, share of that of Dice")
+    axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _draw_validation(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:

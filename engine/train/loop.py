@@ -13,6 +13,7 @@ from engine.checkpoint import BEST, Checkpoint, load_checkpoint, save_checkpoint
 from engine.device import naming_memory_errors
 from engine.infer.models import StageModel
 from engine.processes import mean_over_processes, wait_for_all
+from engine.train.gates import describe_gates, shares_of
 from engine.train.loader import derive_seed
 from engine.train.operating_point import choose_score_thresholds
 from engine.train.profile import profiling
@@ -65,6 +66,8 @@ def train(training: Training, profile: int = 0, tracker: str = "") -> None:
             if log and validates:  # before the epoch counts as done, so that a killed run that goes on draws them again
                 log.draw_curves(training.title)
             save_epoch(training, epoch, best)
+    for line in describe_gates(log.history) if log else ():
+        print(f"{training.title}: {line}")
 
 
 def validate(training: Training) -> dict[str, float]:
@@ -104,7 +107,7 @@ def choose_best(training: Training, dice: Mapping[str, float]) -> nn.Module | No
     return networks[column]
 
 
-def train_one_epoch(training: Training, epoch: int, step_done: Callable[[], None]) -> dict[str, float]:
+def train_one_epoch(training: Training, epoch: int, step_done: Callable[[], None]) -> dict[str, float | None]:
     """Make one pass over the training cases.
 
     Args:
@@ -114,7 +117,7 @@ def train_one_epoch(training: Training, epoch: int, step_done: Callable[[], None
 
     Returns:
         The learning rate of the last step and the mean over the steps of the loss, each unweighted term and the norm of
-        the gradient.
+        the gradient; and of the steps in which they were measured, the ``shares_of`` the terms in it.
 
     Raises:
         InputError: If a loss or gradient is not finite or the memory does not suffice; it names the case.
@@ -129,7 +132,7 @@ def train_one_epoch(training: Training, epoch: int, step_done: Callable[[], None
             sums.add(step_input.keys, terms)
         step_done()
     sums.read()
-    return {"lr": training.optimiser.param_groups[0]["lr"], **mean_over_processes(sums.means())}
+    return {"lr": training.optimiser.param_groups[0]["lr"], **shares_of(mean_over_processes(sums.means()))}
 
 
 def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
@@ -171,7 +174,13 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
             save_checkpoint(training.folder / BEST, replace(kept, thresholds=thresholds))
     if writes:
         average = None if training.average is None else weights_of(training.average)
-        last = replace(checkpoint, optimiser=training.optimiser.state_dict(), average=average)
+        memory = training.criterion.memory
+        last = replace(
+            checkpoint,
+            optimiser=training.optimiser.state_dict(),
+            average=average,
+            memory=None if memory is None else memory._asdict(),
+        )
         save_checkpoint(training.folder / "last.pt", last)
     if writes and finished:
         best_so_far.unlink()

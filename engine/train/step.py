@@ -6,19 +6,27 @@ wait for the next step itself. What decides on shapes is drawn on the CPU.
 
 import functools
 import math
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-from data.augment import batch_shape, make_batch
+from data.augment import Batch, batch_shape, make_batch
 from data.common.errors import InputError
 from data.samples import Sample
+from data.splits.split import centre_of
 from engine.device import naming_memory_errors
+from engine.method import Method
 from engine.processes import average_gradients, largest_over_processes, own_share
+from engine.train.gates import measure_gradients, measures
 from engine.train.loader import derive_seed, read_batches
 from engine.train.training import Training
+from models.dual_task_net import DualTaskOutput
+from models.losses import sum_of
+from models.tissue_contrast import TissueCells, find_tissues
 from models.views import random_views
 
 LESS_MEMORY = "start a new run with a smaller --batch-size or --width"
@@ -34,6 +42,7 @@ class StepInput(NamedTuple):
         spacing: (B, 3), (z, y, x) in mm, on the CPU.
         keys: The cases.
         generators: Of each sample, for what the loss draws.
+        cells: For the contrast of tissues; None for a method without it.
     """
 
     images: Tensor
@@ -42,6 +51,7 @@ class StepInput(NamedTuple):
     spacing: Tensor
     keys: tuple[str, ...]
     generators: Sequence[Generator]
+    cells: TissueCells | None = None
 
 
 def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
@@ -63,7 +73,7 @@ def step_inputs(training: Training, epoch: int) -> Iterator[StepInput]:
         if upcoming is None:
             return
         main.wait_stream(beside)
-        for tensor in (upcoming.images, upcoming.mask, upcoming.phi):
+        for tensor in (upcoming.images, upcoming.mask, upcoming.phi, upcoming.cells and upcoming.cells.tissues):
             if tensor is not None:
                 tensor.record_stream(main)
         yield upcoming
@@ -94,6 +104,9 @@ def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequ
         generators: One for each sample, on the CPU; what is drawn for a sample does not depend on the others.
     """
     method = training.stage.method
+    if method.copies > 1:  # the second augmentation of a box depends on its own draws only, as the first one does
+        generators = [*generators, *(Generator().manual_seed(derive_seed(g.initial_seed(), 1)) for g in generators)]
+        samples = [*samples, *samples]
     batch = make_batch(
         samples,
         training.device,
@@ -102,10 +115,36 @@ def prepare_step(training: Training, samples: Sequence[Sample], generators: Sequ
         generators=generators,
         at_least=largest_over_processes(batch_shape(samples)),
     )
+    step = make_views(batch, method, generators)
+    return step._replace(images=step.images.contiguous(memory_format=training.execution.memory_format))
+
+
+def make_views(batch: Batch, method: Method, generators: Sequence[Generator]) -> StepInput:
+    """Compute what a method needs of a batch: views of its images, signed distance, and tissues."""
     phi = method.distance_target(batch.mask, batch.spacing)
-    images = random_views(batch.image, batch.spacing, method.views, generators)
-    images = images.contiguous(memory_format=training.execution.memory_format)
-    return StepInput(images, batch.mask, phi, batch.spacing, batch.keys, generators)
+    cells = None
+    if method.weights.tissue_contrast and batch.pancreas is not None:
+        tissues = find_tissues(batch.image, batch.mask, batch.pancreas, batch.spacing, method.ring_mm)
+        cells = TissueCells(tissues, torch.tensor([number_of(centre_of(key)) for key in batch.keys]))
+    masks = () if batch.pancreas is None else (batch.mask, batch.pancreas)
+    images = random_views(batch.image, batch.spacing, method.views, generators, masks)
+    return StepInput(images, batch.mask, phi, batch.spacing, batch.keys, generators, cells)
+
+
+def number_of(centre: str) -> int:
+    """Return a number that stands for a centre in all runs."""
+    return zlib.crc32(centre.encode())
+
+
+@torch.no_grad()
+def guide_of(training: Training, step: StepInput) -> DualTaskOutput | None:
+    """Return what the moving average of the weights makes of the plain images, if the method needs a guide.
+
+    It is None without an average; the network then guides itself.
+    """
+    if training.average is None or not training.stage.method.is_guided:
+        return None
+    return training.average.eval()(step.images[: len(step.mask)])
 
 
 def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tensor]:
@@ -117,15 +156,21 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
         done: Number of steps that the run has made before.
 
     Returns:
-        The loss, each unweighted term and the norm of the gradient before clipping: scalars on the device.
+        The loss, each unweighted term and the norm of the gradient before clipping: scalars on the device. In some
+        steps, what ``measure_gradients`` finds of the terms besides.
     """
     settings, progress = training.recipe.training, done / training.steps
     rising = max(1.0, settings.warm_up * training.steps)
     for group in training.optimiser.param_groups:  # linear warm-up, polynomial decay with power 0.9
         group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
     with training.execution.autocast():
+        guide = guide_of(training, step)
         output = training.net(step.images)
-    loss, terms = training.criterion(output, step.mask, step.phi, step.spacing, step.generators, progress)
+    weighted, terms = training.criterion.weighted_terms(
+        output, step.mask, step.phi, step.spacing, step.generators, progress, step.cells, guide
+    )
+    loss = sum_of(weighted, training.device)
+    measured = measure_gradients(training, weighted) if measures(training, done) else {}
     training.optimiser.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
     average_gradients(training.net)
@@ -141,7 +186,7 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
                 average.lerp_(weight, share)
     if training.execution.scales_loss:  # a step whose scaled gradient overflows is left out, and the scale is lowered
         norm = norm.nan_to_num(posinf=0.0)
-    return {"loss": loss.detach(), **terms, "gradient_norm": norm}
+    return {"loss": loss.detach(), **terms, "gradient_norm": norm, **measured}
 
 
 class LossSums:
@@ -152,8 +197,9 @@ class LossSums:
     """
 
     def __init__(self, read_every: int) -> None:
-        self.read_every, self.count = read_every, 0
+        self.read_every = read_every
         self.sums: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
         self._unread: list[tuple[tuple[str, ...], dict[str, Tensor]]] = []
 
     def add(self, keys: tuple[str, ...], terms: dict[str, Tensor]) -> None:
@@ -175,17 +221,17 @@ class LossSums:
         unread, self._unread = self._unread, []
         if not unread:
             return
-        rows = torch.stack([torch.stack([term.float() for term in terms.values()]) for _, terms in unread]).tolist()
-        for (keys, terms), row in zip(unread, rows, strict=True):
-            values = dict(zip(terms, row, strict=True))
-            if not all(map(math.isfinite, row)):
+        found = iter(torch.stack([term.float() for _, terms in unread for term in terms.values()]).tolist())
+        for keys, terms in unread:
+            values = {name: next(found) for name in terms}
+            if not all(map(math.isfinite, values.values())):
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
                 problem = f"the loss is not finite ({shown})"
                 raise InputError(", ".join(keys), problem, "look at the case, or use a lower --lr")
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
-            self.count += 1
+            self.counts.update(values.keys())
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each term over the steps that have been read."""
-        return {name: total / self.count for name, total in self.sums.items()}
+        """Return the mean of each term over the steps that have been read and have it."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from data.cases.case import Case
@@ -23,7 +22,9 @@ from engine.stages import Stage
 from engine.train.initial import InitialWeights, load_fitting
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
 from engine.train.synthetic import draw_validation
+from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
+from models.tissue_contrast import Anchors
 
 
 @dataclass
@@ -58,10 +59,10 @@ class Training:
     loader: DataLoader[Sample | InputError]
     sampler: EpochSampler
     validation: Sequence[Case]
-    net: nn.Module
+    net: DualTaskNet
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: nn.Module | None
+    average: DualTaskNet | None
     criterion: DualTaskLoss
     data_hash: str
     spacing_range: list[list[float]]
@@ -148,6 +149,7 @@ def prepare_training(
         settings.seed,
         recipe.augmentation.reach,
         share_around_pancreas(settings.negatives),
+        stage.method.needs_pancreas,
     )
     sampler = EpochSampler(len(in_every_epoch), settings.seed, len(negatives), drawn, settings.batch_size)
     training = Training(
@@ -168,13 +170,7 @@ def prepare_training(
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=execution.scales_loss),
         average=average,
-        criterion=DualTaskLoss(
-            stage.method.weights,
-            min_cells=stage.method.min_anchor_cells,
-            ring_mm=stage.method.ring_mm,
-            ramp=stage.method.ramp,
-            steepness=stage.method.steepness,
-        ),
+        criterion=stage.method.build_loss(),
         data_hash=digest([*cases, *validation_cases]),
         spacing_range=spacing_range(cases),
     )
@@ -202,6 +198,8 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
                 group["fused"] = own
         if training.average is not None:
             training.average.load_state_dict(checkpoint.average or {})  # which is refused if it is missing
+        if checkpoint.memory is not None:
+            training.criterion.memory = Anchors(**{n: t.to(training.device) for n, t in checkpoint.memory.items()})
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"its parameters are not those of the network of {training.stage.title}"
         raise InputError(training.folder / "last.pt", problem, remedy) from error

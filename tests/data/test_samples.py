@@ -254,3 +254,19 @@ def test_repetitions_of_a_case_in_an_epoch_are_other_boxes(curved_case):
     samples = [dataset[1, 0, number] for number in (0, 1, 0)]
     assert np.array_equal(samples[0].image, samples[2].image) and samples[0].grid == samples[2].grid
     assert samples[0].image.shape != samples[1].image.shape or samples[0].grid != samples[1].grid
+
+
+def test_the_pancreas_moves_with_the_target_and_is_read_only_if_it_is_asked_for(wide_case):
+    sampling = replace(STAGES["tumor_coarse"].sampling, target_mm=(4.0, 2.0, 2.0))
+    found = []
+    for with_pancreas in (False, True):
+        dataset = BoxDataset([wide_case], sampling, 3, Augmentation().reach, with_pancreas=with_pancreas)
+        generators = [torch.Generator().manual_seed(5)]
+        arguments = {"hu_window": sampling.hu_window, "augmentation": Augmentation(), "generators": generators}
+        found.append(make_batch([dataset[1, 0]], torch.device("cpu"), **arguments))
+    plain, batch = found
+    assert plain.pancreas is None
+    assert torch.equal(plain.image, batch.image) and torch.equal(plain.mask, batch.mask)
+    assert set(batch.pancreas.unique().tolist()) == {0.0, 1.0} and bool((batch.pancreas >= batch.mask).all())
+    voxels = ((wide_case.label() > 0).sum(), (wide_case.label() == 2).sum())
+    assert float(batch.pancreas.sum() / batch.mask.sum()) == pytest.approx(float(voxels[0] / voxels[1]), rel=0.3)

@@ -49,6 +49,7 @@ def case_of(shape=(200, 512, 512), pancreas=(60, 150, 200), tumour=(30, 60, 60),
         ("tumor_fine", "full", 8, (32, 32, 40), 2, 0),
         ("tumor_fine", "full", 8, (32, 32, 40), 2, 1),
         ("tumor_coarse", "sdf", 16, (24, 40, 32), 1, 2),
+        ("tumor_coarse", "redesigned", 8, (32, 32, 40), 2, 0),
         ("pancreas_coarse", "full", 8, (32, 48, 32), 1, 3),
         ("pancreas_fine", "baseline", 8, (32, 48, 48), 2, 0),
         ("tumor_coarse", "published", 8, (32, 32, 32), 2, 0),
@@ -164,7 +165,7 @@ def have_gpu(monkeypatch):
     """Pretend to have a GPU, and estimate in no time."""
 
     def step_memory(network, method, shape, *, batch_size, recomputed, **_):
-        return math.prod(shape) * batch_size * memory.count_views(method) * (3100, 2000, 1450, 1300)[recomputed]
+        return math.prod(shape) * batch_size * method.images * (3100, 2000, 1450, 1300)[recomputed]
 
     def pretend(total: float, free: float) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=total))

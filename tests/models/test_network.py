@@ -28,9 +28,12 @@ def test_output_shapes_and_heads_that_were_not_built():
     assert output.seg.shape == output.sdf.shape == x.shape
     assert output.embedding.shape == (2, 32, 2, 3, 1)
     assert output.slice.shape == (2, 16)
+    assert output.projection.shape == (2, 32, 8, 12, 4)
     assert [tuple(logits.shape) for logits in output.deep] == [(2, 1, 8, 12, 4), (2, 1, 4, 6, 2)]
     plain = DualTaskNet(width=8, heads=("seg",))(x)
-    assert plain.sdf is None and plain.embedding is None and plain.slice is None and plain.deep is None
+    assert (
+        plain.sdf is None and plain.embedding is None and plain.slice is None and plain.deep is plain.projection is None
+    )
 
 
 def test_slice_logits_are_equal_within_a_group_of_eight_slices():
@@ -41,8 +44,8 @@ def test_slice_logits_are_equal_within_a_group_of_eight_slices():
 
 def test_every_parameter_receives_a_gradient():
     net = DualTaskNet(width=8)
-    *parts, deep = net(torch.rand(1, 1, 16, 16, 16))
-    sum(part.square().mean() for part in (*parts, *deep)).backward()
+    *parts, deep, projection = net(torch.rand(1, 1, 16, 16, 16))
+    sum(part.square().mean() for part in (*parts, *deep, projection)).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
@@ -118,10 +121,11 @@ def test_recomputed_features_change_no_bit_of_outputs_gradients_and_later_draws(
         torch.manual_seed(0)
         net = DualTaskNet(width=8)
         net.recomputed = recomputed
-        *parts, deep = net(torch.rand(2, 1, 16, 24, 16))  # with dropout
-        sum(part.square().mean() for part in (*parts, *deep)).backward()
+        *parts, deep, projection = net(torch.rand(2, 1, 16, 24, 16))  # with dropout
+        parts += [*deep, projection]
+        sum(part.square().mean() for part in parts).backward()
         gradients = [p.grad for p in net.parameters()]
-        return [*parts, *deep, *gradients, torch.rand(3)], net.state_dict()
+        return [*parts, *gradients, torch.rand(3)], net.state_dict()
 
     (plain, state), (again, other_state) = step(0), step(recomputed)
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))

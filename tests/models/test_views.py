@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
 
-from models.views import FAMILIES, LEAST_CORRELATION, random_convolution, random_views, unchecked_random_convolution
+from models.views import (
+    FAMILIES,
+    LEAST_CORRELATION,
+    SINGLE,
+    random_convolution,
+    random_views,
+    unchecked_random_convolution,
+)
 
 MM = torch.full((3,), 0.9)
 
@@ -61,7 +68,8 @@ def test_many_views_differ_visibly_from_their_image():
 def test_a_constant_image_gives_a_finite_view(value, family):
     image = torch.full((1, 1, 8, 8, 8), value)
     for seed in range(20):
-        view = FAMILIES[family].make(image, MM, Generator().manual_seed(seed))
+        masks = [torch.zeros_like(image)] * 2 if FAMILIES[family].reads_masks else []
+        view = FAMILIES[family].make(image, MM, Generator().manual_seed(seed), *masks)
         assert torch.isfinite(view).all()
 
 
@@ -73,17 +81,20 @@ def test_gin_keeps_the_norm_and_varies():
     assert max(float((view - image).abs().mean()) for view in views) > 0.1
 
 
-def test_family_none_gives_the_images_themselves():
+@pytest.mark.parametrize("family", SINGLE)
+def test_families_without_views_give_the_images_themselves(family):
     batch = torch.cat([smooth_image(1), smooth_image(2)])
-    assert torch.equal(random_views(batch, MM.expand(2, 3), "none", [Generator()] * 2), batch)
+    assert torch.equal(random_views(batch, MM.expand(2, 3), family, [Generator()] * 2), batch)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_views_are_ordered_view_after_view_and_repeat_with_the_seed(family):
     batch = torch.cat([smooth_image(1), smooth_image(2)])
 
+    masks = [(batch > 0.7).float(), (batch > 0.5).float()]
+
     def make() -> torch.Tensor:
-        return random_views(batch, MM.expand(2, 3), family, [Generator().manual_seed(seed) for seed in (5, 6)])
+        return random_views(batch, MM.expand(2, 3), family, [Generator().manual_seed(seed) for seed in (5, 6)], masks)
 
     views = make()
     assert views.shape == (4, 1, 16, 24, 24)

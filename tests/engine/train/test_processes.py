@@ -31,6 +31,7 @@ sys.exit(main("tumor_fine"))
 """
 OPTIONS = ["--data", "none", "--width", "8", "--workers", "0", "--gpu", "cpu", "--validate-every", "2"]
 OPTIONS += ["--target-mm", "2.5,2,2", "--batch-size", "2", "--seed", "3", "--lr", "1e-4", "--epochs", "3"]
+OPTIONS += ["--weight", "tissue_contrast=0.1"]  # whose memory holds the anchors of all processes
 
 
 @pytest.fixture
@@ -63,7 +64,10 @@ def test_two_processes_train_as_one_does_which_may_go_on_where_they_were_killed(
     (one,), (two,) = ((tmp_path / name / "tumor_fine" / "none").glob("2*") for name in ("one", "two"))
     for alone, shared in zip(read_losses(one), read_losses(two), strict=True):
         del alone["seconds"], shared["seconds"]
-        assert shared == pytest.approx(alone, rel=5e-3, abs=2e-3)
+        assert shared.keys() == alone.keys()
+        for name, value in alone.items():  # of the gradients of single terms, rounding is a larger part
+            near = {"abs": 0.05} if name.startswith(("share_", "cosine_")) else {"rel": 1e-2, "abs": 2e-3}
+            assert shared[name] == pytest.approx(value, **near), name
     of_one, of_two = (load_checkpoint(folder / "best.pt", "tumor_fine") for folder in (one, two))
     assert of_one.recipe == of_two.recipe
     for name, weight in of_one.net.items():

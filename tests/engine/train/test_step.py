@@ -9,10 +9,12 @@ import engine.device
 from data.common.errors import InputError
 from engine.device import choose_execution
 from engine.recipe import TrainSettings
-from engine.stages import STAGES, VARIANTS
+from engine.stages import STAGES, VARIANTS, with_variant
 from engine.train.loader import read_batches
 from engine.train.loop import train
-from engine.train.step import LossSums, prepare_step, step_inputs, train_step
+from engine.train.step import LossSums, guide_of, prepare_step, step_inputs, train_step
+from models.losses import GUIDED
+from models.views import SINGLE
 from tests.engine.train.test_train import CPU, generators, read_losses, training_of
 
 SETTINGS = TrainSettings(epochs=2, workers=0, lr=1e-3, ema_decay=0.9)
@@ -26,7 +28,9 @@ def test_a_step_reads_no_number_from_its_device(tmp_path, monkeypatch, stage, va
     monkeypatch.setattr(
         "data.augment._generator_on", lambda *_: None
     )  # no generator draws for a device without numbers
-    terms = ("reciprocal", "agreement", "deep")
+    monkeypatch.setattr("models.tissue_views.noise_like", lambda image, _: torch.zeros_like(image))
+    terms = ["reciprocal", "agreement", "deep", "tissue_contrast"]
+    terms += GUIDED if with_variant(STAGES[stage], variant).method.views not in SINGLE else ()
     training = training_of(tmp_path, stage, SETTINGS, variant=variant, weights=[f"{t}=1" for t in terms], device=META)
     training.net.train()
     for samples in read_batches(training.loader):
@@ -85,6 +89,37 @@ def test_what_is_drawn_for_a_sample_does_not_depend_on_the_others(tmp_path):
     alone = prepare_step(training, samples[1:], generators(samples)[1:])
     assert both.keys == second.keys
     assert torch.equal(second.images[1::2], alone.images) and torch.equal(second.mask[1:], alone.mask)
+
+
+def test_the_average_of_the_weights_guides_without_dropout_and_draws_nothing(tmp_path):
+    weights = ["union_consistency=1", "guided_transform=1"]
+    training = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, batch_size=2), weights=weights)
+    training.net.train()
+    step = next(step_inputs(training, 1))
+    before = torch.random.get_rng_state()
+    guide = guide_of(training, step)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert guide.seg.shape == step.mask.shape and not guide.seg.requires_grad
+    plain = training.average.eval()(step.images[:2])
+    assert torch.equal(guide.seg, plain.seg) and torch.equal(guide.sdf, plain.sdf)
+    train_step(training, step, 1)
+    assert not torch.equal(guide_of(training, step).seg, guide.seg)
+    assert guide_of(training_of(tmp_path, "tumor_coarse", SETTINGS), step) is None
+    without = training_of(tmp_path, "tumor_coarse", replace(SETTINGS, ema_decay=0.0), weights=weights)
+    assert guide_of(without, step) is None
+
+
+def test_a_box_in_two_augmentations_is_two_images_of_which_the_first_are_those_of_the_baseline(tmp_path):
+    settings = replace(SETTINGS, batch_size=2)
+    once, twice = (
+        next(step_inputs(training_of(tmp_path, "tumor_coarse", settings, variant=variant), 1))
+        for variant in ("baseline", "fair-baseline")
+    )
+    assert twice.images.shape[0] == len(twice.mask) == 4 and twice.keys == 2 * once.keys
+    assert torch.equal(twice.images[:2], once.images) and torch.equal(twice.mask[:2], once.mask)
+    assert not torch.equal(twice.images[2:], once.images) and not torch.equal(twice.mask[2:], once.mask)
+    training = training_of(tmp_path, "tumor_coarse", settings, variant="fair-baseline")
+    assert torch.isfinite(train_step(training, twice, 0)["loss"])
 
 
 def test_a_training_that_is_too_short_to_be_recorded_says_so(tmp_path, capsys):

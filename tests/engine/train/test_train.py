@@ -137,9 +137,10 @@ def test_a_tiny_training_learns(tmp_path):
 @pytest.mark.parametrize(("workers", "healthy"), [(0, 0), (1, 0), (0, 3)])
 def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers, healthy):
     settings = replace(SETTINGS, workers=workers, ema_decay=0.9, optimiser="adamw", warm_up=0.5)
-    whole = training_of(tmp_path, "tumor_fine", settings, "whole", healthy=healthy)
+    kind = {"healthy": healthy, "variant": "redesigned"}
+    whole = training_of(tmp_path, "tumor_fine", settings, "whole", **kind)
     train(whole)
-    stopped = training_of(tmp_path, "tumor_fine", settings, "stopped", healthy=healthy)
+    stopped = training_of(tmp_path, "tumor_fine", settings, "stopped", **kind)
 
     class PowerCut(Exception):
         pass
@@ -156,7 +157,7 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers, he
         train(stopped)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
     assert checkpoint.epoch == 2 and not (stopped.folder / "best.pt").exists()
-    resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint, healthy=healthy)
+    resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint, **kind)
     train(resumed)
     for ours, theirs in ((whole.net, resumed.net), (whole.average, resumed.average)):
         for name, value in ours.state_dict().items():
