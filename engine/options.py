@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from data.augment import Augmentation
-from data.common.errors import InputError
 from data.common.settings import change_settings
 from data.common.text import OptionGroup
+from data.synthesis.organ_codes import absolute_labels
 from data.synthesis.settings import Synthesis
 from engine.checkpoint import DEFAULT_CHECKPOINTS
 from engine.recipe import NetworkSettings, TrainSettings
@@ -209,12 +209,9 @@ def read_synthesis(changes: Sequence[str]) -> Synthesis:
     """Return the settings of synthetic patients with what was typed for ``--synthesis``.
 
     Raises:
-        InputError: If a setting is unknown or out of its range, or there is no folder of the label maps.
+        InputError: If a setting is unknown or out of its range, or the folder or the codes of label maps are missing.
     """
     synthesis = change_settings(Synthesis(), changes, "--synthesis")
     if not synthesis.labels:
         return synthesis
-    folder = Path(synthesis.labels).expanduser().resolve()  # a run may go on from another folder
-    if not folder.is_dir():
-        raise InputError(synthesis.labels, "no such folder", "give a folder of label maps, or leave it out")
-    return replace(synthesis, labels=str(folder))
+    return replace(synthesis, labels=absolute_labels(synthesis.labels))  # a run may go on from another folder

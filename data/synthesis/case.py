@@ -15,6 +15,7 @@ from data.common.errors import InputError
 from data.scans.boxes import triple, whole_box
 from data.scans.grid import Grid
 from data.splits.split import SYNTHETIC
+from data.synthesis.organ_maps import check_maps
 from data.synthesis.patient import render_patient
 from data.synthesis.settings import Synthesis
 
@@ -123,12 +124,17 @@ def synthetic_cases(
         tumour: Whether they have a tumour; None for the share that ``synthesis`` says.
         roi_mm: As for ``render_patient``.
         first: Number in the name of the first.
+
+    Raises:
+        InputError: If one of the label maps that ``synthesis`` names cannot be used.
     """
     if tumour is not None:
         synthesis = replace(synthesis, tumours=float(tumour))
     shape = triple(math.ceil(LARGEST_MM / mm) for mm in spacing)
     whole = whole_box(shape)
     source = {"synthetic": VERSION, **asdict(synthesis), "spacing": list(spacing), "roi_mm": roi_mm and list(roi_mm)}
+    if count and synthesis.labels:
+        source["labels"] = check_maps(synthesis.labels)  # other maps are other patients, the same maps elsewhere are not
     return [
         SyntheticCase(
             folder=Path(),

@@ -53,22 +53,36 @@ def find_table(labels: str) -> tuple[Path, Codes]:
     Raises:
         InputError: If there is no such folder, or the table is not known, missing or not valid.
     """
-    name, colon, table = labels.rpartition(":")
+    folder, table = _split(labels)
     remedy = f"write DIR:TABLE with one of the tables {', '.join(TABLES)}, or put the file {CODES_FILE} into the folder"
-    if colon and not Path(labels).is_dir():
-        if table not in TABLES:
-            raise InputError(labels, f'there is no table of codes "{table}"', remedy)
-        return _checked_folder(Path(name)), TABLES[table]
-    folder = _checked_folder(Path(labels))
+    if table and table not in TABLES:
+        raise InputError(labels, f'there is no table of codes "{table}"', remedy)
+    if not folder.is_dir():
+        raise InputError(folder, "there is no such folder", "give the folder that holds the label maps")
+    if table:
+        return folder, TABLES[table]
     if not (folder / CODES_FILE).is_file():
         raise InputError(folder, "nothing says what the codes of its label maps mean", remedy)
     return folder, _read_codes(folder / CODES_FILE)
 
 
-def _checked_folder(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise InputError(folder, "there is no such folder", "give the folder that holds the label maps")
-    return folder
+def absolute_labels(labels: str) -> str:
+    """Return what names label maps, as in ``find_table``, with an absolute path, which holds in any working folder.
+
+    Raises:
+        InputError: As for ``find_table``.
+    """
+    find_table(labels)
+    folder, table = _split(labels)
+    return ":".join(filter(None, (str(folder.resolve()), table)))
+
+
+def _split(labels: str) -> tuple[Path, str]:
+    """Return the folder and the table, which is empty if none is named; names of folders may contain colons."""
+    name, colon, table = labels.rpartition(":")
+    if not colon or Path(labels).expanduser().is_dir():
+        name, table = labels, ""
+    return Path(name).expanduser(), table
 
 
 def _read_codes(path: Path) -> Codes:

@@ -5,6 +5,8 @@ which is straight in the phantom, so the course of the aorta is straightened sli
 The deformation of a randomised patient bends both again.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +16,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d, shift
 
 from data.common.errors import InputError
-from data.common.files import ARCHIVE_ERRORS
+from data.common.files import ARCHIVE_ERRORS, sha256_of
+from data.common.progress import progress
 from data.phantom.anatomy import AORTA
 from data.phantom.fields import REACH_MM, Field, level_of_volume
 from data.phantom.label_maps import AORTA_RADIUS_MM, USUAL_AORTA_MM
@@ -82,6 +85,26 @@ def list_maps(labels: str) -> tuple[Path, ...]:
     if not files:
         raise InputError(folder, f"no label maps ({', '.join(SUFFIXES)})", "give the folder that holds them")
     return tuple(sorted(files))
+
+
+@lru_cache
+def check_maps(labels: str) -> str:
+    """Read all label maps that ``Synthesis.labels`` names, so that a bad one is refused before hours of training.
+
+    Processes that are forked afterwards have the maps in memory.
+
+    Returns:
+        A hash of the maps and of what their codes mean, wherever they lie.
+
+    Raises:
+        InputError: As for ``list_maps`` and ``read_map``.
+    """
+    _, codes = find_table(labels)
+    hashes = []
+    for path in progress(list_maps(labels), title="label maps", unit="map", delay_s=2.0):
+        read_map(path, labels)
+        hashes.append(sha256_of(path))
+    return hashlib.sha256(json.dumps([hashes, codes], sort_keys=True).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=CACHED_MAPS)

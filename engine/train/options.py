@@ -139,9 +139,9 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     synthetic = add_recipe_options(parser, stage)
     synthetic.add_argument(
         "--train-on",
-        metavar="synthetic[:DIR]",
+        metavar="synthetic[:DIR:TABLE]",
         help="train on synthetic patients only, without any prepared case, and validate on others; DIR holds label "
-        "maps of organs (default: train on the prepared centres)",
+        "maps of organs, TABLE says what their codes mean, such as amos (default: train on the prepared centres)",
     )
     add_machine_options(parser.add_argument_group("output and machine"))
     add_examples(
@@ -248,7 +248,7 @@ def read_train_on(args: argparse.Namespace) -> None:
     kind, colon, labels = args.train_on.partition(":")
     typed = f"--train-on {args.train_on}"
     if kind != SYNTHETIC or (colon and not labels):
-        raise InputError(typed, "not a kind of patients", f"write {SYNTHETIC}, or {SYNTHETIC}:DIR with label maps")
+        raise InputError(typed, "not a kind of patients", f"write {SYNTHETIC}, or {SYNTHETIC}:DIR:TABLE")
     if args.data is not None:
         raise InputError(typed, f"without prepared cases there is no split {args.data}", "leave out --data")
     if args.synthetic:

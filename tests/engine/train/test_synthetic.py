@@ -11,12 +11,14 @@ import torch
 from data.augment import Augmentation
 from data.cases.case import Case
 from data.cases.preparation import Preparation
+from data.cases.store import digest
 from data.common.errors import InputError
 from data.samples import reference_box
 from data.scans.boxes import bounding_box, enlarge
 from data.splits.split import Split, synthetic_split
 from data.synthesis import case as synthetic_case
 from data.synthesis.case import MOST_TRIES, synthetic_cases
+from data.synthesis.organ_maps import check_maps, list_maps
 from data.synthesis.settings import Synthesis
 from engine.checkpoint import find_run, load_checkpoint
 from engine.device import Execution
@@ -31,6 +33,7 @@ from engine.train.options import parse
 from engine.train.plan import Plan, count_steps, describe
 from engine.train.step import train_step
 from engine.train.training import Training, prepare_training
+from tests.data.synthesis.test_organ_maps import made_up_labels, write_map
 from tests.engine.train.test_train import CPU, make_cases, read_losses
 
 TARGET_MM = (4.0, 4.0, 4.0)
@@ -312,7 +315,29 @@ def test_what_contradicts_itself_is_refused(typed, problem):
     assert problem in caught.value.problem and caught.value.remedy
 
 
-def test_label_maps_are_named_with_the_kind_of_patients(tmp_path):
-    options = parse(STAGES["pancreas_fine"], ["--train-on", f"synthetic:{tmp_path}", "--synthesis", "shape=0.5"])
-    assert options.synthesis == Synthesis(labels=str(tmp_path), shape=0.5) and options.training.synthetic == 1
+def test_label_maps_are_named_with_the_kind_of_patients(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    typed = ["--train-on", f"synthetic:{tmp_path.name}:btcv", "--synthesis", "shape=0.5"]
+    options = parse(STAGES["pancreas_fine"], typed)
+    assert options.synthesis == Synthesis(labels=f"{tmp_path}:btcv", shape=0.5) and options.training.synthetic == 1
     assert options.recipe([]).synthesis == options.synthesis
+
+
+def test_bad_label_maps_are_refused_at_the_start_and_other_ones_are_other_patients(tmp_path):
+    write_map(tmp_path / "first.npz")
+    recipe = replace(recipe_of("pancreas_fine", synthetic=1.0), synthesis=Synthesis(labels=f"{tmp_path}:btcv"))
+    plan = Plan(synthetic_split({}), [], [], [])
+    before = digest(plan.with_synthetic(recipe).training_cases)
+    elsewhere = tmp_path.rename(tmp_path.with_name("elsewhere"))
+    moved = replace(recipe, synthesis=Synthesis(labels=f"{elsewhere}:btcv"))
+    assert digest(plan.with_synthetic(moved).training_cases) == before
+    write_map(elsewhere / "second.npz")
+    check_maps.cache_clear()
+    list_maps.cache_clear()
+    assert digest(plan.with_synthetic(moved).training_cases) != before
+    write_map(elsewhere / "third.npz", made_up_labels(without=8))
+    check_maps.cache_clear()
+    list_maps.cache_clear()
+    with pytest.raises(InputError, match="has no pancreas") as caught:
+        plan.with_synthetic(moved)
+    assert "third.npz" in str(caught.value)
