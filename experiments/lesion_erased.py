@@ -46,7 +46,13 @@ def measure(model: StageModel, case: Case) -> dict[str, tuple[float, float]] | N
     for name, shift in {"as it is": 0.0, "erased": contrast, "deepened": contrast - DEEPER_HU}.items():
         scan = np.where(lesion, np.rint(image + shift), image).astype(np.int16)
         p = box_probability(
-            model.net, scan, case.spacing, stage=model.stage, device=model.device, readout=model.readout
+            model.net,
+            scan,
+            case.spacing,
+            stage=model.stage,
+            device=model.device,
+            readout=model.readout,
+            flips=model.flips,
         )
         mask = p > model.threshold
         measured[name] = (2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()), float(p[lesion].mean()))

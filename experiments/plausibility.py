@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.common.errors import InputError, command
 from data.common.files import check_writable, replacing
 from data.common.progress import progress
-from data.common.settings import change_settings
 from data.common.text import HelpFormatter
 from data.phantom.anatomy import Tissue
 from data.samples import NetworkGrid
@@ -44,7 +43,7 @@ from data.synthesis.materials import random_materials
 from data.synthesis.patient import render_patient
 from data.synthesis.settings import Synthesis
 from data.warp import low_pass, resample
-from engine.options import add_changes
+from engine.options import add_changes, read_synthesis
 from engine.report.pictures import BACKGROUND, save_figure
 from experiments.common import draw_outline
 from experiments.real_scans import Scan, find_scans, parse_label, read_reference
@@ -274,7 +273,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Render patients, measure them and the real scans, and write pictures and table."""
     args = parse(argv)
-    settings = change_settings(Synthesis(), args.synthesis, "--synthesis")
+    settings = read_synthesis(args.synthesis)
     spacing, organs = triple(args.spacing), dict(args.organs)
     if args.patients < 1:
         raise InputError(f"--patients {args.patients}", "there is nothing to look at", "give a number above 0")

@@ -60,8 +60,15 @@ def make_stack(hu: np.ndarray, masks: Mapping[str, np.ndarray], own_spacing: Spa
 
 def probability_of(model: StageModel, stack: Stack, spacing: Spacing) -> np.ndarray:
     """Return the probability of the stage's target in the slices that are not padding, float32 (D, H, W)."""
-    ways = {"stage": model.stage, "device": model.device, "readout": model.readout}
-    return box_probability(model.net, stack.image, spacing, **ways)[stack.real]
+    return box_probability(
+        model.net,
+        stack.image,
+        spacing,
+        stage=model.stage,
+        device=model.device,
+        readout=model.readout,
+        flips=model.flips,
+    )[stack.real]
 
 
 def rank(values: np.ndarray, higher: np.ndarray, lower: np.ndarray) -> float:

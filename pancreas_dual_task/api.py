@@ -149,7 +149,7 @@ def load_cascade(
         ensemble: In place of ``split``, for models that decide together: how many of the newest runs of each split,
             such as {"north": 1, "south": 1}, or {"none": 3} for three seeds.
         average: Whether to average the probabilities of the two tasks, where a stage has both.
-        fast: Whether to compute every box once, instead of averaging over the eight flips.
+        fast: Whether to compute every box once, instead of averaging over the flips of the training.
 
     Raises:
         InputError: If a stage has no usable model, several splits could be meant, or there is no such device.

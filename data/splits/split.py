@@ -122,7 +122,7 @@ def choose_splits(
                 f"{option} {name}", "no centre or split has this name", f"choose one of {', '.join(names)}"
             )
     for split in chosen:
-        if not split.train and split.kind != "synthetic":
+        if not split.train:
             problem = "it holds out the only prepared centre, which leaves no case to train on"
             others = f'use the split "{NONE_HELD_OUT}" to train on this centre, or a fold of it'
             raise InputError(f"{option} {split.name}", problem, f"prepare another centre, {others}")

@@ -14,6 +14,7 @@ from data.cases.store import DEFAULT_STORE, read_store
 from data.common.errors import InputError
 from data.common.records import read_yaml
 from data.splits.frozen import frozen_splits
+from data.splits.split import SYNTHETIC, synthetic_split
 from engine.evaluate.earlier import read_settings
 from engine.evaluate.masks import mask_path, prediction_path, probability_path, read_prepared_mask
 from engine.evaluate.methods import stage_of_evaluation
@@ -42,7 +43,7 @@ def rewrite_evaluation(folder: Path, store: Path | None = None) -> str:
     summary, detection = _read_text(folder / "summary.txt"), folder / "detection.txt"
     stage = stage_of_evaluation(folder.resolve())
     made_with = read_yaml(folder.resolve().parent / "settings.yaml") if stage else read_settings(folder)
-    store = store or Path(made_with.get("store", DEFAULT_STORE))
+    store = store or Path(made_with.get("store") or DEFAULT_STORE)  # a training without prepared cases has none
     centres = read_store(store)
     by_key = {case.key: case for cases in centres.values() for case in cases}
     if missing := [row["case"] for row in rows if row["case"] not in by_key]:
@@ -59,11 +60,11 @@ def rewrite_evaluation(folder: Path, store: Path | None = None) -> str:
             find_mask=predictions.find_file,
             **shared,
         )
-    splits = frozen_splits(store, centres, save=False)
-    if made_with.get("split") not in splits:
-        problem = f"was made for the split {made_with.get('split')}, which {store} does not have"
+    name = made_with.get("split")
+    split = synthetic_split(centres) if name == SYNTHETIC else frozen_splits(store, centres, save=False).get(name)
+    if split is None:
+        problem = f"was made for the split {name}, which {store} does not have"
         raise InputError(folder, problem, "give the store of this evaluation with --store")
-    split = splits[made_with["split"]]
 
     def read_prediction(case: Case) -> np.ndarray:
         return read_prepared_mask(mask_path(folder, split, case), case.shape, command="")

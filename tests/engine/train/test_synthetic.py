@@ -33,6 +33,7 @@ from engine.train.options import parse
 from engine.train.plan import Plan, count_steps, describe
 from engine.train.step import train_step
 from engine.train.training import Training, prepare_training
+from pancreas_dual_task import report as report_command
 from tests.data.synthesis.test_organ_maps import made_up_labels, write_map
 from tests.engine.train.test_train import CPU, make_cases, read_losses
 
@@ -283,8 +284,10 @@ def test_a_model_of_synthetic_patients_is_evaluated_on_every_prepared_case(tmp_p
     assert evaluate_command.main("pancreas_coarse", ["--data", "synthetic", *places]) == 0
     run = find_run(tmp_path / "runs", STAGES["pancreas_coarse"], "synthetic")
     assert json.loads((run / "evaluation" / "summary.json").read_text())["counts"]["cases"] == 2
+    (run / "evaluation" / "report.html").unlink()
+    assert report_command.main([str(run), "--store", str(tmp_path / "store")]) == 0
+    assert (run / "evaluation" / "report.html").exists()
     more = make_cases(tmp_path / "store", 3)  # the model has seen none of them
-    (tmp_path / "store" / "splits.json").unlink()
     assert evaluate_command.main("pancreas_coarse", ["--data", "synthetic", *places]) == 0
     assert json.loads((run / "evaluation" / "summary.json").read_text())["counts"]["cases"] == len(more)
 
