@@ -134,7 +134,7 @@ def synthetic_cases(
     whole = whole_box(shape)
     source = {"synthetic": VERSION, **asdict(synthesis), "spacing": list(spacing), "roi_mm": roi_mm and list(roi_mm)}
     if count and synthesis.labels:
-        source["labels"] = check_maps(synthesis.labels)  # other maps are other patients, the same maps elsewhere are not
+        source["labels"] = check_maps(synthesis.labels)  # the same wherever the maps lie
     return [
         SyntheticCase(
             folder=Path(),
