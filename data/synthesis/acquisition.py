@@ -36,18 +36,17 @@ class Acquisition:
 
 def random_acquisition(rng: np.random.Generator, resolution: float) -> Acquisition:
     """Draw a scanner; ``resolution`` 0 gives a good one without artefacts."""
-    wide = min(1.0, resolution)
-    soft = 0.6 + wide * rng.uniform(-0.3, 1.0)
-    thick = 2.0 + wide * float(rng.choice((-1.0, 0.0, 1.0, 3.0, 5.0), p=(0.25, 0.2, 0.25, 0.25, 0.05)))
+    soft = 0.6 + resolution * rng.uniform(-0.3, 1.0)
+    thick = 2.0 + resolution * float(rng.choice((-1.0, 0.0, 1.0, 3.0, 5.0), p=(0.25, 0.2, 0.25, 0.25, 0.05)))
     return Acquisition(
         blur_mm=(0.3, soft, soft),
-        edge=wide * max(0.0, rng.normal(0, 0.5)),
+        edge=resolution * max(0.0, rng.normal(0, 0.5)),
         slice_mm=thick,
-        noise=8 + wide * (float(rng.gamma(2.0, 7.0)) - 8),
-        grain_mm=(max(0.0, 0.5 + wide * rng.uniform(-1.0, 1.5)), 0.8 + wide * rng.uniform(-0.4, 1.4)),
-        streaks=wide * max(0.0, rng.normal(-4, 8)),
-        scale=float(np.exp(wide * rng.normal(0, 0.03))),
-        offset=wide * rng.normal(0, 6),
+        noise=8 + resolution * (float(rng.gamma(2.0, 7.0)) - 8),
+        grain_mm=(max(0.0, 0.5 + resolution * rng.uniform(-1.0, 1.5)), 0.8 + resolution * rng.uniform(-0.4, 1.4)),
+        streaks=resolution * max(0.0, rng.normal(-4, 8)),
+        scale=float(np.exp(resolution * rng.normal(0, 0.03))),
+        offset=resolution * rng.normal(0, 6),
     )
 
 

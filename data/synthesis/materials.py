@@ -107,14 +107,13 @@ class Materials:
 
 def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
     """Draw the materials of a patient; ``intensity`` 0 gives a usual portal-venous phase."""
-    wide = min(1.0, intensity)
 
     def vary(usual: float, low: float, high: float) -> float:
         """Draw uniformly from a range, which shrinks to the usual value as the intensity falls."""
-        return usual + wide * (rng.uniform(low, high) - usual)
+        return usual + intensity * (rng.uniform(low, high) - usual)
 
     time = 70.0
-    if rng.random() < wide:
+    if rng.random() < intensity:
         time = 0.0 if rng.random() < 0.35 else float(rng.uniform(18, 180) if rng.random() < 0.4 else rng.normal(62, 16))
     dose = vary(1.0, 0.6, 1.45)
     mean = np.zeros(COUNT)
@@ -123,25 +122,25 @@ def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
     for code, value in STEADY.items():
         mean[code] = value
     # Differences between patients, beyond phase and dose.
-    mean[Tissue.LIVER] += wide * (-abs(rng.normal(0, 35)) if rng.random() < 0.35 else rng.normal(3, 9))
-    mean[Tissue.MARROW] += wide * rng.normal(0, 70)
-    mean[Tissue.BONE] += wide * rng.normal(100, 150)
-    mean[Tissue.GALL] += wide * (rng.uniform(20, 250) if rng.random() < 0.1 else rng.normal(2, 6))
-    mean[Tissue.MUSCLE] -= wide * abs(rng.normal(0, 12))
-    mean[Extra.STRANDED] += wide * rng.normal(0, 25)
-    mean[Extra.URINE] += wide * (rng.uniform(0, 400) if time > 120 else rng.normal(3, 5))
-    mean[Extra.TABLE] += wide * rng.uniform(-300, 300)
+    mean[Tissue.LIVER] += intensity * (-abs(rng.normal(0, 35)) if rng.random() < 0.35 else rng.normal(3, 9))
+    mean[Tissue.MARROW] += intensity * rng.normal(0, 70)
+    mean[Tissue.BONE] += intensity * rng.normal(100, 150)
+    mean[Tissue.GALL] += intensity * (rng.uniform(20, 250) if rng.random() < 0.1 else rng.normal(2, 6))
+    mean[Tissue.MUSCLE] -= intensity * abs(rng.normal(0, 12))
+    mean[Extra.STRANDED] += intensity * rng.normal(0, 25)
+    mean[Extra.URINE] += intensity * (rng.uniform(0, 400) if time > 120 else rng.normal(3, 5))
+    mean[Extra.TABLE] += intensity * rng.uniform(-300, 300)
     fine = np.full(COUNT, PLAIN_TEXTURE[0])
     coarse = np.full(COUNT, PLAIN_TEXTURE[1])
     for code, (small, large) in TEXTURE.items():
         fine[code], coarse[code] = small, large
     # Fat between the lobules of the pancreas lowers its mean and makes it uneven.
-    fat = wide * rng.beta(0.9, 3.0) * 0.8 + (1 - wide) * 0.1
+    fat = intensity * rng.beta(0.9, 3.0) * 0.8 + (1 - intensity) * 0.1
     gland = mean[Tissue.PARENCHYMA]
     mean[Tissue.PARENCHYMA] = (1 - fat) * gland + fat * FAT_HU
     fine[Tissue.PARENCHYMA] = 4 + 40 * fat * (1 - fat)
     coarse[Tissue.PARENCHYMA] = 3 + 18 * fat
-    mean[Tissue.LESION] = _lesion_hu(rng, gland, time, wide)
+    mean[Tissue.LESION] = _lesion_hu(rng, gland, time, intensity)
     fine[Tissue.LESION], coarse[Tissue.LESION] = vary(6, 3, 14), vary(6, 2, 16)
     for kind in range(CONTENT_KINDS):
         code = Extra.CONTENTS + kind
@@ -156,8 +155,8 @@ def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
         mean[code], fine[code], coarse[code] = soft + rng.normal(0, 20), rng.uniform(3, 25), rng.uniform(3, 25)
     # Tissues of one patient differ together: kV and calibration; and each for itself.
     soft = (mean > -40) & (mean < 400)
-    mean[soft] += wide * rng.normal(0, 5, int(soft.sum()))
-    if rng.random() < 0.2 * wide:  # beyond what is usual, so that no grey value is relied upon
+    mean[soft] += intensity * rng.normal(0, 5, int(soft.sum()))
+    if rng.random() < 0.2 * intensity:  # beyond what is usual, so that no grey value is relied upon
         mean[soft] += rng.normal(0, 25, int(soft.sum()))
     amount = vary(1.0, 0.5, 1.8)
     return Materials(*(array.astype(np.float32) for array in (mean, amount * fine, amount * coarse)))

@@ -12,7 +12,11 @@ class Synthesis:
         metadata={"help": "how widely phase, grey values and texture vary; 0 for the same portal-venous phase always"},
     )
     shape: float = field(
-        default=1.0, metadata={"help": "how widely bodies, organs and their deformation vary; 0 for none"}
+        default=1.0,
+        metadata={
+            "help": "how widely bodies and organs vary, and how far they are deformed; 0 for none; from 1 to 2, only "
+            "the deformation grows"
+        },
     )
     resolution: float = field(
         default=1.0,
@@ -30,7 +34,9 @@ class Synthesis:
         Raises:
             ValueError: If a setting is out of its range.
         """
-        if not all(0 <= amount <= 2 for amount in (self.intensity, self.shape, self.resolution)):
-            raise ValueError("intensity, shape and resolution must be between 0 and 2")
+        if not all(0 <= amount <= 1 for amount in (self.intensity, self.resolution)):
+            raise ValueError("intensity and resolution must be between 0 and 1")
+        if not 0 <= self.shape <= 2:
+            raise ValueError("shape must be between 0 and 2")
         if not 0 <= self.tumours <= 1:
             raise ValueError("tumours is a share between 0 and 1")
