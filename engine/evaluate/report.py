@@ -60,7 +60,7 @@ def rewrite_evaluation(folder: Path, store: Path | None = None) -> str:
             find_mask=predictions.find_file,
             **shared,
         )
-    name = made_with.get("split")
+    name = str(made_with.get("split"))
     split = synthetic_split(centres) if name == SYNTHETIC else frozen_splits(store, centres, save=False).get(name)
     if split is None:
         problem = f"was made for the split {name}, which {store} does not have"
