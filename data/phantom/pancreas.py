@@ -67,7 +67,7 @@ def random_pancreas(
     swellings = [(_random_position(rng), swelling)]
     if diameter is not None:
         at = _random_position(rng)
-        lesion = _random_tumour(rng, line[int(at * (len(line) - 1))], diameter)
+        lesion = random_tumour(rng, line[int(at * (len(line) - 1))], diameter)
         tumour = [Layer(Tissue.LESION, lesion, 0, ())]
         # Upstream of the obstruction the duct is dilated and the gland atrophic.
         duct_radius = np.where(position > at, 2.6, 1.2)
@@ -103,7 +103,7 @@ def _random_position(rng: np.random.Generator) -> float:
     return rng.uniform(0.08, 0.35) if rng.random() < 0.6 else rng.uniform(0.4, 0.85)
 
 
-def _random_tumour(rng: np.random.Generator, ball: np.ndarray, diameter: float) -> Field:
+def random_tumour(rng: np.random.Generator, ball: np.ndarray, diameter: float) -> Field:
     """Draw an irregular ball about a place of the gland, ``ball`` (z, y, x, radius): its signed distance."""
     direction = rng.standard_normal(3)
     middle = ball[:3] + direction / np.linalg.norm(direction) * rng.uniform(0, 0.5) * ball[3]
