@@ -1,6 +1,10 @@
-"""What the experiments on a trained stage share: their options, and the opening of the store and the run."""
+"""What the experiments on a trained stage share: training it, their options, and the opening of store and run."""
 
 import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +12,13 @@ from data.cases.case import Case
 from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import InputError
+from data.common.files import REPOSITORY, make_folder
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, choose_splits
 from engine.device import choose_device
 from engine.infer.models import StageModel, load_model
 from engine.options import add_gpu, add_path
+from engine.stages import Stage
 
 
 class OpenRun(NamedTuple):
@@ -55,3 +61,23 @@ def open_run(stage: str, split_name: str, *, store: Path, checkpoints: Path, gpu
         names = ", ".join(split.name for split in splits)
         raise InputError(f"--data {split_name}", f"names {len(splits)} splits", f"choose one of {names}")
     return OpenRun(load_model(checkpoints, stage, split_name, choose_device(gpu)), centres, splits[0])
+
+
+def train_in(folder: Path, stage: Stage, options: Sequence[str]) -> None:
+    """Train a stage with its ordinary script on one thread, or finish a training that was interrupted.
+
+    Args:
+        folder: Of the runs, ``--path`` of the script; it also gets the log.
+        stage: The stage.
+        options: Of the script, as they are typed.
+
+    Raises:
+        InputError: If the script fails.
+    """
+    make_folder(folder)
+    script, log = REPOSITORY / stage.script_path("train"), folder / f"{stage.name}.log"
+    words = [sys.executable, str(script), *options, "--path", str(folder), "--resume"]
+    with log.open("a") as file:
+        done = subprocess.run(words, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise InputError(log, f"{script.name} exited with code {done.returncode}", "read the end of this file")
