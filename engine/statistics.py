@@ -210,40 +210,53 @@ def sign_flip_p(differences: Mapping[str, Sequence[float]], seed: int | np.rando
 
 
 def hierarchical_interval(
-    differences: Mapping[str, np.ndarray], seed: int | np.random.Generator = 0
+    differences: Mapping[str, np.ndarray],
+    patients: Mapping[str, Sequence[str]] | None = None,
+    seed: int | np.random.Generator = 0,
 ) -> tuple[float, float, float]:
     """Compute the mean difference of two arms and its interval, with trainings and patients drawn anew.
 
-    In each resample, the pairs of trainings are drawn with replacement within their domain, and the patients with
-    replacement, the same ones in all domains and trainings, because every training is evaluated on the same patients.
-    The domains are not drawn: the result holds for these.
+    In each resample, the pairs of trainings are drawn with replacement within their domain. So are the patients, each
+    the same number of times in all domains and trainings in which it was evaluated; patients of the same domains are
+    drawn together. The domains are not drawn: the result holds for these.
 
     Args:
-        differences: Ours - theirs by domain, shape (pairs of trainings, patients); the same patients everywhere. NaN
-            where a value is undefined.
+        differences: Ours - theirs by domain, shape (pairs of trainings, patients). NaN where a value is undefined.
+        patients: Names of the columns by domain, each once in a domain. None if all have the same patients in the same
+            order.
         seed: Seed or generator.
 
     Returns:
         Mean over the domains, and the lower and upper bound of its 95 % percentile interval. The bounds are NaN if a
-        domain has fewer than FEWEST_TRAININGS pairs or there are fewer than two patients.
+        domain has fewer than FEWEST_TRAININGS pairs or fewer than two patients.
 
     Raises:
-        ValueError: If there is no domain, or the domains differ in the number of patients.
+        ValueError: If there is no domain, or the columns do not fit the names.
     """
-    groups = [np.asarray(values, float) for values in differences.values()]
-    if not groups or len({group.shape[1:] for group in groups}) != 1 or groups[0].ndim != 2:
-        raise ValueError("every domain needs an array (pairs of trainings, patients) of the same patients")
-    patients = groups[0].shape[1]
+    groups = {domain: np.asarray(values, float) for domain, values in differences.items()}
+    names = patients or {domain: [str(n) for n in range(group.shape[-1])] for domain, group in groups.items()}
+    fits = all(group.ndim == 2 and group.shape[1] == len(names[domain]) for domain, group in groups.items())
+    if not groups or not fits or (patients is None and len({group.shape[1] for group in groups.values()}) > 1):
+        raise ValueError("every domain needs an array (pairs of trainings, patients), with a name for each patient")
     rng = np.random.default_rng(seed)
     # A mean with weights, so that a resample is a product of matrices: how often a pair and a patient are in it.
-    every_patient = np.ones((1, patients))
-    mean = float(np.mean([_weighted_means(np.ones((1, len(group))), group, every_patient)[0] for group in groups]))
-    if min(map(len, groups)) < FEWEST_TRAININGS or patients < 2:
+    whole = [_weighted_means(np.ones((1, len(g))), g, np.ones((1, g.shape[1])))[0] for g in groups.values()]
+    mean = float(np.mean(whole))
+    if min(len(group) for group in groups.values()) < FEWEST_TRAININGS or min(map(len, names.values())) < 2:
         return mean, np.nan, np.nan
-    drawn_patients = rng.multinomial(patients, np.full(patients, 1 / patients), RESAMPLES)
+    domains_of: dict[str, tuple[str, ...]] = {}
+    for domain in groups:
+        for name in names[domain]:
+            domains_of[name] = (*domains_of.get(name, ()), domain)
+    times: dict[str, np.ndarray] = {}
+    for where in dict.fromkeys(domains_of.values()):
+        together = [name for name, domains in domains_of.items() if domains == where]
+        drawn = rng.multinomial(len(together), np.full(len(together), 1 / len(together)), RESAMPLES)
+        times |= dict(zip(together, drawn.T, strict=True))
     means = np.zeros(RESAMPLES)
-    for group in groups:
+    for domain, group in groups.items():
         pairs = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), RESAMPLES)
+        drawn_patients = np.stack([times[name] for name in names[domain]], axis=1)
         means += _weighted_means(pairs, group, drawn_patients) / len(groups)
     low, high = percentile_bounds(means[:, None])[:, 0]
     return mean, float(low), float(high)

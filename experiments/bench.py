@@ -5,8 +5,8 @@
 Every patient is scanned in each domain of ``experiments.bench_domains``, with a lesion and as the lesion-free twin
 (see ``experiments.bench_anatomy``). OUT/splits_bench.json holds the split "bench", which trains and is tested in the
 domains of the training, and for each held-out domain NAME the split "to_NAME", with the same training and validation
-cases, which is tested there. A patient is in the same part everywhere. The same command makes the same voxels; an
-interrupted one goes on.
+cases, which is tested there and, for the gap, on the same patients in the domain from which NAME differs. A patient is
+in the same part everywhere. The same command makes the same voxels; an interrupted one goes on.
 """
 
 import argparse
@@ -155,7 +155,7 @@ def make_splits(jobs: Sequence[Job]) -> dict[str, Split]:
     turns = {job.patient: seen[n % len(seen)] for n, job in enumerate(job for job in jobs if job.part == "validation")}
     wanted = {f"{domain}/{patient}_{version}" for patient, domain in turns.items() for version in (LESION, FREE)}
     validation = tuple(key for key in keys("validation", seen) if key in wanted)
-    tests = {BENCH: seen, **{f"to_{domain.name}": [domain.name] for domain in HELD_OUT}}
+    tests = {BENCH: seen, **{f"to_{domain.name}": [domain.base, domain.name] for domain in HELD_OUT}}
     return {name: Split(name, train, validation, keys("test", domains)) for name, domains in tests.items()}
 
 

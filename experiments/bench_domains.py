@@ -68,9 +68,7 @@ DOMAINS = (
     Domain(name="portal_sharp", acquisition=SHARP),
     Domain(name="pancreatic_soft", seconds=PANCREATIC_S, acquisition=SOFT),
     Domain(name="pancreatic_sharp", seconds=PANCREATIC_S, acquisition=SHARP),
-    Domain(
-        name="non_contrast", base="portal_soft", seconds=NON_CONTRAST_S, lesion_hu=(-25.0, -10.0), acquisition=SOFT
-    ),
+    Domain(name="non_contrast", base="portal_soft", seconds=NON_CONTRAST_S, lesion_hu=(-25.0, -10.0), acquisition=SOFT),
     Domain(name="hyper", base="portal_soft", lesion_hu=(20.0, 50.0), acquisition=SOFT),
     Domain(name="cystic", base="portal_soft", lesion_hu=(5.0, 15.0), cystic=True, acquisition=SOFT),
     Domain(name="iso_duct", base="portal_soft", lesion_hu=(-3.0, 3.0), duct_only=True, acquisition=SOFT),

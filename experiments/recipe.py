@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.cases.options import add_store
-from data.common.errors import EXIT_BAD_INPUT, InputError, command
+from data.common.errors import EXIT_BAD_INPUT, command
 from data.common.progress import progress_bar
 from engine.checkpoint import list_runs
 from engine.stages import STAGES, Stage

@@ -123,8 +123,10 @@ def test_exchanging_the_arms_leaves_the_sign_flip_test_as_it_is(groups):
 def test_the_p_values_of_the_sign_flip_test_are_calibrated_without_a_difference():
     rng = np.random.default_rng(0)
     p = np.array(
-        [sign_flip_p({"a": rng.normal(0, 0.03, 4), "b": rng.normal(0, 0.08, 4), "c": rng.normal(0, 0.03, 3)})
-         for _ in range(1500)]
+        [
+            sign_flip_p({"a": rng.normal(0, 0.03, 4), "b": rng.normal(0, 0.08, 4), "c": rng.normal(0, 0.03, 3)})
+            for _ in range(1500)
+        ]
     )
     for level in (0.05, 0.2, 0.5):
         assert np.mean(p <= level) == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / 1500))
@@ -178,15 +180,33 @@ def test_the_hierarchical_interval_holds_the_truth_about_as_often_as_it_says(mon
     for _ in range(200):
         patient = rng.normal(0, 0.08, 30)
         values = {d: 0.03 + rng.normal(0, 0.04, (6, 1)) + patient + rng.normal(0, 0.1, (6, 30)) for d in "abc"}
-        _, low, high = hierarchical_interval(values, rng)
+        _, low, high = hierarchical_interval(values, seed=rng)
         held += low <= 0.03 <= high
     assert 0.88 <= held / 200 <= 0.99
 
 
-def test_domains_must_have_the_same_patients():
+def test_patients_of_several_domains_are_drawn_together():
+    """If the same patients are seen in two domains, their spread is not averaged away; that of others is."""
+    rng = np.random.default_rng(3)
+    first, second = (np.tile(rng.normal(0, 0.1, 40), (3, 1)) for _ in range(2))
+
+    def width(a, b, names=None):
+        _, low, high = hierarchical_interval({"a": a, "b": b}, names)
+        return high - low
+
+    same, other = [f"p{i}" for i in range(40)], [f"q{i}" for i in range(40)]
+    assert width(first, first) == pytest.approx(2 * 1.96 * first[0].std() / math.sqrt(40), rel=0.06)
+    assert width(first, first[:, ::-1], {"a": same, "b": same[::-1]}) == pytest.approx(width(first, first), rel=0.05)
+    apart = 2 * 1.96 * math.sqrt((first[0].var() + second[0].var()) / 40) / 2
+    assert width(first, second, {"a": same, "b": other}) == pytest.approx(apart, rel=0.06)
+
+
+def test_columns_without_a_name_are_refused():
     for values in ({}, {"a": np.ones((3, 4)), "b": np.ones((3, 5))}, {"a": np.ones(3)}):
-        with pytest.raises(ValueError, match="same patients"):
+        with pytest.raises(ValueError, match="name for each patient"):
             hierarchical_interval(values)
+    with pytest.raises(ValueError, match="name for each patient"):
+        hierarchical_interval({"a": np.ones((3, 4))}, {"a": ["p", "q"]})
 
 
 def test_holm_of_a_worked_example():
