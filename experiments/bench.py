@@ -151,9 +151,10 @@ def make_splits(jobs: Sequence[Job]) -> dict[str, Split]:
 
     seen = [domain.name for domain in TRAINING]
     train = keys("train", seen)
-    # Each validation patient counts in one domain, in turn: four scans of one patient would add little but time.
-    turns = {job.patient: seen[n % len(seen)] for n, job in enumerate(job for job in jobs if job.part == "validation")}
-    wanted = {f"{domain}/{patient}_{version}" for patient, domain in turns.items() for version in (LESION, FREE)}
+    # Every validation patient counts in one domain and one version, in turn: the other scans would add little but time.
+    patients = [job.patient for job in jobs if job.part == "validation"]
+    versions = [LESION if n // len(seen) % 2 == 0 else FREE for n in range(len(patients))]
+    wanted = {f"{seen[n % len(seen)]}/{patient}_{versions[n]}" for n, patient in enumerate(patients)}
     validation = tuple(key for key in keys("validation", seen) if key in wanted)
     tests = {BENCH: seen, **{f"to_{domain.name}": [domain.base, domain.name] for domain in HELD_OUT}}
     return {name: Split(name, train, validation, keys("test", domains)) for name, domains in tests.items()}

@@ -130,8 +130,9 @@ def test_every_domain_sees_the_same_gland(patient):
         assert image.dtype == np.int16 and spacing == domain.spacing
         volumes.append(np.count_nonzero(label) * np.prod(spacing))
         middles.append((np.argwhere(label > 0).mean(axis=0) + 0.5) * spacing)
+        # An end of the gland may round to the next slice.
+        assert (np.abs(middles[-1] - middles[0]) <= 0.3 * np.array(spacing)).all()
     np.testing.assert_allclose(volumes, volumes[0], rtol=0.1)
-    np.testing.assert_allclose(middles, np.broadcast_to(middles[0], (3, 3)), atol=0.7)
 
 
 def test_the_command_makes_centres_and_splits_by_patient_and_the_same_voxels_again(tmp_path, monkeypatch, capsys):
@@ -161,14 +162,16 @@ def test_the_command_makes_centres_and_splits_by_patient_and_the_same_voxels_aga
     assert "other settings" in capsys.readouterr().err
 
 
-def test_each_validation_patient_counts_in_one_domain_of_the_training(tmp_path):
-    jobs = [Job(index, 0, None, tmp_path) for index in range(2 * len(PARTS))]
+def test_each_validation_patient_counts_once(tmp_path):
+    jobs = [Job(index, 0, None, tmp_path) for index in range(4 * len(PARTS))]
     for job in jobs:
         job.mark.parent.mkdir(exist_ok=True)
         job.mark.write_text(json.dumps([f"{d.name}/{job.patient}_{v}" for d in DOMAINS for v in ("lesion", "free")]))
     split: Split = make_splits(jobs)["to_cystic"]
-    assert (len(split.train), len(split.validation), len(split.test)) == (8 * 4 * 2, 4 * 2, 6 * 2 * 2)
-    assert len({key.split("/")[0] for key in split.validation}) == 4
+    assert (len(split.train), len(split.validation), len(split.test)) == (16 * 4 * 2, 8, 12 * 2 * 2)
+    assert {key.split("/")[0] for key in split.validation} == {domain.name for domain in TRAINING}
+    assert len({key.split("/")[1].rpartition("_")[0] for key in split.validation}) == 8
+    assert sum(key.endswith("_free") for key in split.validation) == 4
     assert {key.split("/")[0] for key in split.test} == {"cystic", "portal_soft"}
 
 
