@@ -131,7 +131,7 @@ def test_every_domain_sees_the_same_gland(patient):
         volumes.append(np.count_nonzero(label) * np.prod(spacing))
         middles.append((np.argwhere(label > 0).mean(axis=0) + 0.5) * spacing)
         # An end of the gland may round to the next slice.
-        assert (np.abs(middles[-1] - middles[0]) <= 0.3 * np.array(spacing)).all()
+        assert (np.abs(middles[-1] - middles[0]) <= 0.35 * np.array(spacing)).all()
     np.testing.assert_allclose(volumes, volumes[0], rtol=0.1)
 
 
