@@ -166,6 +166,12 @@ def format_table(verdicts: Mapping[str, Verdict]) -> str:
     return "\n".join(lines)
 
 
+def split_command_line(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before the first "--", and what follows it."""
+    end = [*words, "--"].index("--")
+    return list(words[:end]), list(words[end + 1 :])
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the baseline, measure it in every domain, and print the table of admission."""
@@ -177,12 +183,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[1], metavar="INT", help="a training for each; their mean counts"
     )
-    parser.add_argument(
-        "options", nargs="*", metavar="OPTION", help=f"after --: of the training script (default: {' '.join(OPTIONS)})"
-    )
     add_store(parser)
     add_gpu(parser)
-    args = parser.parse_args(argv)
+    parser.epilog = f"What follows -- changes the training, by default: {' '.join(OPTIONS)}"
+    own, more = split_command_line(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(own)
     if args.steps < 1:
         raise InputError(f"--steps {args.steps}", "fewer than one step", "give 1 or more")
     centres = read_store(args.store)
@@ -190,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         make = f"python -m experiments.bench {args.store}"
         raise InputError(args.store, f"lacks the domain {missing[0]}, so it is no bench", "make one with", command=make)
     [split] = choose_splits(frozen_splits(args.store, centres, save=False), BENCH)
-    options = [*OPTIONS, *args.options]
+    options = [*OPTIONS, *more]
     epochs = str(epochs_for(args.steps, options, split, centres))
     options += ["--store", str(args.store), "--data", BENCH, "--epochs", epochs, "--validate-every", epochs]
     validated = set(split.validation)

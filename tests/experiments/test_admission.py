@@ -10,7 +10,7 @@ import pytest
 from engine.stages import STAGES
 from engine.train.command import parse
 from experiments import admission
-from experiments.admission import ERASED, OPTIONS, format_table, judge, judge_domain, measure
+from experiments.admission import ERASED, OPTIONS, format_table, judge, judge_domain, measure, split_command_line
 from experiments.bench_domains import DOMAINS, HELD_OUT
 
 NAN = math.nan
@@ -81,6 +81,13 @@ def test_measured_domains_are_not_measured_again_but_those_of_another_network_ar
 def test_the_options_of_the_training_can_be_typed():
     options = parse(STAGES["tumor_coarse"], OPTIONS)
     assert options.stage.sampling.target_mm == (2.0, 2.0, 2.0) and options.training.ema_decay == 0.99
+
+
+def test_what_follows_two_dashes_is_for_the_training():
+    assert split_command_line(["out", "--", "--width", "16"]) == (["out"], ["--width", "16"])
+    assert split_command_line(["out", "--steps", "20"]) == (["out", "--steps", "20"], [])
+    changed = parse(STAGES["tumor_coarse"], [*OPTIONS, "--width", "16"])
+    assert changed.network.width == 16
 
 
 def test_a_store_that_is_no_bench_is_told_with_the_command_that_makes_one(tmp_path, capsys, monkeypatch):
