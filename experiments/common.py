@@ -1,6 +1,10 @@
-"""What the experiments share: their options, the opening of the store and the run, and outlines in pictures."""
+"""What the experiments share: training a stage, their options, opening store and run, and outlines in pictures."""
 
 import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +15,13 @@ from data.cases.case import Case
 from data.cases.options import add_store
 from data.cases.store import read_store
 from data.common.errors import InputError
+from data.common.files import REPOSITORY, make_folder
 from data.splits.frozen import frozen_splits
 from data.splits.split import Split, choose_splits
 from engine.device import choose_device
 from engine.infer.models import StageModel, load_model
 from engine.options import add_gpu, add_path
+from engine.stages import Stage
 
 
 class OpenRun(NamedTuple):
@@ -64,3 +70,23 @@ def draw_outline(axes: Axes, mask: np.ndarray, colour: Any, width: float, **wher
     """Draw the outline of a 2-D mask over an image; nothing if the mask has none, or a side of a single pixel."""
     if mask.any() and not mask.all() and min(mask.shape) > 1:
         axes.contour(mask, [0.5], colors=[colour], linewidths=width, **where)
+
+
+def train_in(folder: Path, stage: Stage, options: Sequence[str]) -> None:
+    """Train a stage with its ordinary script on one thread, or finish a training that was interrupted.
+
+    Args:
+        folder: Of the runs, ``--path`` of the script; it also gets the log.
+        stage: The stage.
+        options: Of the script, as they are typed.
+
+    Raises:
+        InputError: If the script fails.
+    """
+    make_folder(folder)
+    script, log = REPOSITORY / stage.script_path("train"), folder / f"{stage.name}.log"
+    words = [sys.executable, str(script), *options, "--path", str(folder), "--resume"]
+    with log.open("a") as file:
+        done = subprocess.run(words, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise InputError(log, f"{script.name} exited with code {done.returncode}", "read the end of this file")

@@ -10,8 +10,6 @@ trained again, and an interrupted one goes on.
 
 import argparse
 import csv
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,11 +20,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.cases.options import add_store
-from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import REPOSITORY, make_folder
+from data.common.errors import EXIT_BAD_INPUT, command
 from data.common.progress import progress_bar
 from engine.checkpoint import list_runs
 from engine.stages import STAGES, Stage
+from experiments.common import train_in
 
 BASELINE = "baseline"
 # The network and the grey values of the release at the rate of the first studies: 512 steps at 64 training cases.
@@ -64,16 +62,8 @@ def train(stage: Stage, arm: str, seed: int, folder: Path, options: Sequence[str
     Raises:
         InputError: If the script fails.
     """
-    make_folder(folder)
-    script = REPOSITORY / stage.script_path("train")
     negatives = () if stage.segments_pancreas else ("--negatives", "0")
-    arguments = [*COMMON, *negatives, *ARMS[arm], "--seed", str(seed), "--path", str(folder), "--resume", *options]
-    log = folder / f"{stage.name}.log"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("a") as file:
-        done = subprocess.run([sys.executable, str(script), *arguments], stdout=file, stderr=file, env=environment)
-    if done.returncode:
-        raise InputError(log, f"{script.name} exited with code {done.returncode}", "read the end of this file")
+    train_in(folder, stage, [*COMMON, *negatives, *ARMS[arm], "--seed", str(seed), *options])
 
 
 def read_run(stage: Stage, folder: Path, split: str) -> tuple[float, float]:

@@ -61,13 +61,14 @@ def compare_metric(metric: str, ours: Table, theirs: Table) -> Comparison:
     return compare(a, b)
 
 
-def describe_pair(names: tuple[str, str], ours: Table, theirs: Table) -> list[str]:
+def describe_pair(names: tuple[str, str], ours: Table, theirs: Table, *, intervals: bool = True) -> list[str]:
     """Compare two methods in words: a table of metrics, missed and lost cases, and cases that only one of them has.
 
     Args:
         names: What the methods are called.
         ours: Rows of the first method.
         theirs: Rows of the second one; at least one case was evaluated by both.
+        intervals: Whether to give intervals and p over the cases.
 
     Returns:
         The lines.
@@ -80,7 +81,9 @@ def describe_pair(names: tuple[str, str], ours: Table, theirs: Table) -> list[st
     lines = [
         f"{len(shared)} cases in both",
         "",
-        f"{'metric':<12}{heads}{sign:>{span}}   {'95 % interval':<20}{'p':>8}{'n':>5}",
+        f"{'metric':<12}{heads}{sign:>{span}}"
+        + (f"   {'95 % interval':<20}{'p':>8}" if intervals else "")
+        + f"{'n':>5}",
     ]
     for metric in METRICS:
         result = compare_metric(metric, ours, theirs)
@@ -91,7 +94,8 @@ def describe_pair(names: tuple[str, str], ours: Table, theirs: Table) -> list[st
         ]
         figures = "".join(f"{mean:>{width}}" for mean, width in zip(means, widths, strict=True))
         difference, interval, p = format_difference(result.mean_difference, result.low, result.high, result.p)
-        lines.append(f"{metric:<12}{figures}{difference:>{span}}   {interval:<20}{p:>8}{result.n:>5}")
+        spread = f"   {interval:<20}{p:>8}" if intervals else ""
+        lines.append(f"{metric:<12}{figures}{difference:>{span}}{spread}{result.n:>5}")
     wanted = [case for case in shared if has_target(ours[case])]
     for what, judge in (("missed, no voxel found", is_missed), (f"lost, Dice below {LOST_DICE:g}", is_lost)):
         counts = [sum(judge(table[case]) for case in wanted) for table in tables]

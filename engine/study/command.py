@@ -108,13 +108,16 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
         ("my_study --against full", "compare every variant with the full method"),
     )
 
-    compare = add_action("compare", "compare two runs over the cases that both have")
+    compare = add_action(
+        "compare", "compare two runs over the cases that both have, or two variants over their trainings"
+    )
     for name in ("run_a", "run_b"):
         compare.add_argument(
             name,
             metavar=name.upper(),
             type=Path,
-            help="folder of a run, folder of one of its evaluations, or a cases.csv",
+            help="folder of a run, folder of one of its evaluations, or a cases.csv; or a folder above runs, such as "
+            "STUDY/VARIANT, whose trainings are compared in pairs of the same split and seed",
         )
     compare.add_argument(
         "--roi", choices=("predicted", "reference"), help="evaluation of a run to use: in the pancreas of this kind"
@@ -123,6 +126,7 @@ def parse(argv: Sequence[str] | None) -> RunOptions | ReportOptions | CompareOpt
     add_examples(
         compare,
         ("RUN_A RUN_B", "compare the evaluations of two run folders"),
+        ("my_study/full my_study/baseline", "compare two variants, with an interval over their trainings"),
         ("RUN_A RUN_B --roi reference", "compare how the stage works within the reference pancreas"),
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.checkpoint import create_run
 from engine.stages import STAGES
-from engine.train.command import parse
+from engine.train.options import parse
 from experiments import recipe
 from experiments.recipe import ARMS, BASELINE, COMMON, read_run, summarise
 

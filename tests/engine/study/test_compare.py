@@ -54,12 +54,72 @@ def test_compare_uses_the_evaluation_that_both_runs_have(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("above", range(5))
-def test_compare_of_a_folder_above_the_runs_names_one(tmp_path, capsys, above):
+def test_a_folder_above_one_run_is_an_arm_of_one_training(tmp_path, capsys, above):
     run = fake_run(tmp_path, Run("full", 1, "west"), [case("west/a", 0.5)], "evaluation")
-    assert study.main(["compare", str(run.parents[above]), str(run)]) == 2
-    assert (
-        f"{run.parents[above]}: a folder of several runs. Give one of them, such as {run}.\n" in capsys.readouterr().err
-    )
+    assert study.main(["compare", str(run.parents[above]), str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "1 pairs of trainings (west seeds 1)" in out and "No interval" in out
+
+
+def make_arm(folder, variant, seeds, shift):
+    """Trainings with two splits of four cases; the values of a seed differ by its own amount."""
+    for seed in seeds:
+        for split in ("east", "west"):
+            rows = [case(f"{split}/{i}", 0.4 + 0.1 * i + 0.01 * seed + shift) for i in range(4)]
+            fake_run(folder, Run(variant, seed, split), rows)
+
+
+def rows_of(out):
+    return {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+
+
+def test_two_variants_are_compared_over_their_trainings(tmp_path, capsys):
+    make_arm(tmp_path, "full", (1, 2, 3), 0.05)
+    make_arm(tmp_path, "baseline", (1, 2, 3, 4), 0.0)
+    assert study.main(["compare", str(tmp_path / "full"), str(tmp_path / "baseline")]) == 0
+    out = capsys.readouterr().out
+    assert "6 pairs of trainings (east seeds 1 2 3; west seeds 1 2 3)" in out
+    # All six pairs and all cases have the same difference: two of 64 sign patterns are as extreme.
+    assert rows_of(out)["dice"] == ["dice", "0.620", "0.570", "+0.050", "+0.050", "to", "+0.050", "0.031", "6"]
+    assert "without a partner: tumor_coarse east seed 4 in B, tumor_coarse west seed 4 in B" in out
+    assert "No interval" not in out
+
+
+def test_fewer_than_three_trainings_have_no_interval_and_no_p(tmp_path, capsys):
+    make_arm(tmp_path, "full", (1, 2), 0.05)
+    make_arm(tmp_path, "baseline", (1, 2), 0.0)
+    assert study.main(["compare", str(tmp_path / "full"), str(tmp_path / "baseline")]) == 0
+    out = capsys.readouterr().out
+    assert rows_of(out)["dice"][3:] == ["+0.050", "-", "-", "4"] and "fewer than 3 pairs" in out
+
+
+def test_single_runs_have_no_interval(tmp_path, capsys):
+    for variant, dice in (("full", 0.5), ("baseline", 0.25)):
+        fake_run(tmp_path, Run(variant, 1, "west"), [case(f"west/{i}", dice) for i in range(3)])
+    runs = [str(next((tmp_path / v).glob("*/*/*/*"))) for v in ("full", "baseline")]
+    assert study.main(["compare", *runs]) == 0
+    out = capsys.readouterr().out
+    assert rows_of(out)["dice"] == ["dice", "0.500", "0.250", "+0.250", "3"]
+    assert "95 % interval" not in out and "No interval" in out
+
+
+def test_values_that_one_arm_lacks_count_in_neither(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        fake_run(tmp_path, Run("full", seed, "west"), [case("west/a", 0.5, NAN), case("west/b", 0.7, 4.0)])
+        fake_run(tmp_path, Run("baseline", seed, "west"), [case("west/a", 0.5, 9.0), case("west/b", 0.6, 6.0)])
+    assert study.main(["compare", str(tmp_path / "full"), str(tmp_path / "baseline")]) == 0
+    assert rows_of(capsys.readouterr().out)["hd95_mm"][1:4] == ["4.000", "6.000", "-2.000"]
+
+
+def test_the_folder_of_a_whole_study_is_no_arm(tmp_path, capsys):
+    for variant in ("full", "baseline"):
+        make_arm(tmp_path, variant, (1,), 0.0)
+    assert study.main(["compare", str(tmp_path), str(tmp_path / "full")]) == 2
+    assert "Give the folder of one variant" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    fake_run(tmp_path / "other", Run("full", 7, "west"), [case("west/a", 0.5)])
+    assert study.main(["compare", str(tmp_path / "full"), str(tmp_path / "other")]) == 2
+    assert "no evaluated training of the same stage, split and seed" in capsys.readouterr().err
 
 
 def test_compare_of_other_cases_is_refused(tmp_path, capsys):
