@@ -187,7 +187,10 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     """
     remedy = "start a new run without --resume"
     if checkpoint.data_hash != training.data_hash:
-        raise InputError(training.folder, "its cases have been prepared again since", remedy)
+        problem = "its cases have been prepared again since"
+        if training.recipe.training.synthetic:
+            problem += ", or its synthetic patients are drawn in another way"
+        raise InputError(training.folder, problem, remedy)
     try:
         training.net.load_state_dict(checkpoint.net)
         if checkpoint.optimiser is not None:
