@@ -263,13 +263,15 @@ def test_a_place_that_cannot_be_written_to_is_refused_in_one_line(world, tmp_pat
             assert str(place) in message and problem in message and message.count("\n") == 1
 
 
-def test_training_needs_two_centres_unless_none_is_held_out(tmp_path, world, capsys):
+def test_an_only_centre_cannot_be_held_out_and_its_patients_are_divided_instead(tmp_path, world, capsys):
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert "no centre is prepared" in message and "python -m data.prepare" in message
     shutil.copytree(world / "store" / "east", tmp_path / "east")
-    assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 2
+    assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run", "--data", "east"]) == 2
     assert "--data east: it holds out the only prepared centre" in capsys.readouterr().err
+    assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 0
+    assert "east is the only prepared centre, so its patients are divided" in capsys.readouterr().out
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run", "--data", "none"]) == 0
 
 

@@ -43,8 +43,8 @@ def outputs_and_gradients(net: DualTaskNet, shape: tuple[int, ...], batch: int) 
     net.zero_grad()
     torch.manual_seed(1)  # the dropout's
     x = torch.rand(batch, 1, *shape, generator=Generator().manual_seed(2)).requires_grad_()
-    *parts, deep = net(x)
-    output = [*parts, *deep]
+    *parts, deep, projection = net(x)
+    output = [*parts, *deep, projection]
     sum(part.square().mean() for part in output).backward()
     return [*output, x.grad, *(p.grad.clone() for p in net.parameters())]
 
