@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.device import Execution, choose_execution
-from engine.infer.box import box_probability
+from engine.infer.box import FLIPS, box_probability
 from engine.recipe import TrainSettings
 from engine.stages import STAGES
 from engine.train.loader import read_batches
@@ -71,5 +71,5 @@ def test_a_gpu_gives_the_probabilities_of_a_cpu(tmp_path):
         training = training_of(tmp_path, "pancreas_fine", SETTINGS, device=device)
         (case,) = training.validation
         net = training.net.eval()
-        found.append(box_probability(net, case.image(), case.spacing, stage=training.stage, device=device))
+        found.append(box_probability(net, case.image(), case.spacing, stage=training.stage, device=device, flips=FLIPS))
     assert np.abs(found[0] - found[1]).mean() < 5e-3

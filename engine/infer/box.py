@@ -65,8 +65,8 @@ def box_probability(
     *,
     stage: Stage,
     device: torch.device,
+    flips: Sequence[Flip],
     readout: str = "segmentation",
-    flips: Sequence[Flip] = FLIPS,
 ) -> np.ndarray:
     """Compute the probability of the stage's target in a box, averaged over flips.
 
@@ -95,8 +95,8 @@ def probability_in_slabs(
     *,
     stage: Stage,
     device: torch.device,
+    flips: Sequence[Flip],
     readout: str = "segmentation",
-    flips: Sequence[Flip] = FLIPS,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Compute what ``box_probability`` does, some planes at a time, so that a large box takes little memory.
 
@@ -136,8 +136,8 @@ def segment_box(
     *,
     stage: Stage,
     device: torch.device,
+    flips: Sequence[Flip],
     readout: str = "segmentation",
-    flips: Sequence[Flip] = FLIPS,
     within: np.ndarray | None = None,
     out: np.ndarray | None = None,
     probability: np.ndarray | None = None,

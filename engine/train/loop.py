@@ -81,8 +81,8 @@ def validate(training: Training) -> dict[str, float]:
             training.stage,
             training.validation,
             training.device,
-            training.recipe.training.negatives,
-            training.flips,
+            flips=training.flips,
+            negatives=training.recipe.training.negatives,
         )
         for column, net in candidates(training).items()
         if training.validation
@@ -166,8 +166,8 @@ def save_epoch(training: Training, epoch: int, best: nn.Module | None) -> None:
             training.stage,
             training.validation,
             training.device,
-            training.recipe.training.negatives,
-            training.flips,
+            flips=training.flips,
+            negatives=training.recipe.training.negatives,
         )
         thresholds |= choose_score_thresholds(model_of(training, kept), training.validation, thresholds)
         if writes:

@@ -22,7 +22,7 @@ from data.common.memory import zeros
 from data.samples import pancreas_box, reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
-from engine.infer.box import FLIPS, READOUTS, Flip, box_probability
+from engine.infer.box import READOUTS, Flip, box_probability
 from engine.infer.cascade import segment_in_rounds, select_organ
 from engine.infer.components import keep_components
 from engine.infer.confirmation import confirm
@@ -39,8 +39,9 @@ def validation_dice(
     stage: Stage,
     cases: Sequence[Case],
     device: torch.device,
+    *,
+    flips: Sequence[Flip],
     negatives: float = 0.0,
-    flips: Sequence[Flip] = FLIPS,
 ) -> float:
     """Return the mean Dice over the validation cases at the threshold of EPOCH_THRESHOLDS that is best for it.
 
@@ -49,8 +50,8 @@ def validation_dice(
         stage: Says what the network sees.
         cases: Validation cases, at least one with the target.
         device: Where ``net`` is.
-        negatives: As in ``mean_dice``.
         flips: As in ``box_probability``.
+        negatives: As in ``mean_dice``.
     """
     means = mean_dice(net, stage, cases, device, negatives=negatives, thresholds=EPOCH_THRESHOLDS, flips=flips)
     return float(means.max())
@@ -61,12 +62,16 @@ def choose_thresholds(
     stage: Stage,
     cases: Sequence[Case],
     device: torch.device,
+    *,
+    flips: Sequence[Flip],
     negatives: float = 0.0,
-    flips: Sequence[Flip] = FLIPS,
 ) -> dict[str, float]:
     """Return the threshold of each readout that the network has the heads for, by its name in READOUTS."""
     names = [name for name, readout in READOUTS.items() if readout.heads <= {*stage.method.heads}]
-    return {name: choose_threshold(net, stage, cases, device, name, negatives, flips) for name in names}
+    return {
+        name: choose_threshold(net, stage, cases, device, flips=flips, readout=name, negatives=negatives)
+        for name in names
+    }
 
 
 def choose_threshold(
@@ -74,9 +79,10 @@ def choose_threshold(
     stage: Stage,
     cases: Sequence[Case],
     device: torch.device,
+    *,
+    flips: Sequence[Flip],
     readout: str = "segmentation",
     negatives: float = 0.0,
-    flips: Sequence[Flip] = FLIPS,
 ) -> float:
     """Choose the threshold of best mean Dice over the validation cases.
 
@@ -88,8 +94,8 @@ def choose_threshold(
         cases: Validation cases, at least one with the target; without any the threshold is 0.5.
         device: Where ``net`` is.
         readout: Name in READOUTS.
-        negatives: As in ``mean_dice``.
         flips: As in ``box_probability``.
+        negatives: As in ``mean_dice``.
     """
     if not cases:
         return 0.5
@@ -104,10 +110,10 @@ def mean_dice(
     cases: Sequence[Case],
     device: torch.device,
     *,
+    flips: Sequence[Flip],
     negatives: float = 0.0,
     readout: str = "segmentation",
     thresholds: Sequence[float] = THRESHOLDS,
-    flips: Sequence[Flip] = FLIPS,
 ) -> np.ndarray:
     """Segment cases as in use and return their mean ``dice`` at each threshold.
 

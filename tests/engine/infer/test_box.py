@@ -65,7 +65,7 @@ def hu(rng, shape):
 @pytest.mark.parametrize("shape", [(3, 17, 20), (16, 24, 24), (33, 9, 41)])
 def test_probabilities_lie_on_the_voxels_of_the_box(shape):
     image = hu(np.random.default_rng(0), shape)
-    probability = box_probability(Brightness(), image, (5, 1, 1), stage=seeing((5, 1, 1)), device=CPU)
+    probability = box_probability(Brightness(), image, (5, 1, 1), stage=seeing((5, 1, 1)), device=CPU, flips=FLIPS)
     assert probability.dtype == np.float32 and probability.shape == shape
     assert np.abs(probability - (image + 100.0) / 340).max() < 1e-4
 
@@ -74,7 +74,7 @@ def test_probabilities_lie_on_the_voxels_of_the_box(shape):
 def test_probabilities_on_another_grid_come_back_to_the_same_place(target):
     z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 40, 44)], indexing="ij")
     image = (np.exp(-0.5 * (z**2 + y**2 + x**2)) * 300 - 80).astype(np.int16)
-    probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), stage=seeing(target), device=CPU)
+    probability = box_probability(Brightness(), image, (2.5, 0.8, 0.8), stage=seeing(target), device=CPU, flips=FLIPS)
     inside = (slice(3, -3),) * 3  # at the very border the zeros beyond the box are mixed in
     found, expected = probability[inside], ((image + 100.0) / 340)[inside]
     for axis in range(3):  # what is lost to the coarser grid is the same on both sides of the middle
@@ -86,10 +86,10 @@ def test_the_probability_is_the_mean_over_eight_flips():
     torch.manual_seed(0)
     net = DualTaskNet(width=8, heads=("seg",)).eval().requires_grad_(False)
     image = hu(np.random.default_rng(1), (8, 16, 16))
-    options = {"spacing": (1, 1, 1), "stage": STAGE, "device": CPU}
+    options = {"spacing": (1, 1, 1), "stage": STAGE, "device": CPU, "flips": FLIPS}
     averaged = box_probability(net, image, **options)
     flipped = box_probability(net, image[:, ::-1], **options)[:, ::-1]
-    once = box_probability(net, image, flips=NO_FLIPS, **options)
+    once = box_probability(net, image, **options | {"flips": NO_FLIPS})
     assert np.allclose(averaged, flipped, atol=1e-5)
     assert not np.allclose(averaged, once, atol=1e-5)
 
@@ -104,7 +104,9 @@ def test_the_average_of_both_tasks_has_the_steepness_of_the_training_unless_the_
     image = np.zeros((8, 8, 8), np.int16)
     for voxel, trained, k in ((0.9, 50.0, 50.0), (3.0, 50.0, 15.0), (0.9, 20.0, 20.0), (3.0, math.inf, math.inf)):
         stage = replace(seeing((voxel,) * 3), method=replace(FINE.method, steepness=trained))
-        probability = box_probability(Both(), image, (voxel,) * 3, stage=stage, device=CPU, readout="average")
+        probability = box_probability(
+            Both(), image, (voxel,) * 3, stage=stage, device=CPU, flips=FLIPS, readout="average"
+        )
         assert np.allclose(probability, (0.5 + 1 / (1 + np.exp(k * 0.1))) / 2, atol=1e-4)
 
 
@@ -144,7 +146,7 @@ def test_tiles_shrink_to_the_free_memory_along_their_longest_axis(monkeypatch):
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 0.8, 0.8), (5, 1.3, 1.3)])
 def test_a_large_box_is_interpolated_in_slabs_with_the_same_result(monkeypatch, spacing):
     image = np.random.default_rng(0).integers(-100, 240, (40, 24, 32)).astype(np.int16)
-    options = {"stage": seeing((2.0, 1.5, 1.0)), "device": CPU}
+    options = {"stage": seeing((2.0, 1.5, 1.0)), "device": CPU, "flips": FLIPS}
     whole = box_probability(Brightness(), image, spacing, **options)
     monkeypatch.setattr(grid, "SLAB_VOXELS", 3 * 24 * 32)
     slabs = box_probability(Brightness(), image, spacing, **options)
@@ -157,7 +159,7 @@ def test_flips_are_computed_in_batches_with_the_same_result(monkeypatch, at_a_ti
     torch.manual_seed(0)
     net = DualTaskNet(width=8, heads=("seg",)).eval().requires_grad_(False)
     image = np.random.default_rng(0).integers(-100, 240, (16, 24, 16)).astype(np.int16)
-    options = {"stage": seeing((1.0, 1.0, 1.0)), "device": CPU}
+    options = {"stage": seeing((1.0, 1.0, 1.0)), "device": CPU, "flips": FLIPS}
     expected = np.mean(
         [
             torch.sigmoid(net((torch.from_numpy(image)[None, None].float() + 100).div(340).flip(axes)).seg).flip(axes)
@@ -178,14 +180,14 @@ def test_features_beyond_the_range_of_half_precision_are_computed_in_full(monkey
     with torch.no_grad():
         net.encoder1.norm2.weight.fill_(1e5)
     image = hu(np.random.default_rng(0), (16, 16, 16))
-    expected = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU)
+    expected = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU, flips=FLIPS)
     monkeypatch.setattr(engine.infer.box, "inference_precision", lambda device: torch.float16)
-    assert np.array_equal(box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU), expected)
+    assert np.array_equal(box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU, flips=FLIPS), expected)
     with torch.no_grad():
         net.encoder1.norm2.weight.fill_(1)
-    half = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU)
+    half = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU, flips=FLIPS)
     monkeypatch.undo()
-    full = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU)
+    full = box_probability(net, image, (1, 1, 1), stage=STAGE, device=CPU, flips=FLIPS)
     assert 0 < np.abs(half - full).max() < 0.02
 
 

@@ -12,6 +12,7 @@ from data.cases.case import read_case, write_case
 from data.cases.preparation import Preparation
 from data.scans.grid import Grid
 from engine.checkpoint import load_checkpoint
+from engine.infer.box import FLIPS
 from engine.infer.cascade import segment_stage
 from engine.infer.models import StageModel, build_model
 from engine.recipe import TrainSettings
@@ -105,7 +106,9 @@ def test_the_validation_confirms_too(tmp_path, scan):
     for negatives in (0.0, 0.25):  # of which the first stands for a network that is not asked
         found = dice(look(scan, label == 2, confirms=negatives > 0), label == 2, SPACING)
         assert found == (negatives == 0)
-        assert mean_dice(FooledUpClose(), STAGE, [case], CPU, negatives=negatives, thresholds=(0.5,)) == [found]
+        assert mean_dice(FooledUpClose(), STAGE, [case], CPU, flips=FLIPS, negatives=negatives, thresholds=(0.5,)) == [
+            found
+        ]
 
 
 @pytest.mark.parametrize("stage", ["tumor_coarse", "tumor_fine"])

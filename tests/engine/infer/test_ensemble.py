@@ -10,7 +10,7 @@ from torch import nn
 
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
-from engine.infer.box import box_probability
+from engine.infer.box import FLIPS, box_probability
 from engine.infer.cascade import segment_scan, segment_stage
 from engine.infer.ensemble import disagreement
 from engine.infer.members import Share, choose_shares, combine, find_members
@@ -82,7 +82,7 @@ def test_a_probability_that_is_kept_is_that_of_the_box(scan):
     one = model("tumor_fine", 0.0, 1.0, 0.5)
     result = segment_stage(one, scan, SPACING, scan > 100, keep=True)
     box, values, _ = result.probability
-    expected = box_probability(one.net, scan[box.slices], SPACING, stage=one.stage, device=CPU)
+    expected = box_probability(one.net, scan[box.slices], SPACING, stage=one.stage, device=CPU, flips=FLIPS)
     assert np.array_equal(values, expected) and np.array_equal(result.mask[box.slices], values > 0.5)
     assert segment_stage(one, scan, SPACING, scan > 100).probability is None
     nothing = segment_stage(one, scan, SPACING, np.zeros(scan.shape, bool), keep=True)

@@ -94,4 +94,4 @@ def test_validation_averages_over_the_same_flips(image, tmp_path):
     assert mean_dice(Brightness(), STAGE, [case], CPU, flips=LEFT_RIGHT).max() > tilted.max()
     assert mean_dice(Brightness(), STAGE, [case], CPU, flips=((), (2,))).max() < level.max()
     best = validation_dice(Brightness(), STAGE, [case], CPU, flips=NO_FLIPS)
-    assert best < validation_dice(Brightness(), STAGE, [case], CPU)
+    assert best < validation_dice(Brightness(), STAGE, [case], CPU, flips=FLIPS)

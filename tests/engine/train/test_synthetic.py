@@ -31,10 +31,10 @@ from engine.train.loader import read_batches
 from engine.train.loop import train
 from engine.train.options import parse
 from engine.train.plan import Plan, count_steps, describe
-from engine.train.step import train_step
 from engine.train.training import Training, prepare_training
 from pancreas_dual_task import report as report_command
 from tests.data.synthesis.test_organ_maps import made_up_labels, write_map
+from tests.engine.train.interruption import train_until_the_third_epoch
 from tests.engine.train.test_train import CPU, make_cases, read_losses
 
 TARGET_MM = (4.0, 4.0, 4.0)
@@ -133,19 +133,7 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, stage, work
     train(whole)
     stopped = training_of(recipe, stage, tmp_path / "stopped")
 
-    class PowerCut(Exception):
-        pass
-
-    steps = iter(range(100))
-
-    def cut(*arguments):
-        if next(steps) == 2 * len(stopped.loader) + 1:  # in the middle of the third epoch
-            raise PowerCut
-        return train_step(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr("engine.train.loop.train_step", cut)
-        train(stopped)
+    train_until_the_third_epoch(stopped, monkeypatch)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", stage)
     assert checkpoint.epoch == 2
     resumed = training_of(checkpoint.recipe, stage, tmp_path / "stopped", checkpoint=checkpoint)

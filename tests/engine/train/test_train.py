@@ -26,6 +26,7 @@ from data.splits.frozen import frozen_splits, write_splits
 from data.splits.split import Split
 from engine.checkpoint import FORMAT, Checkpoint, create_run, find_run, load_checkpoint, save_checkpoint
 from engine.device import Execution
+from engine.infer.box import FLIPS
 from engine.recipe import NetworkSettings, Recipe, TrainSettings
 from engine.stages import STAGES, VARIANTS, Stage, with_variant
 from engine.train import command as train_command
@@ -36,6 +37,7 @@ from engine.train.step import prepare_step, train_step
 from engine.train.training import prepare_training
 from engine.train.validate import choose_threshold
 from tests.conftest import edit_manifest
+from tests.engine.train.interruption import train_until_the_third_epoch
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(epochs=4, workers=0, batch_size=1, lr=2e-3, warm_up=0.0, validate_every=2)
@@ -131,7 +133,9 @@ def test_a_tiny_training_learns(tmp_path):
     assert load_checkpoint(training.folder / "last.pt", "pancreas_fine").best_dice == training.best_dice
     best = load_checkpoint(training.folder / "best.pt", "pancreas_fine")
     training.net.load_state_dict(best.net)
-    assert best.thresholds["segmentation"] == choose_threshold(training.net, training.stage, training.validation, CPU)
+    assert best.thresholds["segmentation"] == choose_threshold(
+        training.net, training.stage, training.validation, CPU, flips=FLIPS
+    )
 
 
 @pytest.mark.parametrize(("workers", "healthy"), [(0, 0), (1, 0), (0, 3)])
@@ -142,19 +146,7 @@ def test_resuming_equals_never_having_stopped(tmp_path, monkeypatch, workers, he
     train(whole)
     stopped = training_of(tmp_path, "tumor_fine", settings, "stopped", **kind)
 
-    class PowerCut(Exception):
-        pass
-
-    steps = iter(range(100))
-
-    def cut(*arguments):
-        if next(steps) == 2 * len(stopped.loader) + 1:  # in the middle of the third epoch
-            raise PowerCut
-        return train_step(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr("engine.train.loop.train_step", cut)
-        train(stopped)
+    train_until_the_third_epoch(stopped, monkeypatch)
     checkpoint = load_checkpoint(stopped.folder / "last.pt", "tumor_fine")
     assert checkpoint.epoch == 2 and not (stopped.folder / "best.pt").exists()
     resumed = training_of(tmp_path, "tumor_fine", settings, "stopped", checkpoint, **kind)

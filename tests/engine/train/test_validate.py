@@ -12,7 +12,7 @@ from data.cases.case import Case, read_case, write_case
 from data.cases.preparation import Preparation
 from data.samples import reference_box
 from data.scans.grid import Grid
-from engine.infer.box import segment_box
+from engine.infer.box import FLIPS, segment_box
 from engine.infer.cascade import segment_stage
 from engine.infer.models import StageModel
 from engine.stages import STAGES
@@ -48,12 +48,14 @@ def test_the_dice_is_that_of_the_masks_that_are_made_in_use(case):
     reference = case.label()[box.slices] > 0
     expected = []
     for threshold in THRESHOLDS:
-        mask = segment_box(Brightness(), case.image()[box.slices], case.spacing, threshold, stage=STAGE, device=CPU)
+        mask = segment_box(
+            Brightness(), case.image()[box.slices], case.spacing, threshold, stage=STAGE, device=CPU, flips=FLIPS
+        )
         expected.append(2 * (mask & reference).sum() / (mask.sum() + reference.sum()))
-    found = mean_dice(Brightness(), STAGE, [case], CPU)
+    found = mean_dice(Brightness(), STAGE, [case], CPU, flips=FLIPS)
     np.testing.assert_allclose(found, expected)
     assert found.max() > 0.9  # the tilt is averaged out by the flips, the vessel removed as a small component
-    assert validation_dice(Brightness(), STAGE, [case], CPU) == max(
+    assert validation_dice(Brightness(), STAGE, [case], CPU, flips=FLIPS) == max(
         dice for t, dice in zip(THRESHOLDS, expected, strict=True) if t in EPOCH_THRESHOLDS
     )
 
@@ -71,7 +73,7 @@ def test_a_stage_that_looks_several_times_is_judged_by_its_last_look(tmp_path):
         stage = replace(TUMOUR_STAGE, sampling=replace(TUMOUR_STAGE.sampling, rounds=rounds))
         model = StageModel(stage, Brightness(), "segmentation", 0.5, CPU, tmp_path, 1, "", Preparation())
         mask = segment_stage(model, case.image(), case.spacing, case.label() == 2, case.label() > 0).mask
-        scores.append(mean_dice(Brightness(), stage, [case], CPU, thresholds=(0.5,))[0])
+        scores.append(mean_dice(Brightness(), stage, [case], CPU, flips=FLIPS, thresholds=(0.5,))[0])
         assert scores[-1] == dice(mask, case.label() == 2, case.spacing)
     assert scores[1] < scores[0] < 1
 
@@ -86,16 +88,16 @@ def test_what_lies_outside_of_the_pancreas_does_not_count(tmp_path):
     free = read_case(
         write_case(tmp_path, "c", "free", np.where(label == 2, -100, image), label > 0, patient="r", **facts)
     )
-    scores = mean_dice(Windowed(), TUMOUR_STAGE, [beside, free], CPU, negatives=0.5, thresholds=(0.5,))
+    scores = mean_dice(Windowed(), TUMOUR_STAGE, [beside, free], CPU, flips=FLIPS, negatives=0.5, thresholds=(0.5,))
     assert scores[0] > 0.9
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_chosen(case):
-    chosen = choose_threshold(Brightness(), STAGE, [case, case], CPU)
-    means = dict(zip(THRESHOLDS, mean_dice(Brightness(), STAGE, [case], CPU), strict=True))
+    chosen = choose_threshold(Brightness(), STAGE, [case, case], CPU, flips=FLIPS)
+    means = dict(zip(THRESHOLDS, mean_dice(Brightness(), STAGE, [case], CPU, flips=FLIPS), strict=True))
     as_good = [t for t in THRESHOLDS if means[t] >= max(means.values()) - 0.005]
     assert chosen in as_good and all(abs(chosen - 0.5) <= abs(t - 0.5) for t in as_good)
-    assert choose_threshold(Brightness(), STAGE, [], CPU) == 0.5
+    assert choose_threshold(Brightness(), STAGE, [], CPU, flips=FLIPS) == 0.5
 
 
 TUMOUR_STAGE = replace(STAGES["tumor_fine"], sampling=replace(STAGES["tumor_fine"].sampling, target_mm=(2.0, 2.0, 2.0)))
@@ -125,24 +127,28 @@ class Windowed(nn.Module):
 def test_the_threshold_spares_the_cases_without_a_tumour(tmp_path):
     """Lesions are seen with 0.9, and what is no tumour with 0.62: only thresholds above that leave it out."""
     cases = [tumour_case(tmp_path, "with", 0.9, 0.0), tumour_case(tmp_path, "without", 0.0, 0.62)]
-    assert choose_threshold(Windowed(), TUMOUR_STAGE, cases, CPU) == 0.5
-    chosen = choose_threshold(Windowed(), TUMOUR_STAGE, cases, CPU, negatives=0.25)
+    assert choose_threshold(Windowed(), TUMOUR_STAGE, cases, CPU, flips=FLIPS) == 0.5
+    chosen = choose_threshold(Windowed(), TUMOUR_STAGE, cases, CPU, flips=FLIPS, negatives=0.25)
     assert 0.6 < chosen < 0.9
-    means = dict(zip(THRESHOLDS, mean_dice(Windowed(), TUMOUR_STAGE, cases, CPU, negatives=0.25), strict=True))
-    found = dict(zip(THRESHOLDS, mean_dice(Windowed(), TUMOUR_STAGE, cases[:1], CPU), strict=True))
+    means = dict(
+        zip(THRESHOLDS, mean_dice(Windowed(), TUMOUR_STAGE, cases, CPU, flips=FLIPS, negatives=0.25), strict=True)
+    )
+    found = dict(zip(THRESHOLDS, mean_dice(Windowed(), TUMOUR_STAGE, cases[:1], CPU, flips=FLIPS), strict=True))
     assert means[0.5] == pytest.approx(0.75 * found[0.5])
     assert means[chosen] == pytest.approx(0.75 * found[chosen] + 0.25)
-    score = validation_dice(Windowed(), TUMOUR_STAGE, cases, CPU, 0.25)
+    score = validation_dice(Windowed(), TUMOUR_STAGE, cases, CPU, flips=FLIPS, negatives=0.25)
     assert score == max(means[threshold] for threshold in EPOCH_THRESHOLDS)
 
 
 def test_many_cases_without_a_tumour_weigh_no_more_than_one(tmp_path):
     cases = [tumour_case(tmp_path, "with", 0.9, 0.0), tumour_case(tmp_path, "without", 0.0, 0.0)]
-    few, many = (mean_dice(Windowed(), TUMOUR_STAGE, c, CPU, negatives=0.25) for c in (cases, [*cases, cases[1]]))
+    few, many = (
+        mean_dice(Windowed(), TUMOUR_STAGE, c, CPU, flips=FLIPS, negatives=0.25) for c in (cases, [*cases, cases[1]])
+    )
     np.testing.assert_allclose(few, many)
     assert max(few) > 0.9
     # Where no such case is known, the mean is that of the others.
-    alone = mean_dice(Windowed(), TUMOUR_STAGE, cases[:1], CPU, negatives=0.25)
+    alone = mean_dice(Windowed(), TUMOUR_STAGE, cases[:1], CPU, flips=FLIPS, negatives=0.25)
     np.testing.assert_allclose(few, 0.75 * alone + 0.25)
 
 
