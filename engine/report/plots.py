@@ -250,9 +250,11 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
         left, *between, right = figure.subplots(
             1, 3 if shares else 2, width_ratios=(3, *[3] * bool(shares), 2), sharex=True
         )
-        _draw_losses(left, {name: _series(history, name) for name in terms})
+        drawn = list(dict.fromkeys([*terms, *shares]))  # a term has one colour in both
+        colours = dict(zip(drawn, seaborn.color_palette("deep", max(1, len(drawn))), strict=False))
+        _draw_losses(left, {name: _series(history, name) for name in terms}, colours)
         for axes in between:
-            _draw_shares(axes, shares)
+            _draw_shares(axes, shares, colours)
         _draw_validation(right, {label: _series(history, name) for label, name in VALIDATIONS.items()})
         for axes in (left, *between, right):
             axes.set_xlabel("epoch")
@@ -265,14 +267,15 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str = "
         save_figure(figure, path)
 
 
-def _draw_losses(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+def _draw_losses(
+    axes: Axes, series: Mapping[str, tuple[list[float], list[float]]], colours: Mapping[str, tuple[float, ...]]
+) -> None:
     series = {name: points for name, points in series.items() if points[1]}
-    palette = seaborn.color_palette("deep", max(1, len(series)))
-    for colour, (name, (epochs, values)) in zip(palette, series.items(), strict=False):
+    for name, (epochs, values) in series.items():
         total = name == "loss"
-        look = {"color": "0.15", "linewidth": 2.2} if total else {"color": colour, "linewidth": 1.4}
+        look: dict[str, Any] = {"color": "0.15", "linewidth": 2.2} if total else {"color": colours[name]}
         marker = "o" if len(values) < 10 else None
-        axes.plot(epochs, values, label="total" if total else name.replace("_", " "), marker=marker, ms=3.5, **look)
+        axes.plot(epochs, values, label="total" if total else name.replace("_", " "), marker=marker, ms=3.5, **{"linewidth": 1.4} | look)
     numbers = [value for _, values in series.values() for value in values]
     if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
         _use_logarithms(axes)
@@ -287,12 +290,13 @@ def _use_logarithms(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_shares(axes: Axes, series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+def _draw_shares(
+    axes: Axes, series: Mapping[str, tuple[list[float], list[float]]], colours: Mapping[str, tuple[float, ...]]
+) -> None:
     """Draw the measured shares, and the line below which a term counts as absent; 0 is drawn at the bottom."""
-    palette = seaborn.color_palette("deep", max(1, len(series)))
-    for colour, (name, (epochs, values)) in zip(palette, series.items(), strict=True):
+    for name, (epochs, values) in series.items():
         shown = [max(value, LEAST_DRAWN_SHARE) for value in values]
-        axes.plot(epochs, shown, label=name.replace("_", " "), color=colour, linewidth=1.4, marker="o", ms=3.5)
+        axes.plot(epochs, shown, label=name.replace("_", " "), color=colours[name], linewidth=1.4, marker="o", ms=3.5)
     axes.axhline(LEAST_SHARE, color="0.35", linewidth=1.2, linestyle="--")
     _use_logarithms(axes)
     axes.set(ylabel="gradient, share of that of Dice")
