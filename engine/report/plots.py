@@ -273,9 +273,10 @@ def _draw_losses(
     series = {name: points for name, points in series.items() if points[1]}
     for name, (epochs, values) in series.items():
         total = name == "loss"
-        look: dict[str, Any] = {"color": "0.15", "linewidth": 2.2} if total else {"color": colours[name]}
+        colour, thick = ("0.15", 2.2) if total else (colours[name], 1.4)
         marker = "o" if len(values) < 10 else None
-        axes.plot(epochs, values, label="total" if total else name.replace("_", " "), marker=marker, ms=3.5, **{"linewidth": 1.4} | look)
+        label = "total" if total else name.replace("_", " ")
+        axes.plot(epochs, values, label=label, color=colour, linewidth=thick, marker=marker, ms=3.5)
     numbers = [value for _, values in series.values() for value in values]
     if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
         _use_logarithms(axes)
