@@ -33,7 +33,7 @@ def test_the_better_of_weights_and_average_is_kept(tmp_path, monkeypatch):
     for name, better in (("weights", False), ("average", True)):
         training = training_of(tmp_path, "pancreas_fine", settings, name)
         scores = iter((0.5, 0.6 if better else 0.4))
-        monkeypatch.setattr("engine.train.loop.validation_dice", lambda *_, scores=scores: next(scores))
+        monkeypatch.setattr("engine.train.loop.validation_dice", lambda *_, scores=scores, **named: next(scores))
         train(training)
         last, best = (load_checkpoint(training.folder / f"{n}.pt", "pancreas_fine") for n in ("last", "best"))
         kept = last.average if better else last.net
