@@ -118,7 +118,8 @@ def draw_study(
         _draw_differences(right, [differences.get(variant) for variant in variants], variants.index(against))
         left.set_yticks(range(len(variants)), variants)
         left.set(ylim=(len(variants) - 0.45, -0.55), xlabel="Dice of a case, mean over its seeds")
-        right.set_xlabel(f"mean difference in Dice to {against}, 95 % interval")
+        has_interval = any(not math.isnan(low) for _, low, _ in differences.values())
+        right.set_xlabel(f"mean difference in Dice to {against}{', 95 % interval' if has_interval else ''}")
         handles, labels = left.get_legend_handles_labels()
         columns = min(len(labels), 8)
         looks = {

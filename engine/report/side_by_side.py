@@ -175,6 +175,6 @@ def list_cases(tables: Mapping[str, Table]) -> list[CaseRow]:
 
 
 def format_difference(difference: float, low: float, high: float, p: float) -> tuple[str, str, str]:
-    """Format a mean difference, its interval and its p for a table."""
-    interval = f"{format_number(low, '+.3f')} to {format_number(high, '+.3f')}"
+    """Format a mean difference, its interval and its p for a table; what is NaN is a dash."""
+    interval = "-" if math.isnan(low) else f"{format_number(low, '+.3f')} to {format_number(high, '+.3f')}"
     return format_number(difference, "+.3f"), interval, "< 0.001" if p < 0.001 else format_number(p)

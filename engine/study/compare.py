@@ -41,6 +41,26 @@ class Training(NamedTuple):
     seed: int
 
 
+class ArmDifference(NamedTuple):
+    """A metric of two arms over pairs of trainings.
+
+    Attributes:
+        means: Of each arm, over the splits.
+        difference: A - B, mean over the splits.
+        low: Lower bound of its 95 % interval over trainings and cases; NaN for fewer than FEWEST_TRAININGS a split.
+        high: Upper bound.
+        p: Of the two-sided sign-flip test over pairs of trainings; NaN where there is no interval.
+        pairs: Number of pairs for which the metric is defined.
+    """
+
+    means: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    p: float
+    pairs: int
+
+
 def compare_runs(first: Path, second: Path, roi: str | None = None) -> str:
     """Compare two runs, evaluations or per-case tables, or two folders above the runs of several trainings.
 
@@ -81,9 +101,7 @@ def compare_arms(first: Path, second: Path, roi: str | None) -> list[str]:
     pairs: dict[Training, tuple[Table, Table]] = {}
     for training in sorted(ours.keys() & theirs.keys()):
         paths = choose_tables(ours[training], theirs[training], roi)
-        a, b = (rows_by_case(read_case_table(path), path) for path in paths)
-        shared = evaluated_by_both(a, b)
-        pairs[training] = tuple({case: table[case] for case in shared} for table in (a, b))  # type: ignore[assignment]
+        pairs[training] = shared_rows(*(rows_by_case(read_case_table(path), path) for path in paths))
     if not any(table for table, _ in pairs.values()):
         problem = f"has no evaluated training of the same stage, split and seed as {second}"
         raise InputError(first, problem, "give the folders of two variants of one study")
@@ -93,6 +111,12 @@ def compare_arms(first: Path, second: Path, roi: str | None) -> list[str]:
     unpaired = sorted(ours.keys() ^ theirs.keys())
     said = ", ".join(f"{t.stage} {t.split} seed {t.seed} in {'A' if t in ours else 'B'}" for t in unpaired)
     return [*lines, *([f"without a partner: {said}"] if said else [])]
+
+
+def shared_rows(ours: Table, theirs: Table) -> tuple[Table, Table]:
+    """Return the rows of the cases that both tables have evaluated."""
+    shared = evaluated_by_both(ours, theirs)
+    return {case: ours[case] for case in shared}, {case: theirs[case] for case in shared}
 
 
 def find_trainings(folder: Path) -> dict[Training, Path]:
@@ -138,20 +162,10 @@ def describe_trainings(pairs: Mapping[Training, tuple[Table, Table]]) -> list[st
         f"{'metric':<12}{'A':>9}{'B':>9}{'A - B':>10}   {'95 % interval':<20}{'p':>8}{'pairs':>7}",
     ]
     for metric in METRICS:
-        names, values = metric_by_split(metric, pairs)
-        means = [format_number(_mean([group[arm] for group in values.values()])) for arm in (0, 1)]
-        differences = {split: a - b for split, (a, b) in values.items()}
-        mean, low, high = hierarchical_interval(differences, names)
-        counted = [np.nanmean(row) for d in differences.values() for row in d if not np.isnan(row).all()]
-        p = math.nan
-        if not math.isnan(low) and len(counted) == len(pairs):
-            p = sign_flip_p({split: np.nanmean(d, axis=1) for split, d in differences.items()})
-        difference, interval, shown = format_difference(mean, low, high, p)
-        interval = "-" if math.isnan(low) else interval
-        lines.append(
-            f"{metric:<12}{means[0]:>9}{means[1]:>9}{difference:>10}   {interval:<20}"
-            f"{'-' if math.isnan(p) else shown:>8}{len(counted):>7}"
-        )
+        found = compare_trainings(metric, pairs)
+        means = [format_number(mean) for mean in found.means]
+        difference, interval, p = format_difference(found.difference, found.low, found.high, found.p)
+        lines.append(f"{metric:<12}{means[0]:>9}{means[1]:>9}{difference:>10}   {interval:<20}{p:>8}{found.pairs:>7}")
     if min(map(len, seeds.values())) < FEWEST_TRAININGS:
         few = (
             f"No interval: a split has fewer than {FEWEST_TRAININGS} pairs of trainings, which cannot tell by how much"
@@ -164,6 +178,24 @@ def describe_trainings(pairs: Mapping[Training, tuple[Table, Table]]) -> list[st
         "draw trainings within their split, and cases; p is that of the two-sided sign-flip test over pairs of",
         "trainings, not corrected for the number of metrics.",
     ]
+
+
+def compare_trainings(metric: str, pairs: Mapping[Training, tuple[Table, Table]]) -> ArmDifference:
+    """Compare a metric of two arms over pairs of trainings.
+
+    Args:
+        metric: Name of the column.
+        pairs: The rows of both arms by case, for every pair of trainings; both have the same cases.
+    """
+    names, values = metric_by_split(metric, pairs)
+    differences = {split: a - b for split, (a, b) in values.items()}
+    difference, low, high = hierarchical_interval(differences, names)
+    counted = sum(not np.isnan(row).all() for group in differences.values() for row in group)
+    p = math.nan
+    if not math.isnan(low) and counted == len(pairs):
+        p = sign_flip_p({split: np.nanmean(group, axis=1) for split, group in differences.items()})
+    first, second = (_mean([group[arm] for group in values.values()]) for arm in (0, 1))
+    return ArmDifference((first, second), difference, low, high, p, counted)
 
 
 def metric_by_split(

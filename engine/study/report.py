@@ -1,8 +1,8 @@
 """The report of a study: for each stage a Markdown table to paste into a document, the same as CSV, and a figure.
 
 An evaluation is one case segmented by one run. A case counts once: its value is the mean over the seeds by which it was
-evaluated, so that more seeds do not pass for more patients. Two variants are compared over the evaluations that both
-have, matched by seed and case.
+evaluated, so that more seeds do not pass for more patients. Two variants are compared over pairs of trainings that
+differ in the variant only, with intervals over trainings (engine.study.compare).
 """
 
 import math
@@ -22,7 +22,8 @@ from engine.report.plots import draw_study
 from engine.report.side_by_side import format_difference
 from engine.report.tables import CaseRow, failed, format_number, read_case_table, write_case_table
 from engine.stages import STAGES
-from engine.statistics import Comparison, compare
+from engine.statistics import FEWEST_TRAININGS
+from engine.study.compare import ArmDifference, Training, compare_trainings, shared_rows
 from engine.study.condense import read_condensed
 from engine.study.runs import CASES_TABLE, Run, Study
 
@@ -34,24 +35,27 @@ class VariantResults:
     """The evaluations of one variant.
 
     Attributes:
-        rows: The row of each evaluated case, by (seed, case).
-        runs: The runs that have results, as (seed, held-out centre).
+        tables: The rows of the evaluated cases of each training that has results.
         faults: A line for each case that could not be evaluated.
     """
 
-    rows: dict[tuple[int, str], CaseRow] = field(default_factory=dict)
-    runs: list[tuple[int, str]] = field(default_factory=list)
+    tables: dict[Training, dict[str, CaseRow]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> dict[tuple[int, str], CaseRow]:
+        """The row of each evaluated case, by (seed, case)."""
+        return {(training.seed, case): row for training, rows in self.tables.items() for case, row in rows.items()}
 
     @property
     def seeds(self) -> list[int]:
         """The seeds of the runs, ascending."""
-        return sorted({seed for seed, _ in self.runs})
+        return sorted({training.seed for training in self.tables})
 
     @property
     def cases(self) -> set[str]:
         """The cases that any run has evaluated."""
-        return {case for _, case in self.rows}
+        return {case for table in self.tables.values() for case in table}
 
 
 def gather_results(study: Study) -> dict[str, VariantResults]:
@@ -63,13 +67,13 @@ def gather_results(study: Study) -> dict[str, VariantResults]:
     results: dict[str, VariantResults] = {}
     for run, rows in read_evaluations(study).items():
         found = results.setdefault(run.variant, VariantResults())
-        found.runs.append((run.seed, run.centre))
+        table = found.tables.setdefault(Training(study.stage.name, run.centre, run.seed), {})
         for row in rows:
             if failed(row):
                 found.faults.append(f"{run}: {row['case']}")
             else:
-                found.rows[run.seed, row["case"]] = row
-    if not any(found.rows for found in results.values()):
+                table[row["case"]] = row
+    if not any(found.cases for found in results.values()):
         raise InputError(
             study.folder,
             f"no run of {study.stage.title} is finished",
@@ -106,15 +110,14 @@ def mean_of_defined(values: Iterable[float]) -> float:
     return float(np.mean(defined)) if defined else math.nan
 
 
-def compare_variants(ours: VariantResults, theirs: VariantResults) -> tuple[Comparison, list[int]]:
-    """Compare the Dice of two variants case by case over the evaluations that both have.
-
-    Returns:
-        The comparison, and the seeds of those evaluations.
-    """
-    shared = sorted(ours.rows.keys() & theirs.rows.keys())
-    a, b = (mean_per_case({key: found.rows[key] for key in shared}, "dice") for found in (ours, theirs))
-    return compare(a, b), sorted({seed for seed, _ in shared})
+def compare_variants(ours: VariantResults, theirs: VariantResults) -> ArmDifference | None:
+    """Compare the Dice of two variants over pairs of trainings; None if they have none in common."""
+    pairs = {
+        training: shared_rows(ours.tables[training], theirs.tables[training])
+        for training in sorted(ours.tables.keys() & theirs.tables.keys())
+    }
+    pairs = {training: tables for training, tables in pairs.items() if tables[0]}
+    return compare_trainings("dice", pairs) if pairs else None
 
 
 def summarise_variant(results: Mapping[str, VariantResults], variant: str, against: str) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def summarise_variant(results: Mapping[str, VariantResults], variant: str, again
     lost_cases = count_lost(with_target)
     row = {
         "variant": variant,
-        "runs": len(found.runs),
+        "runs": len(found.tables),
         "seeds": len(found.seeds),
         "cases": len({row["case"] for row in with_target}),
         **{metric: mean_of_defined(mean_per_case(found.rows, metric).values()) for metric in METRICS},
@@ -137,9 +140,10 @@ def summarise_variant(results: Mapping[str, VariantResults], variant: str, again
         **{f"lost_in_{stage}": lost_cases.stages.get(stage, 0) for stage in STAGES},
     }
     if variant != against:
-        comparison, seeds = compare_variants(found, results[against])
-        difference = {"difference": comparison.mean_difference, "low": comparison.low, "high": comparison.high}
-        row |= {"against": against, **difference, "p": comparison.p, "n": comparison.n, "common_seeds": len(seeds)}
+        row["against"] = against
+        if compared := compare_variants(found, results[against]):
+            _, difference, low, high, p, pairs = compared
+            row |= {"difference": difference, "low": low, "high": high, "p": p, "pairs": pairs}
     return row
 
 
@@ -211,7 +215,7 @@ def default_variant(results: Mapping[str, VariantResults]) -> str:
 def head_cells(against: str) -> list[str]:
     """Return the headings of ``format_cells``."""
     head = ["variant", "runs", "seeds", "cases", "Dice", "NSD 2 mm", "HD95 mm", "missed", "lost"]
-    return [*head, f"Dice - {against}", "95 % interval", "p", "compared"]
+    return [*head, f"Dice - {against}", "95 % interval", "p", "pairs"]
 
 
 def format_cells(row: Mapping[str, Any]) -> list[str]:
@@ -227,7 +231,7 @@ def format_cells(row: Mapping[str, Any]) -> list[str]:
     cells += [format_number(row["hd95_mm"], ".1f") + defined, missed, lost]
     if "difference" not in row:
         return [*cells, "", "", "", ""]
-    return [*cells, *format_difference(row["difference"], row["low"], row["high"], row["p"]), str(row["n"])]
+    return [*cells, *format_difference(row["difference"], row["low"], row["high"], row["p"]), str(row["pairs"])]
 
 
 def explain_tables(study: Study, results: Mapping[str, VariantResults], against: str) -> list[str]:
@@ -250,9 +254,11 @@ def explain_tables(study: Study, results: Mapping[str, VariantResults], against:
         "prediction is empty (in brackets: evaluations in which it is defined). A target is missed if no predicted "
         "voxel lies in it (in brackets: of all evaluations). An evaluation is lost if its Dice is below "
         f"{LOST_DICE:g}, in the first stage that did not show the next one where to look.",
-        f"The difference to {against} is taken over the cases (last column) and seeds that both variants have, with "
-        "the bootstrap interval of its mean and the p of the two-sided Wilcoxon signed-rank test, which is not "
-        "corrected for the number of variants.",
+        f"The difference to {against} is the mean over the held-out centres, from pairs of trainings (last column) "
+        "with the same seed and the cases that both have evaluated. Its interval draws trainings and cases anew, p is "
+        "that of the two-sided sign-flip test over pairs of trainings, not corrected for the number of variants. "
+        f"Neither is given for fewer than {FEWEST_TRAININGS} pairs in a centre, which cannot tell by how much "
+        "trainings of one variant differ.",
     ]
     short = [f"{name} {len(found.seeds)}" for name, found in results.items() if len(found.seeds) < len(seeds)]
     lines += [f"Variants with fewer than {len(seeds)} seeds so far: {', '.join(short)}."] if short else []

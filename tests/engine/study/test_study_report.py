@@ -15,6 +15,7 @@ from engine.report.lost import is_missed
 from engine.report.plots import draw_study
 from engine.stages import STAGES, VARIANTS
 from engine.study import command as study
+from engine.study.compare import Training
 from engine.study.report import (
     VariantResults,
     compare_variants,
@@ -32,25 +33,41 @@ NAN = math.nan
 
 
 def results(*triples: tuple[int, str, float]) -> VariantResults:
-    rows = {(seed, name): case(name, dice) for seed, name, dice in triples}
-    return VariantResults(rows=rows, runs=sorted({(seed, name.split("/")[0]) for seed, name, _ in triples}))
+    """Return the results of one stage: (seed, case, Dice), where a case lies in the centre that it begins with."""
+    return of_rows(*((seed, case(name, dice)) for seed, name, dice in triples))
 
 
-def test_a_case_counts_once_however_many_seeds_it_has():
-    ours = results((1, "e/a", 0.6), (2, "e/a", 0.8), (1, "e/b", 0.5), (2, "e/b", 0.7))
-    theirs = results((1, "e/a", 0.5), (2, "e/a", 0.5), (1, "e/b", 0.6), (2, "e/b", 0.8))
-    comparison, seeds = compare_variants(ours, theirs)
-    assert (comparison.n, seeds) == (2, [1, 2])  # not 4
-    assert comparison.mean_difference == pytest.approx(((0.7 - 0.5) + (0.6 - 0.7)) / 2)
-    assert comparison.low == pytest.approx(-0.1) and comparison.high == pytest.approx(0.2)
+def of_rows(*rows: tuple[int, dict]) -> VariantResults:
+    found = VariantResults()
+    for seed, row in rows:
+        found.tables.setdefault(Training("tumor_coarse", row["centre"], seed), {})[row["case"]] = row
+    return found
 
 
-def test_only_seeds_and_centres_that_both_have_are_compared():
-    ours = results((1, "e/a", 0.9), (2, "e/a", 0.1), (1, "w/a", 0.7), (2, "n/a", 0.3))
+def test_a_difference_is_a_mean_over_the_held_out_centres():
+    ours = results((1, "e/a", 0.6), (1, "e/b", 0.8), (1, "e/c", 0.4), (1, "w/a", 0.5))
+    theirs = results((1, "e/a", 0.5), (1, "e/b", 0.7), (1, "e/c", 0.3), (1, "w/a", 0.9))
+    compared = compare_variants(ours, theirs)
+    assert compared.pairs == 2 and compared.difference == pytest.approx((0.1 - 0.4) / 2)  # not a mean over four cases
+
+
+def test_only_trainings_and_cases_that_both_have_are_compared():
+    ours = results((1, "e/a", 0.9), (1, "e/b", 0.9), (2, "e/a", 0.1), (1, "w/a", 0.7), (2, "n/a", 0.3))
     theirs = results((1, "e/a", 0.6), (3, "e/a", 0.0), (1, "w/a", 0.6), (1, "n/a", 0.3))
-    comparison, seeds = compare_variants(ours, theirs)
-    assert (comparison.n, seeds) == (2, [1])
-    assert comparison.mean_difference == pytest.approx(((0.9 - 0.6) + (0.7 - 0.6)) / 2)
+    compared = compare_variants(ours, theirs)
+    assert compared.pairs == 2 and compared.difference == pytest.approx(((0.9 - 0.6) + (0.7 - 0.6)) / 2)
+    assert compare_variants(results((1, "e/a", 0.9)), results((2, "e/a", 0.9))) is None
+
+
+def test_an_interval_needs_three_trainings_however_many_cases_there_are():
+    def arm(gain: float, seeds: int) -> VariantResults:
+        values = ((seed, f"e/{i}", 0.5 + 0.01 * i + gain * seed) for seed in range(1, seeds + 1) for i in range(20))
+        return results(*values)
+
+    two, three = (compare_variants(arm(0.02, seeds), arm(0.0, seeds)) for seeds in (2, 3))
+    assert two.difference == pytest.approx(0.03) and all(map(math.isnan, (two.low, two.high, two.p)))
+    assert three.low == pytest.approx(0.02) and three.high == pytest.approx(0.06)  # from one training to another
+    assert three.p == 0.25  # of eight patterns of signs, two are as extreme
 
 
 def test_a_mean_over_seeds_takes_the_defined_ones_and_says_how_many():
@@ -59,7 +76,9 @@ def test_a_mean_over_seeds_takes_the_defined_ones_and_says_how_many():
     rows |= {(seed, "e/none"): case("e/none", NAN, NAN, reference_ml=0.0) for seed in (1, 2)}
     values = mean_per_case(rows, "hd95_mm")
     assert (values["e/a"], values["e/b"]) == (4.0, 8.0) and math.isnan(values["e/none"])
-    row = summarise_variant({"full": VariantResults(rows, [(1, "e"), (2, "e")])}, "full", "full")
+    found = of_rows(*((seed, row) for (seed, _), row in rows.items()))
+    assert found.rows == rows
+    row = summarise_variant({"full": found}, "full", "full")
     assert (row["hd95_mm"], row["hd95_defined"], row["evaluations"], row["cases"]) == (6.0, 2, 4, 2)
     assert row["dice"] == pytest.approx((0.25 + 0.2) / 2)  # the case without a tumour has no Dice
     assert (row["missed"], row["missed_share"]) == (2, 0.5)
@@ -67,8 +86,7 @@ def test_a_mean_over_seeds_takes_the_defined_ones_and_says_how_many():
 
 def test_the_report_counts_the_lost_evaluations_of_each_stage():
     rows = [case("west/a", 0.0) | {"lost_in": "tumor_coarse"}, case("west/b", 0.05), case("west/c", 0.9)]
-    results = {"baseline": VariantResults({(1, row["case"]): row for row in rows}, [(1, "west")])}
-    row = summarise_variant(results, "baseline", "baseline")
+    row = summarise_variant({"baseline": of_rows(*((1, row) for row in rows))}, "baseline", "baseline")
     assert (row["lost"], row["lost_in_tumor_coarse"], row["lost_in_tumor_fine"]) == (2, 1, 0)
     assert format_cells(row)[8] == "2 of 3: 1 in tumor coarse, 1 in a stage that was not recorded"
 
@@ -121,7 +139,7 @@ def test_the_markdown_table_holds_the_numbers(finished, capsys):
     assert baseline[:8] == ["baseline", "3", "2", "5", "0.460", "0.460", "5.0 (8 of 8)", "0 % (0 of 8)"]
     assert full[:8] == ["full", "3", "2", "6", "0.467", "0.467", "5.0 (8 of 9)", "11 % (1 of 9)"]
     assert (baseline[8], full[8]) == ("0 of 8", "1 of 9")
-    assert full[9:11] == ["+0.100", "+0.100 to +0.100"] and full[12] == "5"
+    assert full[9:] == ["+0.100", "-", "-", "3"]
     assert second == [["variant", "east", "west"], ["baseline", "0.250", "0.600"], ["full", "0.233", "0.700"]]
     for words in (
         "Seeds: 1, 2.",
@@ -148,7 +166,7 @@ def test_the_csv_holds_the_same_and_against_turns_it_round(finished):
     lines = {line.split(",")[0]: line for line in (finished / "tumor_coarse_table.csv").read_text().splitlines()}
     header, baseline = lines["variant"].split(","), lines["baseline"].split(",")
     row = dict(zip(header, baseline, strict=True))
-    assert float(row["difference"]) == pytest.approx(-0.1) and row["against"] == "full" and row["n"] == "5"
+    assert float(row["difference"]) == pytest.approx(-0.1) and row["against"] == "full" and row["pairs"] == "3"
     assert float(row["dice_east"]) == pytest.approx(0.25)
     with pytest.raises(InputError) as error:
         write_report(made, "sdf")
