@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picai_eval.metrics import Metrics
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from engine.detection.curves import auroc, average_precision, cumulate, flatten, froc, sensitivity_at
 from engine.detection.summary import FALSE_POSITIVES
@@ -50,12 +52,11 @@ def test_weights_count_like_repetitions(labelled, data):
 
 @given(LABELLED)
 def test_both_are_those_of_scikit_learn(labelled):
-    sklearn = pytest.importorskip("sklearn.metrics")
     scores, positive = np.array([s for s, _ in labelled], float), np.array([p for _, p in labelled])
     if positive.any() and not positive.all():
-        assert auroc(scores, positive) == pytest.approx(sklearn.roc_auc_score(positive, scores))
+        assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
     if positive.any():
-        assert average_precision(scores, positive) == pytest.approx(sklearn.average_precision_score(positive, scores))
+        assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores))
 
 
 def test_the_sensitivity_is_the_highest_with_at_most_so_many_false_positives():
@@ -81,13 +82,12 @@ def test_nothing_found_is_a_sensitivity_of_zero():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_figures_over_scans_are_those_of_picai_eval(seed):
     """A lesion is always missed: at the lowest threshold picai_eval assumes that there is one."""
-    metrics = pytest.importorskip("picai_eval.metrics").Metrics
     scans = [*random_scans(seed, 25), scan("zzz", {10.0: 0.0})]
     results = {
         s.case: [(1, lesion.confidence, lesion.iou) for lesion in s.lesions] + [(0, c, 0.0) for c in s.false_positives]
         for s in scans
     }
-    theirs = metrics(results)
+    theirs = Metrics(results)
     scores, positive = np.array([s.score for s in scans]), np.array([bool(s.lesions) for s in scans])
     flat, weights = flatten(scans), np.ones(len(scans))
     assert auroc(scores, positive) == pytest.approx(theirs.auroc)

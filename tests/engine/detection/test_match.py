@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picai_eval.eval import evaluate_case
 from scipy import ndimage
 
 from engine.detection.match import MIN_IOU, ScanDetection, match_candidates
@@ -56,7 +57,6 @@ def test_without_a_lesion_every_candidate_is_a_false_positive_and_without_a_cand
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6))
 def test_hits_and_false_positives_are_those_of_picai_eval(seed):
-    evaluate_case = pytest.importorskip("picai_eval.eval").evaluate_case
     rng = np.random.default_rng(seed)
     reference, suspected = (ndimage.gaussian_filter(rng.normal(size=(8, 20, 20)), 1.6) > 0.12 for _ in range(2))
     reference &= rng.random() < 0.9
