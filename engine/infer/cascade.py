@@ -7,7 +7,7 @@ All masks of the cascade have the voxels of the prepared image: what a stage han
 Both use ``select_roi``, ``select_organ`` and ``segment_stage`` and therefore obtain the same masks.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,24 +16,16 @@ import numpy as np
 from data.cases.labels import PANCREAS, TUMOUR
 from data.common.memory import zeros
 from data.common.process import release_freed_pages
-from data.samples import Sampling, fits_patch, mask_box, scan_box
+from data.samples import mask_box, scan_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import segment_box
 from engine.infer.candidates import NO_CANDIDATES, Candidates
-from engine.infer.confirmation import confirm
+from engine.infer.confirmation import segment_confirmed
 from engine.infer.ensemble import NOWHERE, BoxProbability, Opinions, segment_box_together
 from engine.infer.models import StageModel
 from engine.stages import MIN_TUMOUR_ML, STAGES, Stage
 
-# The limits below decide how the stages follow each other. Volumes are in ml, so that they mean the same for any voxel
-# size; as voxels they are given for a clinical voxel of 0.8 x 0.8 x 2 mm.
-
-# A later round of a stage is discarded if its mask is smaller than this (80 voxels): its box has lost the target.
-MIN_ROUND_ML = 0.1
-# Two rounds agree if their masks have at least this Dice: their boxes are then nearly the same, and so would be the
-# result of another round.
-CONVERGED_DICE = 0.92
 # A scan gets a note if its voxels are more than this factor coarser than those of all training cases and than those
 # that the network sees: it has never seen so little detail. Finer voxels are averaged.
 FAMILIAR_SPACING_FACTOR = 1.5
@@ -53,18 +45,6 @@ class StageResult(NamedTuple):
     note: str
     doubt: str = ""
     probability: BoxProbability | None = None
-
-
-class Round(NamedTuple):
-    """One look of a stage at a scan.
-
-    Attributes:
-        mask: The mask that it found, of the whole scan, shape (D, H, W).
-        box: Where it looked.
-    """
-
-    mask: np.ndarray
-    box: Box
 
 
 class CascadeResult(NamedTuple):
@@ -200,14 +180,11 @@ def segment_stage(
             kept[box] = BoxProbability(box, probability, opinions)
         return mask
 
-    mask, box = segment_in_rounds(segment, box, spacing, sampling)
     around = mask_box(organ, spacing, sampling) if model.confirms and organ is not None else None
-    found, found_ml = mask.copy() if keep and around else mask, volume_ml(mask, spacing)
-    mask = confirm(mask, box, around, segment)
-    if box in kept and found is not mask:
-        kept[box].values[(found & ~mask)[box.slices]] = 0.0  # what was not confirmed is no candidate
+    mask, box, left_out, left_out_ml = segment_confirmed(segment, box, around, spacing, sampling)
+    if box in kept:
+        kept[box].values[left_out[box.slices]] = 0.0  # what was not confirmed is no candidate
     seen = box if mask.any() or around is None else around  # where candidates are looked for
-    left_out_ml = found_ml - volume_ml(mask, spacing)
     remarks = [f"{left_out_ml:.2f} ml left out that were not found around the pancreas, too"] if left_out_ml else []
     remarks += [] if mask.any() else ["nothing found"]
     note = f"{model.stage.title}: {'; '.join(remarks)}" if remarks else ""
@@ -266,33 +243,6 @@ def segment_part(
     return None
 
 
-def segment_in_rounds(
-    segment: Callable[[Box], np.ndarray], box: Box, spacing: tuple[float, float, float], sampling: Sampling
-) -> Round:
-    """Segment in a box, and again around the mask that results, as often as the sampling has rounds.
-
-    It stops early if the box or the mask no longer changes, or if the box would be larger than what the network sees at
-    a time, as around a mask that fills everything. The last round counts, or the one before if that lost the target.
-
-    Args:
-        segment: Returns the mask of the whole scan, shape (D, H, W), that is found in a box.
-        box: Of the first round.
-        spacing: Voxel spacing (z, y, x) in mm.
-        sampling: Of the stage.
-    """
-    last = Round(segment(box), box)
-    for _ in range(sampling.rounds - 1):
-        next_box = mask_box(last.mask, spacing, sampling)
-        if next_box is None or next_box == last.box or not fits_patch(next_box, spacing, sampling):
-            break
-        previous, last = last, Round(segment(next_box), next_box)
-        if volume_ml(last.mask, spacing) < MIN_ROUND_ML:
-            return previous
-        if _dice(last.mask, previous.mask) >= CONVERGED_DICE:
-            break
-    return last
-
-
 def merge_labels(pancreas: np.ndarray, tumour: np.ndarray) -> np.ndarray:
     """Merge two boolean masks into uint8 labels 0/1/2; the tumour lies on top of the pancreas."""
     label = zeros(pancreas.shape, np.uint8)
@@ -326,10 +276,3 @@ def describe_unfamiliar_spacing(models: Sequence[StageModel], spacing: tuple[flo
             expected = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in trained)
             sentence = f"the voxels of {voxels} mm are coarser than those of the training ({expected} mm)"
     return f"{sentence} in {', '.join(unfamiliar)}" if 0 < len(unfamiliar) < len(models) else sentence
-
-
-def _dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the Dice of two boolean masks; 0 if both are empty."""
-    common = sum(np.count_nonzero(a & b) for a, b in zip(first, second, strict=True))  # a plane at a time
-    total = np.count_nonzero(first) + np.count_nonzero(second)
-    return 2 * int(common) / max(1, int(total))

@@ -23,9 +23,9 @@ from data.samples import pancreas_box, reference_box
 from data.scans.boxes import Box
 from data.scans.grid import volume_ml
 from engine.infer.box import READOUTS, Flip, box_probability
-from engine.infer.cascade import segment_in_rounds, select_organ
+from engine.infer.cascade import select_organ
 from engine.infer.components import keep_components
-from engine.infer.confirmation import confirm
+from engine.infer.confirmation import segment_confirmed
 from engine.processes import of_all, own_share
 from engine.stages import MIN_TUMOUR_ML, Stage
 
@@ -128,7 +128,7 @@ def mean_dice(
         flips: As in ``box_probability``.
     """
     net.eval()
-    found: list[tuple[bool, list[float]]] = []  # whether a case has the target, and its Dice at each threshold
+    curves: list[tuple[bool, list[float]]] = []  # whether a case has the target, and its Dice at each threshold
     for case in own_share([case for case in cases if negatives or case.target_box(stage.sampling.target)]):
         reference, box = target_mask(case.label(), stage.sampling.target) > 0, reference_box(case, stage.sampling)
         segment = _at_threshold(net, stage, case, device, readout, flips)
@@ -136,10 +136,10 @@ def mean_dice(
         curve = []
         for threshold in thresholds:
             look = functools.partial(segment, threshold)
-            mask, seen = segment_in_rounds(look, box, case.spacing, stage.sampling)
-            curve.append(dice(confirm(mask, seen, around, look), reference, case.spacing))
-        found.append((bool(reference.any()), curve))
-    with_target, without = ([curve for has, curve in of_all(found) if has == wanted] for wanted in (True, False))
+            found = segment_confirmed(look, box, around, case.spacing, stage.sampling)
+            curve.append(dice(found.mask, reference, case.spacing))
+        curves.append((bool(reference.any()), curve))
+    with_target, without = ([curve for has, curve in of_all(curves) if has == wanted] for wanted in (True, False))
     mean = np.mean(with_target, axis=0)
     return (1 - negatives) * mean + negatives * np.mean(without, axis=0) if without else mean
 

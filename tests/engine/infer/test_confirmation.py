@@ -10,10 +10,12 @@ from torch import nn
 
 from data.cases.case import read_case, write_case
 from data.cases.preparation import Preparation
+from data.samples import mask_box
 from data.scans.grid import Grid
 from engine.checkpoint import load_checkpoint
 from engine.infer.box import FLIPS
 from engine.infer.cascade import segment_stage
+from engine.infer.confirmation import segment_confirmed
 from engine.infer.models import StageModel, build_model
 from engine.recipe import TrainSettings
 from engine.stages import STAGES
@@ -58,8 +60,27 @@ def look(image: np.ndarray, roi: np.ndarray, *, confirms: bool) -> np.ndarray:
 
 
 def test_what_is_taken_for_a_tumour_up_close_alone_does_not_count(scan):
+    scan[scan == TUMOUR] = GLAND
     assert np.array_equal(look(scan, scan == SWELLING, confirms=False), scan == SWELLING)
     assert not look(scan, scan == SWELLING, confirms=True).any()
+
+
+def test_a_tumour_elsewhere_is_found_where_the_stage_before_took_a_swelling_for_it(scan):
+    assert np.array_equal(look(scan, scan == SWELLING, confirms=True), scan == TUMOUR)
+
+
+def test_no_box_is_segmented_twice(scan):
+    looked = []
+
+    def segment(box):
+        looked.append(box)
+        mask = np.zeros(scan.shape, bool)
+        mask[box.slices] = (scan == SWELLING)[box.slices] & (len(looked) == 1)
+        return mask
+
+    first, around = (mask_box(mask, SPACING, STAGE.sampling) for mask in (scan == SWELLING, scan >= TUMOUR))
+    finding = segment_confirmed(segment, first, around, SPACING, STAGE.sampling)
+    assert len(set(looked)) == len(looked) and around in looked and not finding.mask.any()
 
 
 def test_what_is_left_out_is_noted(scan):
@@ -68,6 +89,7 @@ def test_what_is_left_out_is_noted(scan):
         (False, ""),
         (True, "tumor fine: 18.43 ml left out that were not found around the pancreas, too; nothing found"),
     ):
+        scan[scan == TUMOUR] = GLAND
         asked = replace(model, confirms=confirms)
         assert segment_stage(asked, scan, SPACING, scan == SWELLING, scan >= TUMOUR).note == note
 
