@@ -71,9 +71,9 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
     for row in rows:
         name = row["case"]
         if failed(row):
-            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 6, Cell(row["error"])])
+            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 7, Cell(row["error"])])
             continue
-        picture = folder.picture_path(name)
+        picture, candidates = folder.picture_path(name), folder.candidates_path(name)
         lines.append(
             [
                 Cell(name, view=name),
@@ -84,12 +84,24 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
                 Cell(row["tumour_positive"] or "-"),
                 Cell("mask", href=relative_link(folder.mask_path(name), here)),
                 Cell("picture", href=relative_link(picture, here)) if picture.exists() else Cell("-"),
+                Cell("candidates", href=relative_link(candidates, here)) if candidates.exists() else Cell("-"),
                 Cell(row["note"]),
             ]
         )
     return Table(
         "Scans",
-        ["scan", "result", "pancreas ml", "tumour ml", "tumour score", "positive", "mask", "picture", "note"],
+        [
+            "scan",
+            "result",
+            "pancreas ml",
+            "tumour ml",
+            "tumour score",
+            "positive",
+            "mask",
+            "picture",
+            "candidates",
+            "note",
+        ],
         lines,
         note="Click the name of a scan to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,

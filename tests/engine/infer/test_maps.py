@@ -152,6 +152,8 @@ def test_saved_maps_are_shown_in_the_report(cascade, scan, tmp_path):
     assert predict.main([str(tmp_path / "a.nii.gz"), "-o", str(out), "--save-probabilities", "--report"]) == 0
     page = (out / "report.html").read_text()
     assert page.count('"name": "probability of the pancreas"') == page.count('"name": "probability of the tumour"') == 1
+    assert '"name": "uncertainty' not in page
+    assert "a_candidates.csv" in Reader(out / "report.html").links
     volume = read_image(tmp_path / "a.nii.gz")
     shown = read_probability(out / "a_tumour_probability.nii.gz", volume.grid)
     assert shown.shape == volume.array.shape and shown[5, 13, 13] == pytest.approx(0.8, abs=0.003)
