@@ -8,7 +8,7 @@ from pathlib import Path
 from data.cases.labels import PANCREAS, TUMOUR
 from data.scans.probability import read_probability
 from data.scans.volume import read_image, read_label
-from engine.infer.maps import PROBABILITY, SAVED
+from engine.infer.maps import PROBABILITY, SAVED, UNCERTAINTY
 from engine.infer.models import StageModel, describe_models
 from engine.infer.volumes import PredictionFolder
 from engine.report.html.page import Page, Picture, ViewableCase, write_page
@@ -115,7 +115,7 @@ def _describe(row: CaseRow) -> str:
 
 
 def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> View:
-    """Read a scan, its mask and the probabilities that are saved beside it.
+    """Read a scan, its mask and the probabilities and uncertainties that are saved beside it.
 
     Raises:
         InputError: If one of them has been damaged or removed since.
@@ -126,10 +126,10 @@ def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> 
         Layer("pancreas", label > 0, COLOURS["prediction", PANCREAS]),
         Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
     ]
-    saved = {target: folder.map_path(name, target, PROBABILITY) for target in SAVED.values()}
     maps = [
-        Map(f"probability of the {target}", read_probability(path, volume.grid))
-        for target, path in saved.items()
-        if path.exists()
+        Map(f"{kind} of the {target}", read_probability(path, volume.grid))
+        for target in SAVED.values()
+        for kind in (PROBABILITY, UNCERTAINTY)
+        if (path := folder.map_path(name, target, kind)).exists()
     ]
     return View(volume.array, volume.spacing, layers, maps)

@@ -1,6 +1,8 @@
 """What --save-probabilities writes beside the mask, and what an ensemble adds to the table of volumes."""
 
 import csv
+import json
+import re
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -23,6 +25,7 @@ from engine.infer.volumes import COLUMNS, LATER, PredictionFolder
 from engine.stages import STAGES
 from tests.conftest import affine_of, save
 from tests.engine.report.html.pages import Reader
+from tests.engine.report.html.test_viewer import unpack
 
 BOX = Box((1, 4, 5), (9, 30, 35))
 
@@ -120,6 +123,10 @@ def test_an_ensemble_that_disagrees_is_a_doubt(cascade, scan, tmp_path, disagree
         nib.load(tmp_path / "out" / f"a_tumour_{kind}.nii.gz").get_fdata() for kind in ("probability", "uncertainty")
     ]
     assert maps[0].max() > 0.7 and np.abs(maps[1] - maps[0] / 2).max() < 0.005
+    names = [f"{kind} of the {target}" for target in ("pancreas", "tumour") for kind in ("probability", "uncertainty")]
+    (content,) = re.findall(r'class="case"[^>]*>(.*?)</script>', page)
+    shown = {found["name"]: unpack(found["values"]).get_fdata().max() for found in json.loads(content)["maps"]}
+    assert list(shown) == names and list(shown.values()) == pytest.approx([0.8, 0.4, 0.8, 0.4], abs=0.005)
 
 
 def test_an_ensemble_is_another_model_than_its_first_network_and_than_one_with_another_member():
