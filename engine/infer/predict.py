@@ -142,7 +142,10 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
             "new_scan.nii.gz -o out --ensemble all --save-probabilities",
             "average all models, and keep the probabilities",
         ),
-        ("patient_7 -o out --model model.zip --dicom-seg", "segment a DICOM series with a model file, for an archive"),
+        (
+            "patient_7 -o out --model model.zip --report --dicom-seg",
+            "lead from a DICOM series and a model file to a report and a DICOM segmentation",
+        ),
     )
     args = parser.parse_args(argv)
     return PredictOptions(
