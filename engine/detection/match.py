@@ -59,6 +59,11 @@ class ScanDetection:
     lesions: tuple[Lesion, ...]
     false_positives: tuple[float, ...]
 
+    @property
+    def hits(self) -> tuple[Lesion, ...]:
+        """The lesions that a candidate hits."""
+        return tuple(lesion for lesion in self.lesions if lesion.iou > 0)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON can store them."""
         return asdict(self)

@@ -117,3 +117,8 @@ def prediction_path(folder: Path, split: Split, case: Case) -> Path:
 def probability_path(folder: Path, split: Split, case: Case) -> Path:
     """Return the file of a case's probabilities on the grid of its scan, in the folder of an evaluation."""
     return folder / "probabilities" / f"{file_stem(split, case)}.nii.gz"
+
+
+def scores_path(folder: Path, split: Split, case: Case) -> Path:
+    """Return the file of what became of the probabilities of a case, in the folder of an evaluation."""
+    return folder / "scores" / f"{file_stem(split, case)}.json"

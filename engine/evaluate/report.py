@@ -16,11 +16,12 @@ from data.common.records import read_yaml
 from data.splits.frozen import frozen_splits
 from data.splits.split import SYNTHETIC, synthetic_split
 from engine.evaluate.earlier import read_settings
-from engine.evaluate.masks import mask_path, prediction_path, probability_path, read_prepared_mask
+from engine.evaluate.masks import mask_path, prediction_path, probability_path, read_prepared_mask, scores_path
 from engine.evaluate.methods import stage_of_evaluation
 from engine.evaluate.predictions import Predictions
+from engine.evaluate.scores import CaseScores, detections_of
 from engine.report.results import write_report
-from engine.report.tables import read_case_table
+from engine.report.tables import failed, read_case_table
 from engine.stages import STAGES
 
 AGAIN = "run the evaluation again"
@@ -69,6 +70,8 @@ def rewrite_evaluation(folder: Path, store: Path | None = None) -> str:
     def read_prediction(case: Case) -> np.ndarray:
         return read_prepared_mask(mask_path(folder, split, case), case.shape, command="")
 
+    judged = [by_key[row["case"]] for row in rows if not failed(row)] if detection.exists() else []
+    scores = [CaseScores.read(scores_path(folder, split, case)) for case in judged]
     return write_report(
         folder,
         rows,
@@ -78,6 +81,7 @@ def rewrite_evaluation(folder: Path, store: Path | None = None) -> str:
         find_probability=lambda case: probability_path(folder, split, case),
         curves=folder.resolve().parent / "curves.png",
         detection=_read_text(detection) if detection.exists() else "",
+        scans=detections_of(scores),
         **shared,
     )
 

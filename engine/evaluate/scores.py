@@ -94,6 +94,11 @@ def _on_scan(candidates: Candidates, box: Box, case: Case, shape: Sequence[int])
     return resample_nearest(numbers, shape)
 
 
+def detections_of(scores: Sequence[CaseScores]) -> list[ScanDetection]:
+    """Return what was detected in the cases of a tumour stage; nothing for the pancreas."""
+    return [score.detection for score in scores if score.detection is not None]
+
+
 def write_detection(folder: Path, scores: Sequence[CaseScores], threshold: float | None, title: str) -> str:
     """Write the figures and plots of all cases into the folder of an evaluation.
 
@@ -107,7 +112,7 @@ def write_detection(folder: Path, scores: Sequence[CaseScores], threshold: float
         The text of ``detection.txt``.
     """
     reliability = Reliability.sum_of(score.reliability for score in scores)
-    scans = [score.detection for score in scores if score.detection is not None]
+    scans = detections_of(scores)
     lines, overall, by_centre = [title, "=" * len(title)], None, {}
     if scans:
         overall = summarise_detection(scans, threshold)

@@ -49,17 +49,17 @@ from engine.evaluate.earlier import (
 )
 from engine.evaluate.lost import find_lost_stage
 from engine.evaluate.masks import (
-    file_stem,
     mask_path,
     prediction_path,
     probability_path,
     read_prepared_mask,
     read_reference,
     score_prepared_mask,
+    scores_path,
     write_prepared_mask,
 )
 from engine.evaluate.options import EvaluateOptions, parse
-from engine.evaluate.scores import CaseScores, score_probability, write_detection
+from engine.evaluate.scores import CaseScores, detections_of, score_probability, write_detection
 from engine.infer.cascade import segment_stage, select_organ, select_roi
 from engine.infer.models import StageModel, check_runs_folder, load_model, switched_on
 from engine.infer.prepared import find_doubts
@@ -150,7 +150,7 @@ class Evaluation:
 
     def scores_path(self, case: Case) -> Path:
         """Return the file of what became of the probabilities of a case."""
-        return self.folder / "scores" / f"{file_stem(self.split, case)}.json"
+        return scores_path(self.folder, self.split, case)
 
     def probability_path(self, case: Case) -> Path:
         """Return the file of the probabilities of a case."""
@@ -232,7 +232,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
             rows.append({"case": case.key, "centre": case.centre, "error": str(error)})
         write_case_table(table, rows)
     scored = [by_key[row["case"]] for row in rows if not failed(row)]
-    detection = ""
+    detection, scores = "", []
     if evaluation.judges_probability and scored:
         scores = [CaseScores.read(evaluation.scores_path(case)) for case in scored]
         detection = write_detection(evaluation.folder, scores, model.score_threshold, title)
@@ -248,6 +248,7 @@ def run_evaluation(evaluation: Evaluation) -> list[str]:
         find_probability=evaluation.probability_path,
         curves=model.run / "curves.png",
         detection=detection,
+        scans=detections_of(scores),
     )
     return [f"{row['case']}: {row['error']}" for row in rows if failed(row)]
 

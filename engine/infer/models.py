@@ -1,6 +1,6 @@
 """The trained stages: which run, or which model file, a network comes from, and how it is made ready to segment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +73,20 @@ def describe_model(model: StageModel) -> str:
     """Return a line that says with what a stage segments."""
     fast = ", without flips" if model.fast else ""
     return f"{model.stage.title:<16} {name_runs(model)}, threshold {model.threshold:.4g}{fast}"
+
+
+def describe_models(models: Mapping[str, StageModel]) -> list[str]:
+    """Return a line for every stage, by the names of the stages, and one for the operating point if there is one."""
+    lines = [describe_model(model) for model in models.values()]
+    if (least := find_operating_point(models)) is not None:
+        lines.append(f"operating point  a tumour score of at least {least:.3f} counts as positive")
+    return lines
+
+
+def find_operating_point(models: Mapping[str, StageModel]) -> float | None:
+    """Return the least tumour score that counts as positive; None if no threshold was chosen."""
+    last = models.get("tumor_fine")
+    return last.score_threshold if last else None
 
 
 def name_runs(model: StageModel) -> str:

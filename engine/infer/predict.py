@@ -25,7 +25,7 @@ from data.common.progress import add_quiet, progress
 from data.common.text import HelpFormatter, add_examples
 from engine.infer.dicom_seg import require_highdicom
 from engine.infer.loading import ModelChoice, add_models, load_models, read_models
-from engine.infer.models import describe_model
+from engine.infer.models import describe_models
 from engine.infer.overlap import overlap
 from engine.infer.report import write_prediction_page
 from engine.infer.scan import ScanSegmenter, hash_models
@@ -142,7 +142,10 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
             "new_scan.nii.gz -o out --ensemble all --save-probabilities",
             "average all models, and keep the probabilities",
         ),
-        ("patient_7 -o out --model model.zip --dicom-seg", "segment a DICOM series with a model file, for an archive"),
+        (
+            "patient_7 -o out --model model.zip --report --dicom-seg",
+            "lead from a DICOM series and a model file to a report and a DICOM segmentation",
+        ),
     )
     args = parser.parse_args(argv)
     return PredictOptions(
@@ -172,10 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = load_models(options.models)
     check_writable(options.output)
     remove_unfinished([options.output])
-    for model in models.values():
-        print(describe_model(model))
-    if (last := models.get("tumor_fine")) and last.score_threshold is not None:
-        print(f"operating point  a tumour score of at least {last.score_threshold:.3f} counts as positive")
+    print(*describe_models(models), sep="\n")
     steps = ScanSegmenter(
         models,
         folder,

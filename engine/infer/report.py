@@ -8,8 +8,8 @@ from pathlib import Path
 from data.cases.labels import PANCREAS, TUMOUR
 from data.scans.probability import read_probability
 from data.scans.volume import read_image, read_label
-from engine.infer.maps import PROBABILITY, SAVED
-from engine.infer.models import StageModel, describe_model
+from engine.infer.maps import PROBABILITY, SAVED, UNCERTAINTY
+from engine.infer.models import StageModel, describe_models
 from engine.infer.volumes import PredictionFolder
 from engine.report.html.page import Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
@@ -49,7 +49,7 @@ def write_prediction_page(
             "those whose mask is not reliable.",
         ],
         tables=[_scans_table(ordered, folder, path.parent)],
-        summary="\n".join(["Models:", *map(describe_model, models.values())]) if models else "",
+        summary="\n".join(["Models:", *describe_models(models)]) if models else "",
         pictures=[
             Picture(folder.picture_path(row["case"]), f"{row['case']}: contours of the prediction")
             for row in done[:MOST_PICTURES]
@@ -71,9 +71,9 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
     for row in rows:
         name = row["case"]
         if failed(row):
-            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 5, Cell(row["error"])])
+            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 7, Cell(row["error"])])
             continue
-        picture = folder.picture_path(name)
+        picture, candidates = folder.picture_path(name), folder.candidates_path(name)
         lines.append(
             [
                 Cell(name, view=name),
@@ -81,14 +81,27 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
                 number_cell(float(row["pancreas_ml"]), ".2f"),
                 number_cell(float(row["tumour_ml"]), ".2f"),
                 number_cell(math.nan if row["tumour_score"] == "" else float(row["tumour_score"])),
+                Cell(row["tumour_positive"] or "-"),
                 Cell("mask", href=relative_link(folder.mask_path(name), here)),
                 Cell("picture", href=relative_link(picture, here)) if picture.exists() else Cell("-"),
+                Cell("candidates", href=relative_link(candidates, here)) if candidates.exists() else Cell("-"),
                 Cell(row["note"]),
             ]
         )
     return Table(
         "Scans",
-        ["scan", "result", "pancreas ml", "tumour ml", "tumour score", "mask", "picture", "note"],
+        [
+            "scan",
+            "result",
+            "pancreas ml",
+            "tumour ml",
+            "tumour score",
+            "positive",
+            "mask",
+            "picture",
+            "candidates",
+            "note",
+        ],
         lines,
         note="Click the name of a scan to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
@@ -102,7 +115,7 @@ def _describe(row: CaseRow) -> str:
 
 
 def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> View:
-    """Read a scan, its mask and the probabilities that are saved beside it.
+    """Read a scan, its mask and the probabilities and uncertainties that are saved beside it.
 
     Raises:
         InputError: If one of them has been damaged or removed since.
@@ -113,10 +126,10 @@ def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> 
         Layer("pancreas", label > 0, COLOURS["prediction", PANCREAS]),
         Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
     ]
-    saved = {target: folder.map_path(name, target, PROBABILITY) for target in SAVED.values()}
     maps = [
-        Map(f"probability of the {target}", read_probability(path, volume.grid))
-        for target, path in saved.items()
-        if path.exists()
+        Map(f"{kind} of the {target}", read_probability(path, volume.grid))
+        for target in SAVED.values()
+        for kind in (PROBABILITY, UNCERTAINTY)
+        if (path := folder.map_path(name, target, kind)).exists()
     ]
     return View(volume.array, volume.spacing, layers, maps)

@@ -27,7 +27,7 @@ from engine.device import naming_memory_errors
 from engine.infer.box import BYTES_PER_VOXEL
 from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentation
 from engine.infer.maps import SAVED, measure_disagreement, save_maps, saved_paths
-from engine.infer.models import StageModel, switched_on
+from engine.infer.models import StageModel, find_operating_point, switched_on
 from engine.infer.prepared import WORK_BYTES, PreparedScan, SegmentedScan, is_ensemble, prepare_scan, segment_prepared
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
@@ -177,6 +177,7 @@ class ScanSegmenter:
         notes, disagreement = result.notes, measure_disagreement(result.probabilities)
         if scan.source:
             notes = (*notes, *self._write_segmentation(name, result.label, scan.grid, scan.source, "; ".join(doubts)))
+        least, score = find_operating_point(self.models), result.candidates.score
         fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
         notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
@@ -193,7 +194,8 @@ class ScanSegmenter:
         return {
             "pancreas_ml": round(pancreas_ml, 2),
             "tumour_ml": round(tumour_ml, 2),
-            "tumour_score": round(result.candidates.score, 4),
+            "tumour_score": round(score, 4),
+            "tumour_positive": "" if least is None else "yes" if score >= least else "no",
             **{f"{target}_disagreement": round(value, 3) for target, value in disagreement.items()},
             "unreliable": "yes" if doubts else "",
             "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),

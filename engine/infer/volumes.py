@@ -22,6 +22,7 @@ COLUMNS = (
     "pancreas_ml",
     "tumour_ml",
     "tumour_score",
+    "tumour_positive",
     "pancreas_disagreement",
     "tumour_disagreement",
     "seconds",
@@ -30,7 +31,8 @@ COLUMNS = (
     "made_from",
     "error",
 )
-LATER = ("tumour_score", "pancreas_disagreement", "tumour_disagreement")  # which a table of an earlier version lacks
+# Columns that tables of earlier versions lack, all of them or some.
+LATER = ("tumour_score", "tumour_positive", "pancreas_disagreement", "tumour_disagreement")
 UNFINISHED = "not finished: a process is still working on it, or was interrupted"
 LOCK_PATIENCE_S = 60.0  # another process holds the lock for as long as it takes to write the table
 
@@ -84,8 +86,8 @@ class PredictionFolder:
         except ValueError:  # there is no header
             header, lines = [], []
         rows = [_complete(dict(zip(header, line, strict=False))) for line in lines]
-        earlier = tuple(column for column in COLUMNS if column not in LATER)
-        is_ours = tuple(header) in (COLUMNS, earlier) and all(len(line) == len(header) for line in lines)
+        expected = [column for column in COLUMNS if column in header or column not in LATER]
+        is_ours = header == expected and all(len(line) == len(header) for line in lines)
         if not is_ours or any(len({row[key] for row in rows}) < len(rows) for key in ("case", "scan")):
             raise InputError(self.table, "damaged, or not a table that this command wrote", remedy)
         return rows

@@ -8,6 +8,7 @@ import numpy as np
 from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.common.files import replacing
+from engine.detection.match import ScanDetection
 from engine.metrics import TOLERANCE_SLACK_MM
 from engine.report.drawing import drawing
 from engine.report.html.evaluation import write_evaluation_page
@@ -38,6 +39,7 @@ def write_results(
     find_probability: Callable[[Case], Path] | None = None,
     curves: Path | None = None,
     detection: str = "",
+    scans: Sequence[ScanDetection] = (),
 ) -> None:
     """Write and print the summary, draw pictures of it and of some cases, and put everything into report.html.
 
@@ -55,6 +57,7 @@ def write_results(
         find_probability: Returns the file of a case's probabilities, for the report, which shows those that exist.
         curves: The picture of the losses of the training, if the report is to show it.
         detection: Detection and calibration as lines to read; the report then shows their pictures, too.
+        scans: What was detected in each case, for the table of candidates in the report.
 
     A picture that cannot be drawn is reported and left out.
     """
@@ -85,6 +88,7 @@ def write_results(
         find_probability=find_probability,
         curves=curves,
         detection=detection,
+        scans=scans,
     )
     write_summary(folder / "summary.json", rows, lesions=lesions)  # the last file: it marks a finished evaluation
     missing = sum(map(bool, faults))
@@ -113,6 +117,7 @@ def write_report(
     find_probability: Callable[[Case], Path] | None = None,
     curves: Path | None = None,
     detection: str = "",
+    scans: Sequence[ScanDetection] = (),
 ) -> str:
     """Put the summary, the pictures in the folder and the cases in 3-D into report.html.
 
@@ -128,6 +133,7 @@ def write_report(
         find_probability: Returns the file of a case's probabilities.
         curves: The picture of the losses of the training.
         detection: Detection and calibration as lines to read.
+        scans: What was detected in each case.
 
     Returns:
         Why the report could not be written, which was printed as a warning; empty if it was.
@@ -152,6 +158,7 @@ def write_report(
             read_prediction=read_prediction,
             find_mask=find_mask,
             find_probability=find_probability,
+            scans=scans,
         )
     return page.fault
 

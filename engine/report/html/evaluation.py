@@ -9,6 +9,7 @@ import numpy as np
 from data.cases.case import Case
 from data.cases.labels import PANCREAS, TUMOUR, target_mask
 from data.scans.probability import read_probability
+from engine.detection.match import MIN_IOU, ScanDetection
 from engine.metrics import outcome
 from engine.report.html.page import LeftOut, Page, Picture, ViewableCase, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
@@ -42,7 +43,8 @@ COLUMNS = (
     "tumour_score",
 )
 FORMS = {"hd95_mm": ".1f", "reference_ml": ".2f", "prediction_ml": ".2f", "volume_error_ml": "+.2f"}
-TAGS = {"missed": "bad", "false_positive": "bad", "failed": "bad", "correctly_empty": "good"}
+TAGS = {"missed": "bad", "false_positive": "bad", "failed": "bad", "correctly_empty": "good", "hit": "good"}
+MOST_CANDIDATES = 500  # rows of their table, about 0.1 MB
 CONTEXT_COLOUR = (64, 190, 224)  # of the pancreas around a tumour
 
 
@@ -58,6 +60,7 @@ def write_evaluation_page(
     read_prediction: Callable[[Case], np.ndarray],
     find_mask: Callable[[Case], Path],
     find_probability: Callable[[Case], Path] | None = None,
+    scans: Sequence[ScanDetection] = (),
 ) -> list[LeftOut]:
     """Write the report of an evaluation.
 
@@ -73,6 +76,7 @@ def write_evaluation_page(
         find_mask: Returns the file of a case's prediction, for a link.
         find_probability: Returns the file of a case's probabilities, which are shown if it exists; None if there are
             none of any case.
+        scans: What was detected in each case, if that is known.
 
     Returns:
         What was left out of the page.
@@ -95,7 +99,7 @@ def write_evaluation_page(
             "results come first. The views show the voxels of the prepared cases; the scores were computed on those "
             "of the scans."
         ],
-        tables=[means_table(rows), cases_table(ordered, cases, path.parent, find_mask)],
+        tables=[means_table(rows), cases_table(ordered, cases, path.parent, find_mask), *candidates_tables(scans)],
         summary=summary,
         pictures=pictures,
         cases=viewable,
@@ -174,6 +178,43 @@ def cases_table(
         note="Click the name of a case to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )
+
+
+def candidates_tables(scans: Sequence[ScanDetection], most: int = MOST_CANDIDATES) -> list[Table]:
+    """Return the table of the lesion candidates, the most confident first; none if there is no candidate.
+
+    Args:
+        scans: What was detected.
+        most: The largest number of rows; less confident candidates are counted below the table.
+    """
+    found = [(hit.confidence, scan.case, "hit", hit.iou, hit.diameter_mm) for scan in scans for hit in scan.hits]
+    found += [
+        (confidence, scan.case, "false_positive", math.nan, math.nan)
+        for scan in scans
+        for confidence in scan.false_positives
+    ]
+    if not found:
+        return []
+    found.sort(key=lambda candidate: (-candidate[0], *candidate[1:3]))
+    lines = [
+        [
+            Cell(case, view=case),
+            Cell(kind.replace("_", " "), tag=TAGS[kind]),
+            number_cell(confidence),
+            number_cell(iou),
+            number_cell(diameter, ".1f"),
+        ]
+        for confidence, case, kind, iou, diameter in found[:most]
+    ]
+    below = [
+        f"A hit overlaps a lesion with an IoU of at least {MIN_IOU:g}; the diameter is that of the lesion. A candidate "
+        "that overlaps a lesion as much, but beside another one that counts as its hit, is not listed."
+    ]
+    if left_out := len(found) - len(lines):
+        below.insert(0, f"{left_out} less confident candidates of {len(found)} are left out of this table.")
+    return [
+        Table("Candidates", ["case", "result", "confidence", "IoU", "lesion mm"], lines, below=below, is_sortable=True)
+    ]
 
 
 def view_case(case: Case, prediction: np.ndarray, target: str, probability: Path | None = None) -> View:

@@ -47,7 +47,7 @@ class Layer:
 
 
 class Map(NamedTuple):
-    """Probabilities over a scan: what they are called, and float values in [0, 1], shape (D, H, W) of the scan."""
+    """Probabilities or their spread over a scan: the name, and float values in [0, 1], shape (D, H, W) of the scan."""
 
     name: str
     values: np.ndarray

@@ -26,6 +26,7 @@ from engine.report.tables import read_case_table
 from engine.stages import STAGES
 from engine.train.operating_point import choose_score_thresholds, score_case
 from models.dual_task_net import DualTaskOutput
+from tests.engine.report.html.pages import Reader
 
 CPU = torch.device("cpu")
 SPACING = (3.0, 2.0, 2.0)
@@ -92,6 +93,10 @@ def test_an_evaluation_of_tumours_reports_how_they_are_detected(evaluation, caps
     assert text in capsys.readouterr().out
     assert "AUROC            0.750 (" in text and "score >= 0.700: sensitivity 0.500 (" in text
     assert {path.name for path in folder.glob("*.png")} >= {"detection.png", "calibration.png"}
+    listed = Reader(folder / "report.html").text.partition("Candidates")[2].split("\n")
+    cells = "".join(listed[listed.index("caseresultconfidenceIoUlesion mm") + 1 :])
+    order = [cells.index(text) for text in ("west/clearhit0.9", "west/falsefalse positive0.6", "west/fainthit0.4")]
+    assert order == sorted(order) and cells.count("west/free") == 0
     page = (folder / "report.html").read_text()
     assert "tumour score" in page and "score &gt;= 0.700: sensitivity 0.500 (" in page
     assert "How well scans with a tumour and lesions are found" in page and "by their probability" in page

@@ -1,6 +1,8 @@
 """What --save-probabilities writes beside the mask, and what an ensemble adds to the table of volumes."""
 
 import csv
+import json
+import re
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from data.cases.preparation import Preparation
+from data.common.errors import InputError
 from data.scans.boxes import Box
 from data.scans.probability import read_probability
 from data.scans.volume import read_image
@@ -21,6 +24,8 @@ from engine.infer.maps import find_confidences
 from engine.infer.volumes import COLUMNS, LATER, PredictionFolder
 from engine.stages import STAGES
 from tests.conftest import affine_of, save
+from tests.engine.report.html.pages import Reader
+from tests.engine.report.html.test_viewer import unpack
 
 BOX = Box((1, 4, 5), (9, 30, 35))
 
@@ -28,7 +33,7 @@ BOX = Box((1, 4, 5), (9, 30, 35))
 @pytest.fixture
 def cascade(monkeypatch, tmp_path):
     """In the place of the models: tissue is pancreas, and what is brighter has a probability."""
-    settings = SimpleNamespace(members=(), disagreement=0.1, sha256="of the network", kept=[])
+    settings = SimpleNamespace(members=(), disagreement=0.1, sha256="of the network", score_threshold=None, kept=[])
 
     def segment(models, image, spacing, *, keep=()):
         settings.kept.append(tuple(keep))
@@ -42,8 +47,8 @@ def cascade(monkeypatch, tmp_path):
         facts = {"stage": stage, "run": tmp_path, "readout": "segmentation", "threshold": 0.5}
         facts |= {"fast": False, "confirms": False}
         device = torch.device("cpu")
-        facts |= {"members": settings.members, "sha256": settings.sha256}
-        return {"x": SimpleNamespace(preparation=Preparation(), device=device, **facts)}
+        facts |= {name: getattr(settings, name) for name in ("members", "sha256", "score_threshold")}
+        return {"tumor_fine": SimpleNamespace(preparation=Preparation(), device=device, **facts)}
 
     monkeypatch.setattr(predict, "load_models", load)
     monkeypatch.setattr(prepared, "segment_scan", segment)
@@ -118,6 +123,10 @@ def test_an_ensemble_that_disagrees_is_a_doubt(cascade, scan, tmp_path, disagree
         nib.load(tmp_path / "out" / f"a_tumour_{kind}.nii.gz").get_fdata() for kind in ("probability", "uncertainty")
     ]
     assert maps[0].max() > 0.7 and np.abs(maps[1] - maps[0] / 2).max() < 0.005
+    names = [f"{kind} of the {target}" for target in ("pancreas", "tumour") for kind in ("probability", "uncertainty")]
+    (content,) = re.findall(r'class="case"[^>]*>(.*?)</script>', page)
+    shown = {found["name"]: unpack(found["values"]).get_fdata().max() for found in json.loads(content)["maps"]}
+    assert list(shown) == names and list(shown.values()) == pytest.approx([0.8, 0.4, 0.8, 0.4], abs=0.005)
 
 
 def test_an_ensemble_is_another_model_than_its_first_network_and_than_one_with_another_member():
@@ -150,17 +159,39 @@ def test_saved_maps_are_shown_in_the_report(cascade, scan, tmp_path):
     assert predict.main([str(tmp_path / "a.nii.gz"), "-o", str(out), "--save-probabilities", "--report"]) == 0
     page = (out / "report.html").read_text()
     assert page.count('"name": "probability of the pancreas"') == page.count('"name": "probability of the tumour"') == 1
+    assert '"name": "uncertainty' not in page
+    assert "a_candidates.csv" in Reader(out / "report.html").links
     volume = read_image(tmp_path / "a.nii.gz")
     shown = read_probability(out / "a_tumour_probability.nii.gz", volume.grid)
     assert shown.shape == volume.array.shape and shown[5, 13, 13] == pytest.approx(0.8, abs=0.003)
     assert shown[5, 23, 23] == pytest.approx(0.4, abs=0.003) and shown.max() <= 1
 
 
-def test_a_table_of_an_earlier_version_gets_the_new_columns(tmp_path):
-    earlier = [column for column in COLUMNS if column not in LATER]
-    (tmp_path / "volumes.csv").write_text(f"{','.join(earlier)}\na,/a.nii,80.0,1.0,5,,,abc,\n")
+@pytest.mark.parametrize(("threshold", "positive"), [(0.75, "yes"), (0.85, "no"), (None, "")])
+def test_a_scan_is_positive_from_the_operating_point_on(cascade, scan, tmp_path, capsys, threshold, positive):
+    cascade.score_threshold, out = threshold, tmp_path / "out"
+    assert predict.main([str(tmp_path / "a.nii.gz"), "-o", str(out), "--report"]) == 0
+    row = row_of(out)
+    assert (row["tumour_score"], row["tumour_positive"]) == ("0.8", positive)
+    page = Reader(out / "report.html").text
+    line = f"operating point  a tumour score of at least {threshold:.3f} counts as positive" if threshold else ""
+    assert line in page and line in capsys.readouterr().out and ("operating point" in page) == bool(threshold)
+    assert f"0.800{positive or '-'}maskpicture" in page.replace("\n", "")
+
+
+@pytest.mark.parametrize("missing", [LATER, ("tumour_positive",)])
+def test_a_table_of_an_earlier_version_gets_the_new_columns(tmp_path, missing):
+    earlier = {"case": "a", "scan": "/a.nii", "made_from": "abc"}
+    header = [column for column in COLUMNS if column not in missing]
+    rows = [header, [earlier.get(column, "") for column in header]]
+    (tmp_path / "volumes.csv").write_text("".join(f"{','.join(row)}\n" for row in rows))
     folder = PredictionFolder(tmp_path)
-    (row,) = folder.read_rows()
-    assert (row["case"], row["tumour_score"], row["made_from"]) == ("a", "", "abc")
-    folder.put({"case": "b", "scan": "/b.nii", "tumour_score": 0.5})
-    assert [row["tumour_score"] for row in folder.read_rows()] == ["", "0.5"]
+    assert folder.read_rows() == [{column: earlier.get(column, "") for column in COLUMNS}]
+    folder.put({"case": "b", "scan": "/b.nii", "tumour_score": 0.5, "tumour_positive": "yes"})
+    assert [row["tumour_positive"] for row in folder.read_rows()] == ["", "yes"]
+
+
+def test_a_table_that_lacks_another_column_is_refused(tmp_path):
+    (tmp_path / "volumes.csv").write_text(",".join(column for column in COLUMNS if column != "note") + "\n")
+    with pytest.raises(InputError, match="not a table that this command wrote"):
+        PredictionFolder(tmp_path).read_rows()

@@ -9,10 +9,11 @@ import pytest
 from data.cases.store import read_store
 from data.common.errors import InputError
 from data.prepare import command as prepare
-from engine.report.html.evaluation import badness, view_case
+from engine.report.html.evaluation import badness, candidates_tables, view_case
 from engine.report.results import write_results
 from engine.report.tables import write_case_table
 from tests.conftest import affine_of, save
+from tests.engine.detection.scans import scan
 from tests.engine.report.html.pages import Reader
 from tests.study_parts import case
 
@@ -64,6 +65,23 @@ def test_an_evaluation_writes_its_report(study_store, tmp_path):
     assert len(files) == 3 and all((tmp_path / "evaluation" / unquote(link)).is_file() for link in files)
     assert len(page.all("img")) == 4  # the distributions and three cases; nobody has drawn curves
     assert "lesions          3 of 3 detected" in page.text and "tumour coarse, west held out" in page.text
+
+
+def test_candidates_are_listed_with_the_most_confident_first():
+    scans = [scan("c/a", {20.0: 0.7, 9.0: 0.0}, (0.8, 0.2)), scan("c/b", {}, (0.4,)), scan("c/c")]
+    (table,) = candidates_tables(scans)
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["c/a", "false positive", "0.800", "-", "-"],
+        ["c/a", "hit", "0.700", "0.500", "20.0"],
+        ["c/b", "false positive", "0.400", "-", "-"],
+        ["c/a", "false positive", "0.200", "-", "-"],
+    ]
+    assert [row[0].view for row in table.rows] == ["c/a", "c/a", "c/b", "c/a"] and table.is_sortable
+    assert "left out" not in "".join(table.below)
+    (short,) = candidates_tables(scans, most=3)
+    assert short.rows == table.rows[:3]
+    assert short.below[0] == "1 less confident candidates of 4 are left out of this table."
+    assert candidates_tables([scan("c/c"), scan("c/d", {9.0: 0.0})]) == candidates_tables([]) == []
 
 
 def test_the_view_of_a_case_shows_what_was_compared(study_store):
