@@ -87,12 +87,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the published release")
-    parser.add_argument("--stage", choices=STAGES, required=True, help="stage that it was trained for")
-    parser.add_argument("--thresh", type=float, default=0.5, metavar="FLOAT", help="binarisation threshold to use")
-    parser.add_argument(
+    model = parser.add_argument_group("model")
+    model.add_argument("--stage", choices=STAGES, required=True, help="stage that it was trained for")
+    model.add_argument("--thresh", type=float, default=0.5, metavar="FLOAT", help="binarisation threshold to use")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--data", default=NONE_HELD_OUT, metavar="NAME", help=f"name under which {predict} --data finds it"
     )
-    add_path(parser)
+    add_path(output)
     add_examples(
         parser,
         ("tumor_fine.pth --stage tumor_fine", "import the checkpoint of a stage, to be used with the threshold 0.5"),
