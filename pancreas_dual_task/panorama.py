@@ -18,7 +18,8 @@ from data.common.errors import InputError, command
 from data.common.files import check_writable, replacing
 from data.common.program import COMMAND
 from data.common.text import HelpFormatter, add_examples
-from engine.options import add_average, add_fast, add_gpu, add_path
+from engine.checkpoint import DEFAULT_CHECKPOINTS
+from engine.options import add_average, add_fast, add_gpu
 from pancreas_dual_task.api import load_cascade
 
 SCANS = Path("images", "venous-ct")
@@ -66,7 +67,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="use the models that were trained without this centre; none: those that were trained on all centres "
         "(default: the only ones that there are)",
     )
-    add_path(models)
+    models.add_argument(
+        "--path",
+        type=Path,
+        default=DEFAULT_CHECKPOINTS,
+        metavar="DIR_OR_FILE",
+        help="folder in which runs are kept, or a model file, to which --data does not apply",
+    )
     method = parser.add_argument_group("method")
     add_average(method)
     add_fast(method)
@@ -83,6 +90,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser,
         ("", "read /input and write /output, as the platform of the challenge runs a container"),
         ("--input scan --output out --path checkpoints", "try the same outside a container"),
+        ("--input scan --output out --path model.zip", "use a model file in place of the runs"),
     )
     return parser.parse_args(argv)
 
