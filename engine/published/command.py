@@ -6,25 +6,16 @@ project, which are defined in mm, approximate the voxel-based cropping and resam
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from data.augment import Augmentation
-from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
 from data.common.program import command_name
 from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import BEST, Checkpoint, create_run, save_checkpoint
 from engine.options import add_path
-from engine.published.release import read_release
-from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.published.release import read_release, release_recipe
 from engine.stages import STAGES
-
-# The release reads the voxels of a scan as they are, and every second one in its first stage. Its scans have voxels of
-# about this size (z, y, x) in mm.
-FINE_MM = (2.5, 0.8, 0.8)
-COARSE_MM = (5.0, 1.6, 1.6)
 
 
 def import_published(file: Path, *, stage_name: str, threshold: float, checkpoints: Path, split: str) -> Path:
@@ -49,14 +40,6 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
         heads = f"has the heads {', '.join(net.heads)}, where {stage.title} has {', '.join(stage.published.heads)}"
         raise InputError(file, heads, "name the stage that it was trained for with --stage")
     run = create_run(checkpoints, stage, split)
-    recipe = Recipe(
-        network=NetworkSettings(width=net.width),
-        method=stage.published,
-        sampling=replace(stage.sampling, target_mm=COARSE_MM if stage.sampling.roi == "scan" else FINE_MM),
-        augmentation=Augmentation(),
-        training=TrainSettings(epochs=stage.epochs, negatives=0.0),
-        preparation=Preparation(),
-    )
     save_checkpoint(
         run / BEST,
         Checkpoint(
@@ -64,7 +47,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
             split=split,
             split_hash="",
             data_hash="",
-            recipe=recipe,
+            recipe=release_recipe(net, stage.name),
             spacing_range=None,
             epoch=stage.epochs,
             net=net.state_dict(),

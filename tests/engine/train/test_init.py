@@ -20,9 +20,9 @@ from engine.device import Execution
 from engine.export import command as export
 from engine.memory import step_memory
 from engine.recipe import NetworkSettings, Recipe, Start, TrainSettings, new_network
-from engine.stages import STAGES
+from engine.stages import STAGES, with_variant
 from engine.train import command as train_command
-from engine.train.initial import find_fitting, read_initial_weights
+from engine.train.initial import describe_start, find_fitting, read_initial_weights
 from engine.train.loop import train, train_one_epoch
 from engine.train.options import parse
 from engine.train.training import prepare_training
@@ -86,9 +86,20 @@ def test_a_published_checkpoint_gives_what_fits(tmp_path):
     fitting = find_fitting(initial, net)
     missing = {name.partition(".")[0] for name in net.state_dict() if name not in fitting}
     assert missing == {"head_input", "slice"}  # the normalisation that the release lacks, and a head that it had not
-    assert initial.sha256 == sha256_of(tmp_path / "release.pth") and initial.network.width == 8
+    assert initial.sha256 == sha256_of(tmp_path / "release.pth") and initial.recipe.network.width == 8
     as_published = new_network(NetworkSettings(8), STAGES["tumor_coarse"].published)
     assert find_fitting(initial, as_published).keys() == as_published.state_dict().keys()
+    full, published = STAGES["tumor_coarse"], with_variant(STAGES["tumor_coarse"], "published")
+    on_its_voxels = replace(published, sampling=replace(published.sampling, target_mm=(2.5, 0.8, 0.8)))
+    said = [
+        describe_start(initial, as_published, recipe_of(stage, SETTINGS)).partition("other settings: ")[2]
+        for stage in (full, published, on_its_voxels)
+    ]
+    assert said == [
+        "method.head_input raw, sampling.target_mm (2.5, 0.8, 0.8)",
+        "sampling.target_mm (2.5, 0.8, 0.8)",
+        "",
+    ]
 
 
 def test_weights_of_another_stage_fit_but_for_its_heads_and_those_are_named(study_store, tmp_path, runs, capsys):
