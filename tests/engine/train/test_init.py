@@ -48,10 +48,12 @@ def model(runs) -> Path:
     return path
 
 
-def training_from(tmp_path, initial, freeze="none", settings=SETTINGS, folder="run", checkpoint=None):
-    """A training of tumour fine on two small cases."""
+def training_from(
+    tmp_path, initial, freeze="none", settings=SETTINGS, folder="run", checkpoint=None, name="tumor_fine"
+):
+    """A training of a stage on two small cases."""
     cases = make_cases(tmp_path / "store")
-    stage = STAGES["tumor_fine"]
+    stage = STAGES[name]
     stage = replace(stage, sampling=replace(stage.sampling, target_mm=(2.5, 2.0, 2.0)))
     (tmp_path / folder).mkdir(exist_ok=True)
     return prepare_training(
@@ -67,16 +69,20 @@ def training_from(tmp_path, initial, freeze="none", settings=SETTINGS, folder="r
     )
 
 
-@pytest.mark.parametrize("kind", ["model file", "run folder", "best.pt"])
-def test_a_training_begins_with_the_weights_of_its_stage(tmp_path, runs, model, kind):
-    run = runs["tumor_fine"]
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [*(("model file", stage) for stage in STAGES), ("run folder", "tumor_fine"), ("best.pt", "tumor_fine")],
+)
+def test_a_training_begins_with_the_weights_of_its_stage(tmp_path, runs, model, kind, stage):
+    run = runs[stage]
     path = {"model file": model, "run folder": run, "best.pt": run / "best.pt"}[kind]
-    initial = read_initial_weights(path, STAGES["tumor_fine"])
+    initial = read_initial_weights(path, STAGES[stage])
     assert initial.sha256 == sha256_of(run / "best.pt") and initial.centres == ["south", "west"]
-    training = training_from(tmp_path, initial, settings=replace(SETTINGS, ema_decay=0.9))
-    expected = load_checkpoint(run / "best.pt", "tumor_fine").net
+    training = training_from(tmp_path, initial, "encoder", replace(SETTINGS, ema_decay=0.9), name=stage)
+    expected = load_checkpoint(run / "best.pt", stage).net
     for net in (training.net, training.average):
         assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
+        assert all(value.requires_grad != bool(ENCODER.match(name)) for name, value in net.named_parameters())
 
 
 def test_a_published_checkpoint_gives_what_fits(tmp_path):
