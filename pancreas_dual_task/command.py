@@ -1,12 +1,4 @@
-"""The command ``pancreas-dual-task``, whose sub-commands are the scripts and the ``python -m`` commands.
-
-For instance::
-
-    pancreas-dual-task prepare folder /data/hospital_a --centre hospital_a
-    pancreas-dual-task train tumor_fine --data hospital_a
-    pancreas-dual-task evaluate all --data hospital_a
-    pancreas-dual-task predict scan.nii.gz -o out
-"""
+"""The command ``pancreas-dual-task``, whose sub-commands are the scripts and the ``python -m`` commands."""
 
 import argparse
 import importlib
@@ -17,6 +9,7 @@ from dataclasses import dataclass
 
 from data.common.process import set_up_process
 from data.common.program import COMMAND, PACKAGE, module_name
+from data.common.text import HelpFormatter, add_examples
 
 ALL = "all"  # in place of a stage
 
@@ -30,20 +23,36 @@ class SubCommand:
         module: Its function ``main`` is called with the words that follow.
         of_stage: Whether the first of these words is the name of a stage, or ALL for one after the other.
         computes: Whether it runs the network; see ``set_up_process``.
+        examples: For its help without a stage, as in ``add_examples``.
     """
 
     help: str
     module: str
     of_stage: bool = False
     computes: bool = False
+    examples: Sequence[tuple[str, str]] = ()
 
 
 SUBCOMMANDS = {
     "train": SubCommand(
-        "train a stage of the cascade, or all of them", "engine.train.command", of_stage=True, computes=True
+        "train a stage of the cascade, or all of them",
+        "engine.train.command",
+        of_stage=True,
+        computes=True,
+        examples=(
+            ("tumor_fine --data hospital_a", "train a stage without the cases of hospital_a"),
+            ("all --data hospital_a --resume", "train all stages, and continue those that were interrupted"),
+        ),
     ),
     "evaluate": SubCommand(
-        "evaluate a stage, or all, on the held-out cases", "engine.evaluate.stage", of_stage=True, computes=True
+        "evaluate a stage, or all, on the held-out cases",
+        "engine.evaluate.stage",
+        of_stage=True,
+        computes=True,
+        examples=(
+            ("tumor_fine --data hospital_a", "evaluate the newest model that was trained without hospital_a"),
+            ("all --data hospital_a", "evaluate all stages, each around the masks of those before"),
+        ),
     ),
     "predict": SubCommand("segment new scans", "engine.infer.predict", computes=True),
     "prepare": SubCommand("read the scans of a centre and store them", "data.prepare.command"),
@@ -70,35 +79,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(
-        prog=COMMAND,
-        description="Segment the pancreas and its tumours in CT, and train the networks that do.",
-        epilog="\n".join(["commands:", *(f"  {name:<14} {known.help}" for name, known in SUBCOMMANDS.items())])
-        + f"\n\n{COMMAND} COMMAND --help lists the options of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=_version())
-    parser.add_argument("command", choices=SUBCOMMANDS, metavar="COMMAND", help="one of those below")
-    name = parser.parse_args(words[:1]).command
+    name = read_name(words)
     subcommand, words = SUBCOMMANDS[name], words[1:]
     set_up_process(computes=subcommand.computes)
     run = importlib.import_module(module_name(subcommand.module)).main
     if not subcommand.of_stage:
         return run(words) or 0
-    for stage in _read_stages(name, words[:1]):
+    for stage in read_stages(name, words):
         if code := run(stage, words[1:]):
             return code
     return 0
 
 
-def _read_stages(name: str, words: Sequence[str]) -> list[str]:
-    """Return the stages that the only word names, in the order of the cascade."""
+def read_name(words: Sequence[str]) -> str:
+    """Return the name of the sub-command, which is the first word."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Segment the pancreas and its tumours in CT, and train the networks that do.",
+        epilog="\n".join(["commands:", *(f"  {name:<14} {known.help}" for name, known in SUBCOMMANDS.items())])
+        + f"\n\n{COMMAND} COMMAND --help lists the options of a command.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("command", choices=SUBCOMMANDS, metavar="COMMAND", help="one of those below")
+    add_examples(
+        parser,
+        ("prepare folder /data/hospital_a --centre hospital_a", "read the scans of a centre and store them"),
+        ("train all --data hospital_a", "train all stages without the cases of this centre"),
+        ("evaluate all --data hospital_a", "evaluate the trained models on the cases of this centre"),
+        ("predict scan.nii.gz -o out --data hospital_a", "segment a new scan with these models"),
+    )
+    return parser.parse_args(words[:1]).command
+
+
+def read_stages(name: str, words: Sequence[str]) -> list[str]:
+    """Return the stages that the first word after the name of a sub-command names, in the order of the cascade."""
     from engine.stages import STAGES  # it loads torch, for which set_up_process comes first
 
     parser = argparse.ArgumentParser(
         prog=f"{COMMAND} {name}",
-        usage=f"{COMMAND} {name} STAGE [options]",
+        usage="%(prog)s [-h] STAGE [options]",
         description=f"{SUBCOMMANDS[name].help.capitalize()}. {COMMAND} {name} STAGE --help lists the options.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "stage",
@@ -106,7 +128,8 @@ def _read_stages(name: str, words: Sequence[str]) -> list[str]:
         metavar="STAGE",
         help=f"{', '.join(STAGES)}, or {ALL} for one after the other with the same options",
     )
-    stage = parser.parse_args(words).stage
+    add_examples(parser, *SUBCOMMANDS[name].examples)
+    stage = parser.parse_args(words[:1]).stage
     return list(STAGES) if stage == ALL else [stage]
 
 

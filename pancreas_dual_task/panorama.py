@@ -18,7 +18,8 @@ from data.common.errors import InputError, command
 from data.common.files import check_writable, replacing
 from data.common.program import COMMAND
 from data.common.text import HelpFormatter, add_examples
-from engine.options import add_average, add_fast, add_gpu, add_path
+from engine.checkpoint import DEFAULT_CHECKPOINTS
+from engine.options import add_average, add_fast, add_gpu
 from pancreas_dual_task.api import load_cascade
 
 SCANS = Path("images", "venous-ct")
@@ -55,30 +56,41 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Segment one scan as the PANORAMA challenge asks for it.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument(
+    data = parser.add_argument_group("scan")
+    data.add_argument(
         "--input", type=Path, default=Path("/input"), metavar="DIR", help=f"folder that holds the scan as {SCANS}/*.mha"
     )
-    parser.add_argument(
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--data",
+        metavar="CENTRE",
+        help="use the models that were trained without this centre; none: those that were trained on all centres "
+        "(default: the only ones that there are)",
+    )
+    models.add_argument(
+        "--path",
+        type=Path,
+        default=DEFAULT_CHECKPOINTS,
+        metavar="DIR_OR_FILE",
+        help="folder in which runs are kept, or a model file, to which --data does not apply",
+    )
+    method = parser.add_argument_group("method")
+    add_average(method)
+    add_fast(method)
+    output = parser.add_argument_group("output and machine")
+    output.add_argument(
         "--output",
         type=Path,
         default=Path("/output"),
         metavar="DIR",
         help=f"folder for {DETECTION_MAP} and {LIKELIHOOD}",
     )
-    parser.add_argument(
-        "--data",
-        metavar="CENTRE",
-        help="use the models that were trained without this centre; none: those that were trained on all centres "
-        "(default: the only ones that there are)",
-    )
-    add_gpu(parser)
-    add_path(parser)
-    add_average(parser)
-    add_fast(parser)
+    add_gpu(output)
     add_examples(
         parser,
         ("", "read /input and write /output, as the platform of the challenge runs a container"),
         ("--input scan --output out --path checkpoints", "try the same outside a container"),
+        ("--input scan --output out --path model.zip", "use a model file in place of the runs"),
     )
     return parser.parse_args(argv)
 

@@ -25,7 +25,7 @@ from engine.stages import STAGES
 from engine.study import command as study
 from engine.train import options as train
 from pancreas_dual_task import panorama, report
-from pancreas_dual_task.command import SUBCOMMANDS
+from pancreas_dual_task.command import SUBCOMMANDS, read_name, read_stages
 
 Parse = Callable[[Sequence[str]], object]
 
@@ -58,6 +58,26 @@ COMMANDS: dict[str, Parse] = {
     "report": report.parse,
 }
 GROUPED = {"train", "evaluate", "predict", "prepare", "verify", "study run", "splits", "score", "export", "phantom"}
+GROUPED |= {"import", "panorama"}
+
+
+def before_stage(name: str) -> Parse:
+    """Parse the words that follow the name of a sub-command, of which the first is a stage."""
+
+    def parse(words: Sequence[str]) -> None:
+        for stage in read_stages(name, words):
+            COMMANDS[f"{name} {stage}"](words[1:])
+
+    return parse
+
+
+def parse_all(words: Sequence[str]) -> None:
+    """Parse the words that follow the name of the installed program."""
+    name = read_name(words)
+    (before_stage(name) if SUBCOMMANDS[name].of_stage else COMMANDS[name])(words[1:])
+
+
+PARSERS = COMMANDS | {name: before_stage(name) for name in ("train", "evaluate")} | {program.COMMAND: parse_all}
 
 
 def help_of(parse: Parse, capsys: pytest.CaptureFixture[str]) -> str:
@@ -74,14 +94,14 @@ def examples_of(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^  (\S.*)\n      (\S.*)$", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", PARSERS)
 def test_the_help_ends_with_examples_that_can_be_parsed(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "read_initial_weights", lambda path, stage: None)  # of model.zip, which is not there
     folders = {Path("masks"), Path("out")}  # of the examples that compare predictions
     for path in folders:
         path.mkdir()
-    text = help_of(COMMANDS[name], capsys)
+    text = help_of(PARSERS[name], capsys)
     examples = examples_of(text)
     assert 2 <= len(examples) <= 4 and text.endswith(f"{examples[-1][1]}\n")
     program_name = text.removeprefix("usage: ").partition(" [-h]")[0]
@@ -90,7 +110,7 @@ def test_the_help_ends_with_examples_that_can_be_parsed(name, capsys, monkeypatc
         called, found, words = typed.partition(program_name)
         assert found and called in ("", "python ")
         try:
-            COMMANDS[name](shlex.split(words))
+            PARSERS[name](shlex.split(words))
         except SystemExit as end:  # such as --list, which prints and ends
             assert not end.code, capsys.readouterr().err
     assert set(Path().iterdir()) == folders

@@ -10,7 +10,6 @@ of an earlier stage, the flips, the low pass before resampling, and the choice o
 """
 
 import importlib.metadata
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,22 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from data.common.errors import InputError
 from data.common.files import replacing
 from data.common.program import install_command
 from data.samples import MULTIPLE, patch_shape
 from engine.checkpoint import Checkpoint
 from engine.export.card import read_licence
-from engine.export.networks import describe_preprocessing, write_program
+from engine.export.networks import check_packages, describe_preprocessing, write_program
 from engine.stages import STAGES
 
+RUN_WITH = ("fire", "nibabel")  # packages with which MONAI reads its command line and the scans
 TILE_OVERLAP = 0.25  # share of a side that neighbouring windows have in common
 LABEL = {"pancreas": "pancreas with its tumour", "tumour": "tumour of the pancreas"}
 
 
 def check_monai_packages() -> None:
-    """Check that MONAI is installed, whose version the bundle records.
-
-    Raises:
-        InputError: If it is not; it names the command that installs it.
-    """
-    if importlib.util.find_spec("monai") is None:
-        command = install_command("monai", "monai[fire,nibabel]")
-        raise InputError("--monai", "MONAI is not installed", "install it", command=command)
+    """Check that MONAI and what it runs a bundle with are installed; errors are those of ``check_packages``."""
+    check_packages("--monai", ("monai", *RUN_WITH), install_command("monai", f"monai[{','.join(RUN_WITH)}]"))
 
 
 def write_bundle(folder: Path, program: ExportedProgram, checkpoint: Checkpoint, sha256: str, card: str) -> float:
@@ -138,9 +131,7 @@ def metadata(checkpoint: Checkpoint, sha256: str) -> dict[str, Any]:
         "monai_version": importlib.metadata.version("monai"),
         "pytorch_version": torch.__version__,
         "numpy_version": importlib.metadata.version("numpy"),
-        "required_packages_version": {
-            name: importlib.metadata.version(name) for name in ("nibabel", "fire") if importlib.util.find_spec(name)
-        },
+        "required_packages_version": {name: importlib.metadata.version(name) for name in RUN_WITH},
         "task": f"Segmentation of the {LABEL[sampling.target]} in CT",
         "description": f"The stage {stage.title} of a cascade that segments the pancreas and its tumours. {alone}",
         "authors": "the dual-task-pancreas contributors",

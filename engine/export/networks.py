@@ -37,15 +37,24 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _SHAPES = ((16, 24, 32), (32, 40, 16))  # of the images that the files are compared on; the first is traced
 
 
-def check_onnx_packages() -> None:
-    """Check that the optional packages for ONNX are installed.
+def check_packages(option: str, names: Sequence[str], command: str) -> None:
+    """Check that the optional packages that an option needs are installed.
+
+    Args:
+        option: As it is typed.
+        names: Of the packages, as they are imported.
+        command: That installs all of them.
 
     Raises:
-        InputError: If one is not; it names the command that installs them.
+        InputError: If one is not installed; it names the command.
     """
-    if missing := [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]:
-        command = install_command("onnx", *ONNX_PACKAGES)
-        raise InputError("--onnx", f"{', '.join(missing)} is not installed", "install it", command=command)
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise InputError(option, f"not installed: {', '.join(missing)}", "install it", command=command)
+
+
+def check_onnx_packages() -> None:
+    """Check that the packages that write and compare ONNX are installed; errors are those of ``check_packages``."""
+    check_packages("--onnx", ONNX_PACKAGES, install_command("onnx", *ONNX_PACKAGES))
 
 
 def trace(checkpoint: Checkpoint) -> ExportedProgram:

@@ -6,25 +6,16 @@ project, which are defined in mm, approximate the voxel-based cropping and resam
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from data.augment import Augmentation
-from data.cases.preparation import Preparation
 from data.common.errors import InputError, command
 from data.common.program import command_name
 from data.common.text import HelpFormatter, add_examples
 from data.splits.split import NONE_HELD_OUT
 from engine.checkpoint import BEST, Checkpoint, create_run, save_checkpoint
 from engine.options import add_path
-from engine.published.release import read_release
-from engine.recipe import NetworkSettings, Recipe, TrainSettings
+from engine.published.release import read_release, release_recipe
 from engine.stages import STAGES
-
-# The release reads the voxels of a scan as they are, and every second one in its first stage. Its scans have voxels of
-# about this size (z, y, x) in mm.
-FINE_MM = (2.5, 0.8, 0.8)
-COARSE_MM = (5.0, 1.6, 1.6)
 
 
 def import_published(file: Path, *, stage_name: str, threshold: float, checkpoints: Path, split: str) -> Path:
@@ -49,14 +40,6 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
         heads = f"has the heads {', '.join(net.heads)}, where {stage.title} has {', '.join(stage.published.heads)}"
         raise InputError(file, heads, "name the stage that it was trained for with --stage")
     run = create_run(checkpoints, stage, split)
-    recipe = Recipe(
-        network=NetworkSettings(width=net.width),
-        method=stage.published,
-        sampling=replace(stage.sampling, target_mm=COARSE_MM if stage.sampling.roi == "scan" else FINE_MM),
-        augmentation=Augmentation(),
-        training=TrainSettings(epochs=stage.epochs, negatives=0.0),
-        preparation=Preparation(),
-    )
     save_checkpoint(
         run / BEST,
         Checkpoint(
@@ -64,7 +47,7 @@ def import_published(file: Path, *, stage_name: str, threshold: float, checkpoin
             split=split,
             split_hash="",
             data_hash="",
-            recipe=recipe,
+            recipe=release_recipe(net, stage.name),
             spacing_range=None,
             epoch=stage.epochs,
             net=net.state_dict(),
@@ -87,12 +70,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the published release")
-    parser.add_argument("--stage", choices=STAGES, required=True, help="stage that it was trained for")
-    parser.add_argument("--thresh", type=float, default=0.5, metavar="FLOAT", help="binarisation threshold to use")
-    parser.add_argument(
+    model = parser.add_argument_group("model")
+    model.add_argument("--stage", choices=STAGES, required=True, help="stage that it was trained for")
+    model.add_argument("--thresh", type=float, default=0.5, metavar="FLOAT", help="binarisation threshold to use")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--data", default=NONE_HELD_OUT, metavar="NAME", help=f"name under which {predict} --data finds it"
     )
-    add_path(parser)
+    add_path(output)
     add_examples(
         parser,
         ("tumor_fine.pth --stage tumor_fine", "import the checkpoint of a stage, to be used with the threshold 0.5"),

@@ -45,11 +45,15 @@ class LostCases:
     lost: int
     stages: dict[str, int]
 
+    @property
+    def unknown(self) -> int:
+        """Number of lost cases whose stage was not recorded."""
+        return self.lost - sum(self.stages.values())
+
     def describe(self) -> str:
         """Return the figures in words, such as "2 of 6: 1 in tumor coarse, 1 in tumor fine"."""
         parts = [f"{count} in {STAGES[name].title}" for name, count in self.stages.items()]
-        unknown = self.lost - sum(self.stages.values())
-        parts += [f"{unknown} in a stage that was not recorded"] if parts and unknown else []
+        parts += [f"{self.unknown} in a stage that was not recorded"] if parts and self.unknown else []
         return f"{self.lost} of {self.with_target}" + (f": {', '.join(parts)}" if parts else "")
 
 

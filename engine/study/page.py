@@ -6,8 +6,9 @@ from pathlib import Path
 
 from engine.report.html.page import PAGE, Page, Picture, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
-from engine.report.lost import is_missed
+from engine.report.lost import count_lost, is_missed
 from engine.report.tables import CaseRow, failed
+from engine.stages import STAGES
 from engine.study.report import (
     VariantResults,
     default_variant,
@@ -84,17 +85,18 @@ def _runs_table(study: Study, title: str) -> Table:
     for run, rows in read_evaluations(study).items():
         done = [row for row in rows if not failed(row)]
         dice = mean_of_defined(float(row["dice"]) for row in done)
-        missed, faults = sum(map(is_missed, done)), len(rows) - len(done)
+        missed, lost, faults = sum(map(is_missed, done)), count_lost(done), len(rows) - len(done)
         counts = [
             Cell(str(len(rows)), len(rows)),
             number_cell(dice),
             Cell(str(missed), missed),
+            Cell(lost.describe(), lost.lost),
             Cell(str(faults), faults),
         ]
         report = _find_report(study, run)
         link = Cell("report", href=relative_link(report, study.folder)) if report else Cell("-")
         lines.append([Cell(run.variant), Cell(str(run.seed), run.seed), Cell(run.centre), *counts, link])
-    head = ["variant", "seed", "held out", "cases", "mean Dice", "missed", "failed", "report"]
+    head = ["variant", "seed", "held out", "cases", "mean Dice", "missed", "lost", "failed", "report"]
     return Table(title, head, lines, note="Click a heading to sort the table.", is_sortable=True)
 
 
@@ -115,8 +117,20 @@ def _cases_table(results: Mapping[str, VariantResults], title: str) -> Table:
             number_cell(float(rows[case]["reference_ml"]), ".2f"),
             number_cell(mean[case]),
             *(number_cell(values.get(case, math.nan)) for values in dice.values()),
+            Cell(_name_lost(results, case)),
         ]
         for case in sorted(rows, key=lambda case: (math.isnan(mean[case]), mean[case], case))
     ]
     note = "Dice of each variant, mean over its seeds. The worst cases come first; click a heading to sort the table."
-    return Table(title, ["case", "reference ml", "mean of variants", *dice], lines, note=note, is_sortable=True)
+    head = ["case", "reference ml", "mean of variants", *dice, "lost in"]
+    return Table(title, head, lines, note=note, is_sortable=True)
+
+
+def _name_lost(results: Mapping[str, VariantResults], case: str) -> str:
+    """Name for each variant the stages that lost the case with any of its seeds; "-" if none did."""
+    parts = []
+    for variant, found in results.items():
+        lost = count_lost([table[case] for table in found.tables.values() if case in table])
+        stages = [STAGES[name].title for name in lost.stages] + (["not recorded"] if lost.unknown else [])
+        parts += [f"{variant}: {', '.join(stages)}"] if stages else []
+    return "; ".join(parts) or "-"

@@ -246,6 +246,7 @@ def explain_tables(study: Study, results: Mapping[str, VariantResults], against:
     )
     steps = ", ".join(f"{centre} {count}" for centre, count in study.steps.items())
     averaged = [name for name in results if study.readouts[name] == "average"]
+    replaced = [stage.title for stage in STAGES.values() if stage.segments_pancreas and stage.name != study.stage.name]
     lines = [
         f"Stage {study.stage.title}{describe_region(study)}. Optimisation steps by held-out centre: {steps}. "
         f"Seeds: {', '.join(map(str, seeds))}. Cases: {len(cases)}, of which {len(with_target)} contain the target; "
@@ -253,7 +254,8 @@ def explain_tables(study: Study, results: Mapping[str, VariantResults], against:
         "The value of a case is its mean over the seeds; means are taken over the cases. HD95 is undefined where the "
         "prediction is empty (in brackets: evaluations in which it is defined). A target is missed if no predicted "
         "voxel lies in it (in brackets: of all evaluations). An evaluation is lost if its Dice is below "
-        f"{LOST_DICE:g}, in the first stage that did not show the next one where to look.",
+        f"{LOST_DICE:g}, in the first stage that did not show the next one where to look."
+        + (f" As it looks in the reference pancreas, none is lost in {' or '.join(replaced)}." if study.roi else ""),
         f"The difference to {against} is the mean over the held-out centres, from pairs of trainings (last column) "
         "with the same seed and the cases that both have evaluated. Its interval draws trainings and cases anew, p is "
         "that of the two-sided sign-flip test over pairs of trainings, not corrected for the number of variants. "

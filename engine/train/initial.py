@@ -15,8 +15,8 @@ from data.common.files import sha256_of
 from data.common.settings import differences
 from engine.checkpoint import BEST, load_tensors, read_centres, read_fields
 from engine.model_file import is_model_file, read_model_file
-from engine.published.release import read_release
-from engine.recipe import NetworkSettings, Recipe
+from engine.published.release import read_release, release_recipe
+from engine.recipe import Recipe
 from engine.stages import Stage
 
 REMEDY = "give a model file, a run folder, a best.pt, or a checkpoint of the published release"
@@ -33,16 +33,15 @@ class InitialWeights:
         path: File or folder, as it was typed.
         sha256: Of the checkpoint that they come from.
         parameters: By their names in ``DualTaskNet``.
-        network: Size of the network that they come from.
-        recipe: With which they were trained; None for the published release.
+        recipe: With which they were trained. That of the published release is known in part, and is taken for that of
+            the stage that is to be trained.
         centres: Centres of the training cases, as far as they are recorded.
     """
 
     path: Path
     sha256: str
     parameters: Mapping[str, Tensor]
-    network: NetworkSettings
-    recipe: Recipe | None
+    recipe: Recipe
     centres: Sequence[str] = ()
 
 
@@ -71,7 +70,7 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
         checkpoint = read_fields(content, file, None, REMEDY)
         return _of_checkpoint(path, sha256_of(file), checkpoint.net, checkpoint.recipe, read_centres(file.parent))
     net = read_release(file, REMEDY, content)
-    return InitialWeights(path, sha256_of(file), net.state_dict(), NetworkSettings(width=net.width), None)
+    return InitialWeights(path, sha256_of(file), net.state_dict(), release_recipe(net, stage.name))
 
 
 def _of_checkpoint(
@@ -81,7 +80,7 @@ def _of_checkpoint(
     recipe: Recipe,
     centres: Mapping[str, Mapping[str, int]] | None,
 ) -> InitialWeights:
-    return InitialWeights(path, sha256, net, recipe.network, recipe, sorted((centres or {}).get("train", {})))
+    return InitialWeights(path, sha256, net, recipe, sorted((centres or {}).get("train", {})))
 
 
 def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
@@ -96,7 +95,7 @@ def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
     }
     if any(value.ndim > 1 for value in fitting.values()):
         return fitting
-    width = initial.network.width
+    width = initial.recipe.network.width
     raise InputError(
         initial.path, f"none of its filters fits: its network has the width {width}", f"add --width {width} to train it"
     )
@@ -130,9 +129,8 @@ def describe_start(initial: InitialWeights, net: nn.Module, recipe: Recipe) -> s
     parts += [f"not used: {_shorten(unused)}"] if unused else []
     parts += [f"{recipe.start.freeze} frozen"] if recipe.start.freeze != "none" else []
     lines = ["; ".join(parts)]
-    ours = recipe.to_record()
-    theirs = initial.recipe.to_record() if initial.recipe else ours
-    changed = [text for text in differences(theirs, ours) if text.startswith(_RELIED_ON)]
+    changed = differences(initial.recipe.to_record(), recipe.to_record())
+    changed = [text for text in changed if text.startswith(_RELIED_ON)]
     if changed:
         lines.append(f"    warning: these weights were trained with other settings: {', '.join(changed)}")
     return "\n".join(lines)

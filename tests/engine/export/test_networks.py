@@ -88,12 +88,20 @@ def test_the_preprocessing_tells_what_the_network_reads(checkpoint, tmp_path):
     assert last["tumour_score_threshold"] == 0.6125 and last["confirmed"]
 
 
-@pytest.mark.parametrize("option", [["--onnx"], ["--monai", "pancreas_coarse"]])
-def test_a_package_that_is_not_installed_is_named_before_any_work(tmp_path, monkeypatch, capsys, option):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize(
+    ("option", "missing", "installs"),
+    [
+        (["--onnx"], "onnxscript", "onnx onnxscript onnxruntime"),
+        *((["--monai", "pancreas_coarse"], name, "'monai[fire,nibabel]'") for name in ("monai", "fire", "nibabel")),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_before_any_work(
+    tmp_path, monkeypatch, capsys, option, missing, installs
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     assert main([str(tmp_path), "-o", str(tmp_path / "model.zip"), *option]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "not installed" in said and "pip install" in said
+    assert said == f"error: {option[0]}: not installed: {missing}. Install it: pip install {installs}\n"
 
 
 @pytest.mark.slow

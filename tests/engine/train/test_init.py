@@ -20,9 +20,9 @@ from engine.device import Execution
 from engine.export import command as export
 from engine.memory import step_memory
 from engine.recipe import NetworkSettings, Recipe, Start, TrainSettings, new_network
-from engine.stages import STAGES
+from engine.stages import STAGES, with_variant
 from engine.train import command as train_command
-from engine.train.initial import find_fitting, read_initial_weights
+from engine.train.initial import describe_start, find_fitting, read_initial_weights
 from engine.train.loop import train, train_one_epoch
 from engine.train.options import parse
 from engine.train.training import prepare_training
@@ -48,10 +48,12 @@ def model(runs) -> Path:
     return path
 
 
-def training_from(tmp_path, initial, freeze="none", settings=SETTINGS, folder="run", checkpoint=None):
-    """A training of tumour fine on two small cases."""
+def training_from(
+    tmp_path, initial, freeze="none", settings=SETTINGS, folder="run", checkpoint=None, name="tumor_fine"
+):
+    """A training of a stage on two small cases."""
     cases = make_cases(tmp_path / "store")
-    stage = STAGES["tumor_fine"]
+    stage = STAGES[name]
     stage = replace(stage, sampling=replace(stage.sampling, target_mm=(2.5, 2.0, 2.0)))
     (tmp_path / folder).mkdir(exist_ok=True)
     return prepare_training(
@@ -67,16 +69,20 @@ def training_from(tmp_path, initial, freeze="none", settings=SETTINGS, folder="r
     )
 
 
-@pytest.mark.parametrize("kind", ["model file", "run folder", "best.pt"])
-def test_a_training_begins_with_the_weights_of_its_stage(tmp_path, runs, model, kind):
-    run = runs["tumor_fine"]
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [*(("model file", stage) for stage in STAGES), ("run folder", "tumor_fine"), ("best.pt", "tumor_fine")],
+)
+def test_a_training_begins_with_the_weights_of_its_stage(tmp_path, runs, model, kind, stage):
+    run = runs[stage]
     path = {"model file": model, "run folder": run, "best.pt": run / "best.pt"}[kind]
-    initial = read_initial_weights(path, STAGES["tumor_fine"])
+    initial = read_initial_weights(path, STAGES[stage])
     assert initial.sha256 == sha256_of(run / "best.pt") and initial.centres == ["south", "west"]
-    training = training_from(tmp_path, initial, settings=replace(SETTINGS, ema_decay=0.9))
-    expected = load_checkpoint(run / "best.pt", "tumor_fine").net
+    training = training_from(tmp_path, initial, "encoder", replace(SETTINGS, ema_decay=0.9), name=stage)
+    expected = load_checkpoint(run / "best.pt", stage).net
     for net in (training.net, training.average):
         assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
+        assert all(value.requires_grad != bool(ENCODER.match(name)) for name, value in net.named_parameters())
 
 
 def test_a_published_checkpoint_gives_what_fits(tmp_path):
@@ -86,9 +92,20 @@ def test_a_published_checkpoint_gives_what_fits(tmp_path):
     fitting = find_fitting(initial, net)
     missing = {name.partition(".")[0] for name in net.state_dict() if name not in fitting}
     assert missing == {"head_input", "slice"}  # the normalisation that the release lacks, and a head that it had not
-    assert initial.sha256 == sha256_of(tmp_path / "release.pth") and initial.network.width == 8
+    assert initial.sha256 == sha256_of(tmp_path / "release.pth") and initial.recipe.network.width == 8
     as_published = new_network(NetworkSettings(8), STAGES["tumor_coarse"].published)
     assert find_fitting(initial, as_published).keys() == as_published.state_dict().keys()
+    full, published = STAGES["tumor_coarse"], with_variant(STAGES["tumor_coarse"], "published")
+    on_its_voxels = replace(published, sampling=replace(published.sampling, target_mm=(2.5, 0.8, 0.8)))
+    said = [
+        describe_start(initial, as_published, recipe_of(stage, SETTINGS)).partition("other settings: ")[2]
+        for stage in (full, published, on_its_voxels)
+    ]
+    assert said == [
+        "method.head_input raw, sampling.target_mm (2.5, 0.8, 0.8)",
+        "sampling.target_mm (2.5, 0.8, 0.8)",
+        "",
+    ]
 
 
 def test_weights_of_another_stage_fit_but_for_its_heads_and_those_are_named(study_store, tmp_path, runs, capsys):
