@@ -23,7 +23,7 @@ class Finding(NamedTuple):
         mask: What counts, boolean, shape (D, H, W).
         box: Where it was seen.
         left_out: What was found in this box and not confirmed, boolean, shape (D, H, W).
-        left_out_ml: Volume of everything that was not confirmed, in any box.
+        left_out_ml: Volume of everything that was not confirmed, wherever the stage looked.
     """
 
     mask: np.ndarray
@@ -63,11 +63,11 @@ def segment_confirmed(
     def look(where: Box) -> np.ndarray:
         return found_around() if where == around else segment(where)
 
-    left_out_ml = 0.0
+    ever_found: np.ndarray | None = None
     for first in dict.fromkeys((box, around)):
         found, box = segment_in_rounds(look, first, spacing, sampling)
         mask = found if box == around else keep_components(found, found_around(), inside=LEAST_CONFIRMED)
-        left_out_ml += volume_ml(found, spacing) - volume_ml(mask, spacing)
+        ever_found = found if ever_found is None else ever_found | found
         if mask.any():
             break
-    return Finding(mask, box, found & ~mask, left_out_ml)
+    return Finding(mask, box, found & ~mask, volume_ml(ever_found & ~mask, spacing))

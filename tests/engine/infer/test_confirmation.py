@@ -66,7 +66,26 @@ def test_what_is_taken_for_a_tumour_up_close_alone_does_not_count(scan):
 
 
 def test_a_tumour_elsewhere_is_found_where_the_stage_before_took_a_swelling_for_it(scan):
-    assert np.array_equal(look(scan, scan == SWELLING, confirms=True), scan == TUMOUR)
+    model = replace(model_of_the_scan(), confirms=True)
+    result = segment_stage(model, scan, SPACING, scan == SWELLING, scan >= TUMOUR)
+    assert np.array_equal(result.mask, scan == TUMOUR)
+    assert result.note == "tumor fine: 18.43 ml left out that were not found around the pancreas, too"
+
+
+def test_what_is_refuted_in_two_boxes_is_left_out_once(scan):
+    first, around = (mask_box(mask, SPACING, STAGE.sampling) for mask in (scan == SWELLING, scan >= TUMOUR))
+
+    def segment(box):
+        """Find a voxel of the swelling around the pancreas, and up close all of it."""
+        mask = scan == SWELLING
+        if box == around:
+            mask[:] = False
+            mask[20, 30, 88] = True
+        return mask
+
+    finding = segment_confirmed(segment, first, around, SPACING, STAGE.sampling)
+    assert finding.box == first and not finding.mask.any()  # the second look comes back to it
+    assert finding.left_out_ml == pytest.approx(np.count_nonzero(scan == SWELLING) * 0.008)
 
 
 def test_no_box_is_segmented_twice(scan):
