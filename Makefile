@@ -36,7 +36,7 @@ install: .venv/installed ## create .venv and install the packages that the scrip
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 minutes on 2 cores); continues if interrupted
+demo: .venv/installed ## train and evaluate the cascade on synthetic centres (7 to 18 minutes on 2 cores); continues if interrupted
 	$(PY) -m data.phantom $(DEMO)/raw --centres north south --cases 32
 	$(PY) -m data.phantom $(DEMO)/raw --centres $(HELD_OUT) --cases 8
 	@for centre in north south west; do \
