@@ -4,7 +4,7 @@
     python benchmarks/gpu_session.py FOLDER --device cpu --tiny       (a rehearsal)
 
 It runs the GPU tests, the training step beside its plain form, a short training of each stage with a profile, and the
-other benchmarks; with --peers, one step and the inference beside nnU-Net.
+other benchmarks; with --peers, the step of tumour fine and the inference beside nnU-Net.
 Every part writes its output to a file of its own in FOLDER; a part that fails or takes too long does not stop the
 others, and FOLDER/summary.txt says how each has ended.
 """
@@ -52,17 +52,18 @@ def list_parts(folder: Path, device: str, tiny: bool, peers: str = "none") -> li
         output = ["--device", device, *sizes, "--json", str(folder / f"{name or script}.json")]
         return Part(name or script, [f"benchmarks/{script}.py", *output, *options], limit_s)
 
-    step = ["--peers", peers, "--width", "32", "--stages", "tumor_fine"]
-    beside = benchmark("training_step", 90, *step, name="beside_nnunet")
+    step = ["--width", "32", "--repeats", "3", "--stages"]
+    beside = benchmark("training_step", 100, "--peers", peers, *step, "tumor_fine", name="beside_nnunet")
+    stages = [name for name in STAGES if peers == "none" or name != "tumor_fine"]
     parts = [
         Part("machine", ["-m", "torch.utils.collect_env"], 20),
         Part("tests", ["-m", "pytest", "tests/test_gpu.py", "-v", "--durations=0", "-p", "no:cacheprovider"], 100),
-        benchmark("training_step", 100, "--peers", "none", "--width", "32"),
+        beside if peers != "none" else None,
+        benchmark("training_step", 120, "--peers", "none", *step, *stages),
         Part("memory", ["benchmarks/memory.py", "--measure", "--gpu", gpu], 40) if device == "cuda" else None,
         Part("scans", ["-m", "data.phantom", str(folder / "scans"), *scans], 40),
         *(Part(stage.name, [str(stage.script_path("train")), *train], 60) for stage in STAGES.values()),
         benchmark("inference", 80, "--peers", peers),
-        beside if peers != "none" else None,
         benchmark("signed_distance", 20, "--peers", "none"),
         benchmark("augmentation", 20, "--peers", "none"),
         benchmark("input_pipeline", 60),

@@ -54,6 +54,7 @@ def measured_step(
         The peak in bytes of what torch allocated, and the processor time of the second step in seconds.
     """
     if device.type == "cuda":
+        torch.cuda.init()  # without which there are no statistics yet
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         seconds = _train_two_steps(network, method, shape, batch_size, device, recomputed)

@@ -70,6 +70,7 @@ class Execution:
         device: Where to compute.
         precision: Type in which the network computes. For float16, which has a smaller range, the loss is scaled.
         prepares_ahead: Whether the next step is prepared beside this one, which a GPU can do.
+        records: Whether the passes of the network are recorded, as in ``engine.train.recording``.
         memory_format: Of its weights and images.
         read_every: After how many steps the losses are read and checked; a GPU has to be waited for then.
     """
@@ -77,6 +78,7 @@ class Execution:
     device: torch.device
     precision: torch.dtype = torch.float32
     prepares_ahead: bool = False
+    records: bool = False
     memory_format: torch.memory_format = torch.channels_last_3d
     read_every: int = 1
 
@@ -101,7 +103,7 @@ def choose_execution(device: torch.device, *, plain: bool = False) -> Execution:
         return Execution(device, memory_format=torch.contiguous_format)
     if device.type != "cuda":
         return Execution(device)
-    return Execution(device, training_precision(device), prepares_ahead=True, read_every=READ_EVERY)
+    return Execution(device, training_precision(device), prepares_ahead=True, records=True, read_every=READ_EVERY)
 
 
 def set_up_plain() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from engine.device import Execution, choose_execution
 from engine.infer.box import FLIPS, box_probability
@@ -62,6 +63,26 @@ def test_the_fast_way_gives_the_losses_of_the_plain_one(tmp_path, monkeypatch, s
     assert losses_of(tmp_path, stage, fast) == pytest.approx(losses_of(tmp_path, stage, plain), rel=1e-3)
     half = losses_of(tmp_path, stage, choose_execution(GPU))
     assert half == pytest.approx(losses_of(tmp_path, stage, plain), rel=5e-2)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_record_plays_what_the_network_computes(tmp_path, stage):
+    """Of the images that it was made of, of others, and, computed without it, of images of another shape."""
+    training = training_of(tmp_path, stage, SETTINGS, execution=choose_execution(GPU))
+    net = training.net.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout3d):
+            module.p = 0.0
+    for sides in ((16, 32, 32), (16, 32, 32), (24, 32, 16)):
+        images = torch.rand(2, 1, *sides, device=GPU)
+        gradients = []
+        for call in (training.forward, net):
+            with training.execution.autocast():
+                outputs = [output for output in tree_leaves(call(images)) if output is not None]
+            sum(output.float().square().mean() for output in outputs).backward()
+            gradients.append(torch.cat([weight.grad.flatten() for weight in net.parameters()]))
+            net.zero_grad()
+        assert 0 < gradients[1].norm() and (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
 
 
 def test_a_gpu_gives_the_probabilities_of_a_cpu(tmp_path):

@@ -165,7 +165,7 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
         group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
     with training.execution.autocast():
         guide = guide_of(training, step)
-        output = training.net(step.images)
+        output = training.forward(step.images)
     weighted, terms = training.criterion.weighted_terms(
         output, step.mask, step.phi, step.spacing, step.generators, progress, step.cells, guide
     )

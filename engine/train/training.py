@@ -21,6 +21,7 @@ from engine.recipe import OPTIMISERS, Recipe
 from engine.stages import Stage
 from engine.train.initial import InitialWeights, load_fitting
 from engine.train.loader import EpochSampler, NamingDataset, count_negatives, make_loader, share_around_pancreas
+from engine.train.recording import RecordedNetwork
 from engine.train.synthetic import draw_validation
 from models.dual_task_net import DualTaskNet
 from models.losses import DualTaskLoss
@@ -41,6 +42,7 @@ class Training:
         sampler: Orders them; knows the epoch.
         validation: The validation cases; may be empty.
         net: The network.
+        forward: Runs the network on the images of a step.
         optimiser: As the recipe names it.
         scaler: Scales the loss if the execution asks for it; it starts anew in a run that goes on.
         average: Exponential moving average of the weights; None if the recipe has none.
@@ -60,6 +62,7 @@ class Training:
     sampler: EpochSampler
     validation: Sequence[Case]
     net: DualTaskNet
+    forward: RecordedNetwork
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: DualTaskNet | None
@@ -162,6 +165,7 @@ def prepare_training(
         sampler=sampler,
         validation=draw_validation(validation_cases),
         net=net,
+        forward=RecordedNetwork(net, execution),
         optimiser=OPTIMISERS[settings.optimiser](
             net.parameters(),
             lr=settings.lr,
