@@ -82,7 +82,7 @@ def test_a_record_plays_what_the_network_computes(tmp_path, stage):
             sum(output.float().square().mean() for output in outputs).backward()
             gradients.append(torch.cat([weight.grad.flatten() for weight in net.parameters()]))
             net.zero_grad()
-        assert 0 < gradients[1].norm() and (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
+        assert gradients[1].norm() > 0 and (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
 
 
 def test_a_gpu_gives_the_probabilities_of_a_cpu(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from engine.device import Execution
+from engine.device import Execution, is_out_of_memory
 from models.dual_task_net import DualTaskNet, DualTaskOutput
 from models.processes import process_count
 
@@ -41,11 +41,21 @@ class RecordedNetwork:
         if self.execution.records and self._shape is None:
             self._shape = images.shape
             with torch.random.fork_rng([images.device]):  # the draws of the dropout are those of the seed
-                self._play = self._record(images) if process_count() == 1 else None
+                self._play = self._try_to_record(images) if process_count() == 1 else None
         if self._play is None or images.shape != self._shape:
             output: DualTaskOutput = self.net(images)
             return output
         return self._play(images)
+
+    def _try_to_record(self, images: Tensor) -> Callable[[Tensor], DualTaskOutput] | None:
+        try:
+            return self._record(images)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            print(f"note: the passes of the network are not recorded, and take longer on a fast GPU: {reason}")
+            return None
 
     def _record(self, images: Tensor) -> Callable[[Tensor], DualTaskOutput] | None:
         """Record both passes; None if the GPU has too little memory for it."""
