@@ -25,7 +25,7 @@ def parser_of_all(
         ]
         if len(same) < len(others):
             action.help = argparse.SUPPRESS
-        elif any((other.default, other.help) != (action.default, action.help) for other in same):
+        elif any((a.default, a.help) != (action.default, action.help) for a in same):
             action.help = _help_of_all(name, [action, *same])
     known = {flag for action in first._actions for flag in action.option_strings if action.help != argparse.SUPPRESS}
     every = {flag: None for parser in parsers.values() for a in parser._actions for flag in a.option_strings}

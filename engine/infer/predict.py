@@ -130,7 +130,9 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     output.add_argument(
         "--report",
         action="store_true",
-        help="write report.html into the output folder: one page with the table, pictures and 3-D views of these scans",
+        help="write report.html into the output folder: one page with the table, pictures and 3-D views of these "
+        "scans; with or without this option, a report of an earlier call is removed when a scan that it shows is "
+        "segmented again",
     )
     add_gpu(output)
     add_quiet(output)

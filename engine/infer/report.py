@@ -11,7 +11,7 @@ from data.scans.volume import read_image, read_label
 from engine.infer.maps import PROBABILITY, SAVED, UNCERTAINTY
 from engine.infer.models import StageModel, describe_models
 from engine.infer.volumes import PredictionFolder
-from engine.report.html.page import Page, Picture, ViewableCase, write_page
+from engine.report.html.page import PAGE, Page, Picture, ViewableCase, shows_row, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
 from engine.report.html.viewer import Layer, Map, View
 from engine.report.pictures import COLOURS
@@ -64,6 +64,19 @@ def write_prediction_page(
         ],
     )
     write_page(path, page)
+
+
+def remove_outdated_pages(name: str, folder: PredictionFolder) -> None:
+    """Remove the reports that show a scan whose mask is about to be replaced, and say so.
+
+    Args:
+        name: Of the scan in the folder.
+        folder: Has the masks. Processes that share the scans have a report each, which is kept if it shows others.
+    """
+    for path in (folder.folder / PAGE, *folder.folder.glob("report_*_of_*.html")):
+        if path.is_file() and shows_row(path, name):
+            path.unlink(missing_ok=True)
+            print(f"{path}: removed, because {name}, which it shows, is segmented again")
 
 
 def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) -> Table:

@@ -98,9 +98,14 @@ def format_table(table: Table, name: str, viewable: Container[str] = ()) -> str:
     return "\n".join(filter(None, lines))
 
 
+def format_text(text: str) -> str:
+    """Return the text of a cell as HTML. A name is broken after its centre rather than within a word."""
+    return escape(text).replace("/", "/<wbr>")
+
+
 def _format_cell(index: int, cell: Cell, viewable: Container[str]) -> str:
     href = f"#view={quote(cell.view, safe='', errors='replace')}" if cell.view in viewable else cell.href
-    text = escape(cell.text).replace("/", "/<wbr>")  # a name is broken after its centre rather than within a word
+    text = format_text(cell.text)
     text = f'<a href="{escape(href)}">{text}</a>' if href else text
     text = f'<span class="tag {cell.tag}">{text}</span>' if cell.tag else text
     if index == 0:
