@@ -84,7 +84,7 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
     for row in rows:
         name = row["case"]
         if failed(row):
-            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 7, Cell(row["error"])])
+            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 7])
             continue
         picture, candidates = folder.picture_path(name), folder.candidates_path(name)
         lines.append(
@@ -98,7 +98,6 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
                 Cell("mask", href=relative_link(folder.mask_path(name), here)),
                 Cell("picture", href=relative_link(picture, here)) if picture.exists() else Cell("-"),
                 Cell("candidates", href=relative_link(candidates, here)) if candidates.exists() else Cell("-"),
-                Cell(row["note"]),
             ]
         )
     return Table(
@@ -113,9 +112,9 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
             "mask",
             "picture",
             "candidates",
-            "note",
         ],
         lines,
+        remarks=[row["error"] or row["note"] for row in rows],
         note="Click the name of a scan to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )

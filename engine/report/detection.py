@@ -36,7 +36,7 @@ def describe_detection(summary: DetectionSummary) -> list[str]:
     if math.isnan(summary.auroc.low):
         lines += [
             "",
-            f"No interval is given for fewer than {FEWEST_CASES} patients, nor for a figure that does not vary.",
+            f"There is no interval for fewer than {FEWEST_CASES} patients, nor for a figure that does not vary.",
         ]
     return lines
 

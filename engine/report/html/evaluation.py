@@ -165,7 +165,7 @@ def cases_table(
         line += [number_cell(float(row.get(name, math.nan)), FORMS.get(name, ".3f")) for name in columns]
         line += [Cell((row.get("lost_in") or "-").replace("_", " "))] if lost else []
         mask = Cell("-") if failed(row) else Cell("mask", href=relative_link(find_mask(cases[row["case"]]), folder))
-        lines.append([*line, mask, Cell(row.get("error") or row.get("note") or "")])
+        lines.append([*line, mask])
     return Table(
         "Cases",
         [
@@ -174,9 +174,9 @@ def cases_table(
             *(NAMES.get(name, name) for name in columns),
             *(["lost in"] if lost else []),
             "file",
-            "note",
         ],
         lines,
+        remarks=[row.get("error") or row.get("note") or "" for row in rows],
         note="Click the name of a case to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )

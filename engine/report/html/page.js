@@ -11,7 +11,11 @@ function valueOf(row, index) {
 function sortBy(table, index) {
   const heads = [...table.tHead.rows[0].cells];
   const ascending = heads[index].getAttribute("aria-sort") !== "ascending";
-  const rows = [...table.tBodies[0].rows].map((row) => ({ row, value: valueOf(row, index) }));
+  const isRemark = (row) => row?.className === "remark"; // on the row above, with which it moves
+  const rows = [...table.tBodies[0].rows].filter((row) => !isRemark(row)).map((row) => {
+    const below = row.nextElementSibling;
+    return { lines: isRemark(below) ? [row, below] : [row], value: valueOf(row, index) };
+  });
   const isMissing = (value) => value === null || value === "-" || value === "";
   rows.sort((a, b) => {
     if (isMissing(a.value) || isMissing(b.value)) return isMissing(a.value) - isMissing(b.value); // always last
@@ -20,7 +24,7 @@ function sortBy(table, index) {
       : String(a.value).localeCompare(String(b.value), "en", { numeric: true });
     return ascending ? order : -order;
   });
-  table.tBodies[0].append(...rows.map((entry) => entry.row));
+  table.tBodies[0].append(...rows.flatMap((entry) => entry.lines));
   heads.forEach((head, i) => {
     if (i === index) head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
