@@ -8,7 +8,7 @@ from pathlib import Path
 from data.cases.labels import PANCREAS, TUMOUR
 from data.scans.probability import read_probability
 from data.scans.volume import read_image, read_label
-from engine.infer.maps import PROBABILITY, SAVED, UNCERTAINTY
+from engine.infer.maps import HIGHEST, MEANING, PROBABILITY, SAVED, UNCERTAINTY
 from engine.infer.models import StageModel, describe_models
 from engine.infer.volumes import PredictionFolder
 from engine.report.html.page import PAGE, Page, Picture, ViewableCase, shows_row, write_page
@@ -139,7 +139,7 @@ def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> 
         Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
     ]
     maps = [
-        Map(f"{kind} of the {target}", read_probability(path, volume.grid))
+        Map(f"{kind} of the {target}", read_probability(path, volume.grid), HIGHEST[kind], MEANING[kind])
         for target in SAVED.values()
         for kind in (PROBABILITY, UNCERTAINTY)
         if (path := folder.map_path(name, target, kind)).exists()

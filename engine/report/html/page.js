@@ -47,7 +47,7 @@ async function inflate(base64) {
   return new Response(stream).arrayBuffer();
 }
 
-// Of probabilities: transparent at 0, then from blue over yellow to red.
+// Of maps: transparent at 0, then from blue over yellow to red at their highest value.
 const HEAT = { R: [40, 40, 255, 255], G: [80, 120, 220, 30], B: [220, 255, 60, 30], A: [0, 110, 190, 255], I: [0, 26, 128, 255] };
 
 // The voxels of a mask that have a neighbour outside it; shape is (z, y, x), and x runs fastest.
@@ -152,7 +152,7 @@ class Viewer {
         volumes.push(await this.volume(layer.mask, layer.name, `layer${i}`, 0));
       }
       niivue.cmapper.addColormap("probability", HEAT);
-      for (const map of content.maps) volumes.push(await this.volume(map.values, map.name, "probability", 0));
+      for (const map of content.maps) volumes.push(await this.volume(map.values, map.name, "probability", 0, map.highest));
       const last = content.layers.length - 1;
       const meshes = await Promise.all(content.layers.map((layer, i) => this.mesh(layer, i === last ? 1 : 0.5)));
       if (mine !== this.latest) return;
@@ -169,11 +169,11 @@ class Viewer {
     return { R: [red, red, red], G: [green, green, green], B: [blue, blue, blue], A: [0, 120, 255], I: [0, 127, 255] };
   }
 
-  async volume(base64, name, colormap, opacity) {
+  async volume(base64, name, colormap, opacity, highest = 1) {
     const buffer = await inflate(base64);
     const image = await niivue.NVImage.new(buffer, `${name}.nii`, colormap, opacity);
     image.name = name;
-    if (colormap !== "gray") [image.cal_min, image.cal_max] = [0, 1];
+    if (colormap !== "gray") [image.cal_min, image.cal_max] = [0, highest];
     return image;
   }
 
@@ -222,6 +222,11 @@ class Viewer {
         label.append(swatch);
       }
       label.append(layer.mask !== undefined && layer.surface === null ? `${layer.name} (empty)` : layer.name);
+      if (layer.highest !== undefined) {
+        const scale = document.createElement("span");
+        scale.className = "scale";
+        label.append("0", scale, `${layer.highest}${layer.meaning ? `: ${layer.meaning}` : ""}`);
+      }
       field.append(label);
       return box;
     });
