@@ -223,9 +223,14 @@ class Viewer {
       }
       label.append(layer.mask !== undefined && layer.surface === null ? `${layer.name} (empty)` : layer.name);
       if (layer.highest !== undefined) {
-        const scale = document.createElement("span");
-        scale.className = "scale";
-        label.append("0", scale, `${layer.highest}${layer.meaning ? `: ${layer.meaning}` : ""}`);
+        const [range, scale, meaning] = ["range", "scale", "meaning"].map((name) => {
+          const part = document.createElement("span");
+          part.className = name;
+          return part;
+        });
+        range.append("0", scale, String(layer.highest));
+        meaning.textContent = layer.meaning;
+        label.append(range, meaning);
       }
       field.append(label);
       return box;
