@@ -52,7 +52,9 @@ def _describe_model(name: str) -> str:
         f"A cascade of four networks ({stages}) that segments the pancreas and its tumours in abdominal CT. It reads "
         "Hounsfield units and writes a mask on the voxels of the scan: 0 background, 1 pancreas, 2 tumour. The method "
         "is described in arXiv:2505.01644.\n\n"
-        f"```sh\npython predict.py scan.nii.gz -o out --model {name}\n```"
+        f"```sh\n{COMMAND} predict scan.nii.gz -o out --model {name}\n```\n\n"
+        "In a checkout of the repository, without an installation, write `python predict.py` for "
+        f"`{COMMAND} predict`."
     )
 
 

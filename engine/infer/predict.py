@@ -114,7 +114,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         "--dicom-seg",
         action="store_true",
         help="also write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm), with patient and study of "
-        "the scan (needs the package highdicom)",
+        "the scan (needs the package highdicom); a scan in another format gets its mask only, and a note",
     )
     add_average(method)
     add_fast(method)
