@@ -1,6 +1,7 @@
 """Statistics over cases: mean, spread and uncertainty, and the paired comparison of two runs; and over trainings.
 
-Undefined values (NaN) are left out and counted.
+Undefined values (NaN) are left out and counted. An interval over cases is NaN where it would mislead: for fewer than
+FEWEST_CASES cases, and where every resample gives the same figure, which says nothing about how sure it is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,10 @@ from scipy import stats
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+# Cases for which an interval over cases is given. Of normally distributed values, the percentile interval of fewer than
+# 10 holds the true mean in less than 90 % of all samples instead of 95 % (of 3 in 75 %, of 5 in 85 %).
+FEWEST_CASES = 10
+NO_INTERVAL = f"There is no interval for fewer than {FEWEST_CASES} cases, nor where all cases have the same value."
 FEWEST_TRAININGS = 3  # of an arm for which an interval over trainings is given
 MOST_EXACT_PAIRS = 18  # whose sign patterns are all looked at
 
@@ -24,7 +29,7 @@ class Summary:
         sd: Their standard deviation, with n - 1 in the denominator; NaN if n < 2.
         n: Number of defined values.
         excluded: Number of values that are NaN.
-        low: Lower bound of the bootstrap 95 % interval of the mean; NaN if n < 2.
+        low: Lower bound of the bootstrap 95 % interval of the mean; NaN if there is none (``bootstrap_interval``).
         high: Upper bound.
     """
 
@@ -42,7 +47,8 @@ class Comparison:
 
     Attributes:
         mean_difference: Mean of ours - theirs over the cases where both values are defined; NaN if there are none.
-        low: Lower bound of the bootstrap 95 % interval of the mean difference; NaN if n < 2.
+        low: Lower bound of the bootstrap 95 % interval of the mean difference; NaN if there is none
+            (``bootstrap_interval``).
         high: Upper bound.
         p: p-value of the two-sided Wilcoxon signed-rank test; 1 if all differences are zero, NaN if n = 0.
         n: Number of cases where both values are defined.
@@ -117,17 +123,14 @@ def compare(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int | 
 def bootstrap_interval(values: np.ndarray, seed: int | np.random.Generator) -> tuple[float, float]:
     """Compute the bootstrap 95 % interval of the mean by the percentile method.
 
-    The BCa method is not used because it is undefined if all values are equal, which happens with perfect or missed
-    cases.
-
     Args:
         values: Defined values, shape (n,).
         seed: Seed or generator.
 
     Returns:
-        Lower and upper bound; (NaN, NaN) for fewer than two values.
+        Lower and upper bound; (NaN, NaN) for fewer than FEWEST_CASES values, or if all are equal.
     """
-    if values.size < 2:
+    if values.size < FEWEST_CASES or np.ptp(values) == 0:
         return np.nan, np.nan
     interval = stats.bootstrap(
         (values,),

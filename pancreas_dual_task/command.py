@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from data.common.process import set_up_process
 from data.common.program import COMMAND, PACKAGE, module_name
 from data.common.text import HelpFormatter, add_examples
+from pancreas_dual_task.all_stages import parser_of_all
 
 ALL = "all"  # in place of a stage
 
@@ -21,14 +22,15 @@ class SubCommand:
     Attributes:
         help: What it does.
         module: Its function ``main`` is called with the words that follow.
-        of_stage: Whether the first of these words is the name of a stage, or ALL for one after the other.
+        stage_options: Module whose ``build_parser`` makes the parser of a stage, if the first of these words is the
+            name of a stage, or ALL for one after the other; empty if it is not.
         computes: Whether it runs the network; see ``set_up_process``.
         examples: For its help without a stage, as in ``add_examples``.
     """
 
     help: str
     module: str
-    of_stage: bool = False
+    stage_options: str = ""
     computes: bool = False
     examples: Sequence[tuple[str, str]] = ()
 
@@ -37,21 +39,23 @@ SUBCOMMANDS = {
     "train": SubCommand(
         "train a stage of the cascade, or all of them",
         "engine.train.command",
-        of_stage=True,
+        stage_options="engine.train.options",
         computes=True,
         examples=(
             ("tumor_fine --data hospital_a", "train a stage without the cases of hospital_a"),
+            ("all --dry-run", "print what each stage would be trained on and how long it would take"),
             ("all --data hospital_a --resume", "train all stages, and continue those that were interrupted"),
         ),
     ),
     "evaluate": SubCommand(
         "evaluate a stage, or all, on the held-out cases",
         "engine.evaluate.stage",
-        of_stage=True,
+        stage_options="engine.evaluate.options",
         computes=True,
         examples=(
             ("tumor_fine --data hospital_a", "evaluate the newest model that was trained without hospital_a"),
             ("all --data hospital_a", "evaluate all stages, each around the masks of those before"),
+            ("all --data hospital_a --fast", "the same in about a sixth of the time, but slightly less accurately"),
         ),
     ),
     "predict": SubCommand("segment new scans", "engine.infer.predict", computes=True),
@@ -83,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     subcommand, words = SUBCOMMANDS[name], words[1:]
     set_up_process(computes=subcommand.computes)
     run = importlib.import_module(module_name(subcommand.module)).main
-    if not subcommand.of_stage:
+    if not subcommand.stage_options:
         return run(words) or 0
+    if words[:1] == [ALL] and {"-h", "--help"} & {*words}:
+        build_parser_of_all(name).parse_args(["--help"])
     for stage in read_stages(name, words):
         if code := run(stage, words[1:]):
             return code
@@ -110,6 +116,16 @@ def read_name(words: Sequence[str]) -> str:
         ("predict scan.nii.gz -o out --data hospital_a", "segment a new scan with these models"),
     )
     return parser.parse_args(words[:1]).command
+
+
+def build_parser_of_all(name: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of a sub-command that apply to all stages."""
+    from engine.stages import STAGES  # as in read_stages
+
+    build_parser = importlib.import_module(module_name(SUBCOMMANDS[name].stage_options)).build_parser
+    parsers = {stage_name: build_parser(stage) for stage_name, stage in STAGES.items()}
+    examples = [(words, does) for words, does in SUBCOMMANDS[name].examples if words.split()[0] == ALL]
+    return parser_of_all(name, parsers, [(words.removeprefix(ALL).strip(), does) for words, does in examples])
 
 
 def read_stages(name: str, words: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ import yaml
 from data.common.files import REPOSITORY
 from data.prepare import command as prepare
 from data.scans.volume import write_lps
+from data.splits import frozen
 from data.verify import command as verify
 from engine.evaluate import stage as evaluate
 from engine.infer import predict
@@ -268,6 +269,7 @@ def test_an_only_centre_cannot_be_held_out_and_its_patients_are_divided_instead(
     message = capsys.readouterr().err
     assert "no centre is prepared" in message and "python -m data.prepare" in message
     shutil.copytree(world / "store" / "east", tmp_path / "east")
+    frozen._say_once.cache_clear()
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run", "--data", "east"]) == 2
     assert "--data east: it holds out the only prepared centre" in capsys.readouterr().err
     assert train_command.main("pancreas_fine", ["--store", str(tmp_path), "--dry-run"]) == 0
@@ -278,7 +280,7 @@ def test_an_only_centre_cannot_be_held_out_and_its_patients_are_divided_instead(
 def test_without_arguments_every_centre_is_held_out_once(world, tmp_path, capsys):
     assert train_command.main("pancreas_fine", [*store(world), "--path", str(tmp_path), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "hold out east" in out and "hold out west" in out and "none" not in out
+    assert "east held out" in out and "west held out" in out and "none" not in out
     assert not any(tmp_path.iterdir())
 
 

@@ -25,7 +25,7 @@ from engine.stages import STAGES
 from engine.study import command as study
 from engine.train import options as train
 from pancreas_dual_task import panorama, report
-from pancreas_dual_task.command import SUBCOMMANDS, read_name, read_stages
+from pancreas_dual_task.command import ALL, SUBCOMMANDS, build_parser_of_all, read_name, read_stages
 
 Parse = Callable[[Sequence[str]], object]
 
@@ -71,13 +71,25 @@ def before_stage(name: str) -> Parse:
     return parse
 
 
+def of_all(name: str) -> Parse:
+    """Parse the words that follow ``train all`` or ``evaluate all``, as every stage would."""
+
+    def parse(words: Sequence[str]) -> None:
+        if "--help" in words:
+            build_parser_of_all(name).parse_args(words)
+        before_stage(name)([ALL, *words])
+
+    return parse
+
+
 def parse_all(words: Sequence[str]) -> None:
     """Parse the words that follow the name of the installed program."""
     name = read_name(words)
-    (before_stage(name) if SUBCOMMANDS[name].of_stage else COMMANDS[name])(words[1:])
+    (before_stage(name) if SUBCOMMANDS[name].stage_options else COMMANDS[name])(words[1:])
 
 
 PARSERS = COMMANDS | {name: before_stage(name) for name in ("train", "evaluate")} | {program.COMMAND: parse_all}
+PARSERS |= {f"{name} {ALL}": of_all(name) for name in ("train", "evaluate")}
 
 
 def help_of(parse: Parse, capsys: pytest.CaptureFixture[str]) -> str:

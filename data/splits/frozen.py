@@ -10,6 +10,7 @@ for each split a checksum, so that a file that was damaged or edited is noticed.
 
 import json
 from collections.abc import Container, Iterable
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -65,12 +66,18 @@ def select_splits(
             write_splits(Path(store) / f"splits_{own}.json", folds)
     first = next(iter(folds.values()))
     trained, validated, tested = map(len, first.parts.values())
-    print(
+    _say_once(
         f"{centre} is the only prepared centre, so its patients are divided: {first.name} trains on {trained} cases, "
         f"validates on {validated} and tests on {tested}.\n"
         f"  --data {own} takes all {len(folds)} folds. Tests within a centre do not show how a model works elsewhere."
     )
     return [first]
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Print a message once, however many stages of a cascade use the same split."""
+    print(text)
 
 
 def frozen_splits(store: Path, centres: dict[str, list[Case]], *, save: bool = True) -> dict[str, Split]:

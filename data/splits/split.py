@@ -65,7 +65,14 @@ class Split:
     @property
     def title(self) -> str:
         """What the split is, in a few words."""
-        return "trained on synthetic patients" if self.kind == "synthetic" else f"{self.name} held out"
+        titles = {
+            "centre": f"{self.name} held out",
+            "none": "no centre held out",
+            "fold": f"fold {self.name}",
+            "list": f"split {self.name}",
+            "synthetic": "trained on synthetic patients",
+        }
+        return titles[self.kind]
 
     @property
     def hash(self) -> str:

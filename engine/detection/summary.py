@@ -1,7 +1,8 @@
 """The figures of detection over scans with their intervals, and the choice of the operating point.
 
 Intervals are those of a bootstrap over patients by the percentile method: all scans of a patient are drawn together.
-Resamples in which a figure is not defined are left out of its interval.
+Resamples in which a figure is not defined are left out of its interval. There is no interval for fewer than
+FEWEST_CASES patients, nor where all resamples have the same figure.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from engine.detection.curves import auroc, average_precision, divide, flatten, froc, sensitivity_at
 from engine.detection.match import ScanDetection
-from engine.statistics import bootstrap_weights, percentile_bounds
+from engine.statistics import FEWEST_CASES, bootstrap_weights, percentile_bounds
 
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per scan
 SIZES_MM = {"<20 mm": (0.0, 20.0), "20-40 mm": (20.0, 40.0), ">40 mm": (40.0, np.inf)}  # from the first to the second
@@ -116,7 +117,8 @@ def summarise_detection(
     values = figures(np.ones(len(scans)))
     drawn = bootstrap_weights(patients, seed)
     resampled = np.concatenate([figures(drawn[n : n + CHUNK].astype(float)) for n in range(0, len(drawn), CHUNK)])
-    bounds = percentile_bounds(resampled) if patients.max() > 0 else np.full((2, len(values)), np.nan)
+    bounds = percentile_bounds(resampled) if patients.max() + 1 >= FEWEST_CASES else np.full((2, len(values)), np.nan)
+    bounds[:, bounds[0] == bounds[1]] = np.nan
     estimates = iter(Estimate(*map(float, column)) for column in np.vstack([values, bounds]).T)
     summary = {name: next(estimates) for name in ("auroc", "ap", "lesion_ap")}
     curve_points = {x: next(estimates) for x in FALSE_POSITIVES}

@@ -58,12 +58,8 @@ class EvaluateOptions:
         )
 
 
-def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
-    """Read the command line of the evaluation script of ``stage``.
-
-    Raises:
-        InputError: If the value of an option makes no sense.
-    """
+def build_parser(stage: Stage) -> argparse.ArgumentParser:
+    """Return the parser of the evaluation script of ``stage``."""
     parser = argparse.ArgumentParser(
         prog=stage.program("evaluate"),
         description=f"Evaluate the stage {stage.title} on the held-out cases of every leave-one-centre-out split.",
@@ -113,7 +109,16 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
     if stage.predecessor:
         examples.append(("--roi reference", "look around the reference pancreas, so that only this stage is judged"))
     add_examples(parser, *examples)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(stage: Stage, argv: Sequence[str] | None) -> EvaluateOptions:
+    """Read the command line of the evaluation script of ``stage``.
+
+    Raises:
+        InputError: If the value of an option makes no sense.
+    """
+    args = build_parser(stage).parse_args(argv)
     if args.thresh is not None and not 0 < args.thresh < 1:
         raise InputError(f"--thresh {args.thresh}", "not a threshold of probabilities", "give a number between 0 and 1")
     if args.data == NONE_HELD_OUT:

@@ -14,6 +14,7 @@ from engine.export.runs import StageRun
 from engine.infer.candidates import score_threshold_name
 from engine.infer.cascade import FAMILIAR_SPACING_FACTOR
 from engine.stages import STAGES
+from engine.statistics import FEWEST_CASES, NO_INTERVAL
 
 UNKNOWN = "not recorded"
 
@@ -51,7 +52,9 @@ def _describe_model(name: str) -> str:
         f"A cascade of four networks ({stages}) that segments the pancreas and its tumours in abdominal CT. It reads "
         "Hounsfield units and writes a mask on the voxels of the scan: 0 background, 1 pancreas, 2 tumour. The method "
         "is described in arXiv:2505.01644.\n\n"
-        f"```sh\npython predict.py scan.nii.gz -o out --model {name}\n```"
+        f"```sh\n{COMMAND} predict scan.nii.gz -o out --model {name}\n```\n\n"
+        "In a checkout of the repository, without an installation, write `python predict.py` for "
+        f"`{COMMAND} predict`."
     )
 
 
@@ -141,22 +144,30 @@ def _describe_results(runs: Mapping[str, StageRun]) -> str:
             rows.append([STAGES[stage].title, name, *_figures(summary)])
     if not rows:
         return "No evaluation is recorded with these runs, so it is unknown how well the model works."
-    header = ["stage", "evaluation", "cases", "Dice (95 % interval)", "HD95 in mm", "without a tumour: nothing found"]
+    header = [
+        "stage",
+        "evaluation",
+        "cases",
+        "Dice (95 % interval, n)",
+        "HD95 in mm",
+        "without a tumour: nothing found",
+    ]
     said = (
         "The epoch was chosen by the Dice of the validation cases, which is therefore optimistic. An evaluation is on "
-        "the held-out cases; `docs/glossary.md` of the repository defines the metrics, and `model.json` has all "
-        "of them."
+        "the held-out cases; n is the number of those in which the Dice is defined. "
+        f"{NO_INTERVAL} `docs/glossary.md` of the repository defines the metrics, and `model.json` has all of them."
     )
     return f"{_table(header, rows)}\n\n{said}"
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
     dice, hd95 = (summary["metrics"].get(name, {}) for name in ("dice", "hd95_mm"))
-    interval = f" ({dice['low']:.3f} to {dice['high']:.3f})" if dice.get("low") is not None else ""
+    has_interval = dice.get("low") is not None and dice["n"] >= FEWEST_CASES  # earlier versions gave one for two cases
+    interval = f"{dice['low']:.3f} to {dice['high']:.3f}, " if has_interval else ""
     free = summary.get("tumour_free", {})
     return [
         str(summary["counts"]["cases"]),
-        f"{dice['mean']:.3f}{interval}" if dice.get("mean") is not None else "",
+        f"{dice['mean']:.3f} ({interval}n = {dice['n']})" if dice.get("mean") is not None else "",
         f"{hd95['mean']:.1f}" if hd95.get("mean") is not None else "",
         f"{free['found_nothing']} of {free['cases']}" if free.get("cases") else "",
     ]

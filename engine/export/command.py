@@ -62,8 +62,8 @@ def parse(argv: Sequence[str] | None) -> ExportOptions:
     """
     parser = argparse.ArgumentParser(
         prog=command_name("python -m engine.export", "export"),
-        description="Write the trained models of the four stages into one file, which predict.py --model and the "
-        "training scripts with --init read.",
+        description="Write the trained models of the four stages into one file, which prediction (--model) and "
+        "training (--init) read.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument(

@@ -17,6 +17,11 @@ LAST = "tumor_fine"  # in its box lie the candidates
 # The stages whose probabilities are saved: the last one of each target.
 SAVED = {"pancreas_fine": "pancreas", LAST: "tumour"}
 PROBABILITY, UNCERTAINTY = "probability", "uncertainty"
+HIGHEST = {PROBABILITY: 1.0, UNCERTAINTY: 0.5}  # no standard deviation of values in [0, 1] is larger
+MEANING = {
+    PROBABILITY: "",
+    UNCERTAINTY: "how far the networks disagree (0.5: half say no, half say yes)",
+}
 COLUMNS = ("candidate", "confidence", "volume_ml", "diameter_mm", "x_mm", "y_mm", "z_mm")
 
 

@@ -114,7 +114,7 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
         "--dicom-seg",
         action="store_true",
         help="also write the mask of a DICOM series as a DICOM segmentation (NAME_seg.dcm), with patient and study of "
-        "the scan (needs the package highdicom)",
+        "the scan (needs the package highdicom); a scan in another format gets its mask only, and a note",
     )
     add_average(method)
     add_fast(method)
@@ -130,7 +130,9 @@ def parse(argv: Sequence[str] | None) -> PredictOptions:
     output.add_argument(
         "--report",
         action="store_true",
-        help="write report.html into the output folder: one page with the table, pictures and 3-D views of these scans",
+        help="write report.html into the output folder: one page with the table, pictures and 3-D views of these "
+        "scans; with or without this option, a report of an earlier call is removed when a scan that it shows is "
+        "segmented again",
     )
     add_gpu(output)
     add_quiet(output)

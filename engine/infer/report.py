@@ -8,10 +8,10 @@ from pathlib import Path
 from data.cases.labels import PANCREAS, TUMOUR
 from data.scans.probability import read_probability
 from data.scans.volume import read_image, read_label
-from engine.infer.maps import PROBABILITY, SAVED, UNCERTAINTY
+from engine.infer.maps import HIGHEST, MEANING, PROBABILITY, SAVED, UNCERTAINTY
 from engine.infer.models import StageModel, describe_models
 from engine.infer.volumes import PredictionFolder
-from engine.report.html.page import Page, Picture, ViewableCase, write_page
+from engine.report.html.page import PAGE, Page, Picture, ViewableCase, shows_row, write_page
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
 from engine.report.html.viewer import Layer, Map, View
 from engine.report.pictures import COLOURS
@@ -66,12 +66,25 @@ def write_prediction_page(
     write_page(path, page)
 
 
+def remove_outdated_pages(name: str, folder: PredictionFolder) -> None:
+    """Remove the reports that show a scan whose mask is about to be replaced, and say so.
+
+    Args:
+        name: Of the scan in the folder.
+        folder: Has the masks. Processes that share the scans have a report each, which is kept if it shows others.
+    """
+    for path in (folder.folder / PAGE, *folder.folder.glob("report_*_of_*.html")):
+        if path.is_file() and shows_row(path, name):
+            path.unlink(missing_ok=True)
+            print(f"{path}: removed, because {name}, which it shows, is segmented again")
+
+
 def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) -> Table:
     lines = []
     for row in rows:
         name = row["case"]
         if failed(row):
-            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 7, Cell(row["error"])])
+            lines.append([Cell(name), Cell("failed", tag="bad"), *[Cell("-")] * 7])
             continue
         picture, candidates = folder.picture_path(name), folder.candidates_path(name)
         lines.append(
@@ -85,7 +98,6 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
                 Cell("mask", href=relative_link(folder.mask_path(name), here)),
                 Cell("picture", href=relative_link(picture, here)) if picture.exists() else Cell("-"),
                 Cell("candidates", href=relative_link(candidates, here)) if candidates.exists() else Cell("-"),
-                Cell(row["note"]),
             ]
         )
     return Table(
@@ -100,9 +112,9 @@ def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) 
             "mask",
             "picture",
             "candidates",
-            "note",
         ],
         lines,
+        remarks=[row["error"] or row["note"] for row in rows],
         note="Click the name of a scan to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )
@@ -127,7 +139,7 @@ def _read_view(scan: Path, name: str, folder: PredictionFolder, series: str) -> 
         Layer("tumour", label == TUMOUR, COLOURS["prediction", TUMOUR]),
     ]
     maps = [
-        Map(f"{kind} of the {target}", read_probability(path, volume.grid))
+        Map(f"{kind} of the {target}", read_probability(path, volume.grid), HIGHEST[kind], MEANING[kind])
         for target in SAVED.values()
         for kind in (PROBABILITY, UNCERTAINTY)
         if (path := folder.map_path(name, target, kind)).exists()

@@ -29,6 +29,7 @@ from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentati
 from engine.infer.maps import SAVED, measure_disagreement, save_maps, saved_paths
 from engine.infer.models import StageModel, find_operating_point, switched_on
 from engine.infer.prepared import WORK_BYTES, PreparedScan, SegmentedScan, is_ensemble, prepare_scan, segment_prepared
+from engine.infer.report import remove_outdated_pages
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -103,6 +104,7 @@ class ScanSegmenter:
             print(f"{scan.row['case']}: already segmented by these models")
             return scan
         self.folder.reserve(scan.row)
+        remove_outdated_pages(scan.row["case"], self.folder)
         if scan.row["error"]:  # It may have been read while another scan took the memory; now it is alone.
             scan = self._step(self._read, replace(scan, row=scan.row | {"error": ""}, content=scan.path))
         return self._step(self._segment, scan)
@@ -181,6 +183,7 @@ class ScanSegmenter:
         fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
         notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
+            self.folder.picture_path(name).unlink(missing_ok=True)  # that of an earlier mask must not stay
             draw_overlay(
                 self.folder.picture_path(name),
                 scan.image,

@@ -1,6 +1,7 @@
 """Detection figures to read and for programs."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from data.common.files import replacing
 from data.common.records import to_json
 from engine.detection.calibration import Reliability
 from engine.detection.summary import DetectionSummary
+from engine.statistics import FEWEST_CASES
 
 
 def describe_detection(summary: DetectionSummary) -> list[str]:
@@ -31,6 +33,11 @@ def describe_detection(summary: DetectionSummary) -> list[str]:
     at = f"confidence >= {summary.size_threshold:.3f}" if point else "any confidence"
     lines += ["", f"diameter    sensitivity for lesions, {at} (95 % interval)"]
     lines += [f"{name:<12}{size.share} ({size.found} of {size.lesions})" for name, size in summary.sizes.items()]
+    if math.isnan(summary.auroc.low):
+        lines += [
+            "",
+            f"There is no interval for fewer than {FEWEST_CASES} patients, nor for a figure that does not vary.",
+        ]
     return lines
 
 

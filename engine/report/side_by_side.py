@@ -18,8 +18,15 @@ from data.common.files import replacing
 from engine.report.drawing import drawing
 from engine.report.lost import LOST_DICE, has_target, is_lost, is_missed
 from engine.report.plots import draw_side_by_side
-from engine.report.tables import CaseRow, failed, format_number, summarise_tumour_free, write_case_table
-from engine.statistics import Comparison, compare
+from engine.report.tables import (
+    CaseRow,
+    failed,
+    format_interval,
+    format_number,
+    summarise_tumour_free,
+    write_case_table,
+)
+from engine.statistics import NO_INTERVAL, Comparison, compare
 
 METRICS = ("dice", "nsd_2mm", "hd95_mm", "recall", "precision")
 DRAWN = ("dice", "nsd_2mm", "hd95_mm", "volume_error_ml")
@@ -28,6 +35,7 @@ EXPLANATION = (
     "Means and differences are over the cases in which the metric is defined for both. Intervals are bootstrap",
     "intervals over cases, p is that of the two-sided Wilcoxon signed-rank test, not corrected for the number of",
     "metrics. What varies between trainings of a method is not included.",
+    NO_INTERVAL,
 )
 
 Table = Mapping[str, CaseRow]  # the rows of a method by the name of the case
@@ -152,7 +160,8 @@ def describe_differences(metric: str, tables: Mapping[str, Table]) -> list[str]:
     for name, theirs in others:
         result = compare_metric(metric, ours, theirs)
         difference, interval, p = format_difference(result.mean_difference, result.low, result.high, result.p)
-        lines.append(f"{first} - {name}: {difference} ({interval}), p {p}, n {result.n}")
+        spread = "" if interval == "-" else f" ({interval})"
+        lines.append(f"{first} - {name}: {difference}{spread}, p {p}, n {result.n}")
     return lines
 
 
@@ -176,5 +185,5 @@ def list_cases(tables: Mapping[str, Table]) -> list[CaseRow]:
 
 def format_difference(difference: float, low: float, high: float, p: float) -> tuple[str, str, str]:
     """Format a mean difference, its interval and its p for a table; what is NaN is a dash."""
-    interval = "-" if math.isnan(low) else f"{format_number(low, '+.3f')} to {format_number(high, '+.3f')}"
+    interval = format_interval(low, high, "+.3f")
     return format_number(difference, "+.3f"), interval, "< 0.001" if p < 0.001 else format_number(p)

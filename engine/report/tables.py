@@ -20,7 +20,7 @@ from data.common.records import read_json, to_json
 from engine.metrics import AGREEMENT, COLUMNS, LESIONS, OUTCOMES, VOLUMES, outcome
 from engine.report.lost import LOST_DICE, count_lost, is_lost
 from engine.stages import MIN_TUMOUR_ML, STAGES
-from engine.statistics import Summary, summarise
+from engine.statistics import NO_INTERVAL, Summary, summarise
 
 CaseRow = dict[str, Any]
 
@@ -196,10 +196,11 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True, rem
         remarks: What a reader of the metrics should know, one sentence each; written below them.
     """
     lines = [title, "=" * len(title), f"{'metric':<16}{'mean':>9}    {'sd':<9}{'95 % interval':<21}{'n':>4}  left out"]
-    for name, s in summarise_metrics(rows).items():
-        mean, sd, low, high = map(format_number, (s.mean, s.sd, s.low, s.high))
-        interval = f"{low} to {high}"
+    metrics = summarise_metrics(rows)
+    for name, s in metrics.items():
+        mean, sd, interval = format_number(s.mean), format_number(s.sd), format_interval(s.low, s.high)
         lines.append(f"{name:<16}{mean:>9} +- {sd:<9}{interval:<21}{s.n:>4}{s.excluded or '':>10}".rstrip())
+    remarks = [*remarks, *([NO_INTERVAL] if lacks_interval(metrics) else [])]
     lines += ["", *remarks] if remarks else []
     count = count_outcomes(rows)
     others = [f", {count[name]} {name.replace('_', ' ')}" for name in (*OUTCOMES[1:], "failed") if count[name]]
@@ -227,6 +228,11 @@ def summary_table(rows: Sequence[CaseRow], title: str, lesions: bool = True, rem
             lines.append(f"{f'lost in {stage}':<24} {row['case']} (Dice {row['dice']:.3f})")
     lines += [f"failed           {row['case']}: {row['error']}" for row in rows if failed(row)]
     return "\n".join(lines) + "\n"
+
+
+def lacks_interval(metrics: Mapping[str, Summary]) -> bool:
+    """Return whether a metric that is defined in some case has no interval, so that a reader should be told why."""
+    return any(summary.n and math.isnan(summary.low) for summary in metrics.values())
 
 
 def write_summary(path: Path, rows: Sequence[CaseRow], lesions: bool = True) -> None:
@@ -293,3 +299,8 @@ def _is_number(text: str) -> bool:
 def format_number(value: float, form: str = ".3f") -> str:
     """Format a number for a table; NaN becomes "-"."""
     return "-" if math.isnan(value) else format(value, form)
+
+
+def format_interval(low: float, high: float, form: str = ".3f") -> str:
+    """Format an interval for a table; one that is not given (NaN) becomes "-"."""
+    return "-" if math.isnan(low) else f"{low:{form}} to {high:{form}}"

@@ -62,8 +62,8 @@ def describe_gates(history: Sequence[Mapping[str, Any]]) -> list[str]:
     cosine = history[-1].get("tissue_cosine") if history else None
     if cosine not in (None, "") and float(cosine) > MOST_COSINE:
         lines.append(
-            f"the loss term tissue_contrast counts as absent: the cosine of two of its anchors was {float(cosine):.2f} "
-            f"at the end, and above {MOST_COSINE} it does not tell cells apart"
+            f"the loss term tissue_contrast counts as absent (as if left out): the cosine of two of its anchors was "
+            f"{float(cosine):.2f} at the end, and above {MOST_COSINE} it does not tell cells apart"
         )
     settled = [row for row in history if row["epoch"] >= SETTLED * history[-1]["epoch"]]
     for column in dict.fromkeys(name for row in settled for name in row if name.startswith("share_")):
@@ -74,7 +74,7 @@ def describe_gates(history: Sequence[Mapping[str, Any]]) -> list[str]:
         share = sum(shares) / len(shares)
         if share < LEAST_SHARE:
             lines.append(
-                f"the loss term {term} counts as absent: its gradient was {share:.2%} of that of {REFERENCE} at the "
-                f"end, and less than {LEAST_SHARE:.0%} changes nothing that could be measured"
+                f"the loss term {term} counts as absent (as if left out): its gradient was {share:.2%} of that of "
+                f"{REFERENCE} at the end, and less than {LEAST_SHARE:.0%} changes nothing that could be measured"
             )
     return lines

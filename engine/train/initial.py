@@ -125,7 +125,7 @@ def describe_start(initial: InitialWeights, net: nn.Module, recipe: Recipe) -> s
     parts = [f"  begins with {len(fitting)} of {len(own)} parameters of {initial.path} ({initial.sha256[:12]})"]
     random = [name for name in own if name not in fitting]
     unused = [name for name in initial.parameters if name not in fitting and name not in own]
-    parts += [f"random: {_shorten(random)}"] if random else []
+    parts += [f"drawn at random (the file has none that fit): {_shorten(random)}"] if random else []
     parts += [f"not used: {_shorten(unused)}"] if unused else []
     parts += [f"{recipe.start.freeze} frozen"] if recipe.start.freeze != "none" else []
     lines = ["; ".join(parts)]

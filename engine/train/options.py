@@ -92,12 +92,8 @@ class TrainOptions:
         )
 
 
-def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
-    """Read the command line of the training script of ``stage``.
-
-    Raises:
-        InputError: If a setting is out of its range, or two settings contradict each other.
-    """
+def build_parser(stage: Stage) -> argparse.ArgumentParser:
+    """Return the parser of the training script of ``stage``."""
     parser = argparse.ArgumentParser(
         prog=stage.program("train"),
         description=f"Train the stage {stage.title} on every leave-one-centre-out split of the prepared centres. How "
@@ -154,7 +150,16 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             "train on synthetic patients, without any scan",
         ),
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
+    """Read the command line of the training script of ``stage``.
+
+    Raises:
+        InputError: If a setting is out of its range, or two settings contradict each other.
+    """
+    args = build_parser(stage).parse_args(argv)
     if args.train_on is not None:
         read_train_on(args)
     elif args.data == SYNTHETIC:

@@ -85,7 +85,7 @@ def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Pl
     positives, negatives = ([c for c in train_cases if bool(c.target_box(target)) == has] for has in (True, False))
     if not positives:
         raise InputError(
-            f"hold out {split.name}", f"no training case has a labelled {target}", "prepare a centre that has one"
+            f"split {split.name}", f"no training case has a labelled {target}", "prepare a centre that has one"
         )
     # Cases without a tumour alone would choose the epoch that finds least, which is that of an untrained network.
     can_rank = any(case.target_box(target) for case in validation_cases)
@@ -110,7 +110,7 @@ def describe(plan: Plan, settings: TrainSettings) -> str:
         share = f"{100 * len(plan.synthetic) / boxes:.0f} %"
         more.append(f"{len(plan.synthetic)} new synthetic patients in every epoch, {share} of the steps")
     also = "".join(f" and {text}" for text in more)
-    return f"  hold out {plan.split.name}: train on {len(plan.train_cases)} cases ({parts}){also}, {after}"
+    return f"  {plan.split.title}: train on {len(plan.train_cases)} cases ({parts}){also}, {after}"
 
 
 def count_steps(plan: Plan, settings: TrainSettings) -> int:

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from engine import statistics
 from engine.statistics import (
+    FEWEST_CASES,
     compare,
     hierarchical_interval,
     holm,
@@ -18,7 +20,7 @@ from engine.statistics import (
 )
 
 NAN = math.nan
-VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+VALUES = st.lists(st.floats(-100, 100), min_size=10, max_size=20, unique=True)
 
 
 def test_mean_and_standard_deviation_of_a_worked_example():
@@ -35,9 +37,24 @@ def test_too_few_values_give_no_interval(values, n, excluded):
     assert summary.mean == 0.5 if n else math.isnan(summary.mean)
 
 
-def test_the_interval_of_equal_values_has_no_width():
-    summary = summarise([0.25] * 4)
-    assert summary.low == summary.high == summary.mean == 0.25 and summary.sd == 0
+def test_there_is_no_interval_below_ten_cases_nor_of_equal_values():
+    values = [*np.linspace(0.5, 0.9, FEWEST_CASES - 1)]
+    assert math.isnan(summarise([*values, NAN]).low) and summarise([*values, 0.4]).low < summarise(values).mean
+    equal = summarise([0.0] * 12)  # all missed: no reason to be sure that the next one is missed, too
+    assert equal.mean == equal.sd == 0 and math.isnan(equal.low) and math.isnan(equal.high)
+
+
+def test_from_ten_cases_on_an_interval_holds_the_mean_in_nine_of_ten_samples(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 499)
+
+    def share(count: int) -> float:
+        rng = np.random.default_rng(count)
+        intervals = [statistics.bootstrap_interval(rng.normal(size=count), rng) for _ in range(600)]
+        return float(np.mean([low <= 0 <= high for low, high in intervals]))
+
+    assert 0.88 < share(FEWEST_CASES) < 0.95
+    monkeypatch.setattr(statistics, "FEWEST_CASES", 3)
+    assert share(4) < 0.85
 
 
 def test_the_interval_is_that_of_the_central_limit_theorem():
@@ -68,7 +85,14 @@ def test_cases_are_matched_by_name_and_unmatched_ones_are_listed():
     result = compare(ours, theirs)
     assert result.mean_difference == pytest.approx(0.2) and result.n == 2
     assert (result.excluded, result.only_ours, result.only_theirs) == (("gap",), ("x",), ("y",))
-    assert 0.1 - 1e-9 <= result.low <= result.high <= 0.3 + 1e-9
+    assert math.isnan(result.low)  # two cases
+
+
+def test_the_interval_of_a_difference_is_that_of_the_differences():
+    ours, theirs = ({str(i): base + 0.01 * i for i in range(12)} for base in (0.5, 0.4))
+    theirs["3"] = 0.2
+    result = compare(ours, theirs)
+    assert 0.1 - 1e-9 <= result.low <= result.mean_difference <= result.high <= 0.33
 
 
 def test_wilcoxon_of_five_wins_out_of_five_is_one_in_sixteen():

@@ -30,7 +30,7 @@ def test_it_has_every_command_of_the_repository():
 
 @pytest.mark.parametrize("name", command.SUBCOMMANDS)
 def test_every_sub_command_has_a_help_text(name, capsys):
-    stage = ["tumor_coarse"] if command.SUBCOMMANDS[name].of_stage else []
+    stage = ["tumor_coarse"] if command.SUBCOMMANDS[name].stage_options else []
     assert said_by([name, *stage, "--help"], capsys).startswith("usage: ")
     assert f"  {name} " in said_by(["--help"], capsys)
 
@@ -58,6 +58,21 @@ def test_all_stages_are_taken_in_turn_until_one_fails(fails_in, code, monkeypatc
     assert taken == [(stage, ["--epochs", "2"]) for stage in list(STAGES)[:until]]
 
 
+def test_the_help_of_all_stages_is_true_of_every_stage(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")  # a line for each option
+    train = said_by(["train", "all", "--help"], capsys)
+    assert train.startswith("usage: pancreas-dual-task train all ") and f"in this order: {', '.join(STAGES)}." in train
+    assert "(default: depends on the stage, in the order above: 150, 150, 800, 500)" in train
+    for flag in ("--weight NAME=VALUE", "--sampling NAME=VALUE", "--views", "--min-anchor-cells"):
+        (line,) = re.findall(rf"^  {flag}.*(?:\n {{20,}}.*)*", train, re.MULTILINE)
+        assert line.endswith("(default: depends on the stage, see pancreas-dual-task train STAGE --help)")
+    assert "target_mm=3,2,2" not in train and "(--negatives) can only be given to a single stage" in train
+    evaluate = said_by(["evaluate", "all", "--fast", "-h"], capsys)
+    assert "(--roi, --average) can only be given to a single stage" in evaluate and "\n  --roi" not in evaluate
+    assert "pancreas coarse" not in train + evaluate and "held-out cases of every" not in evaluate
+    assert "\n  --seed N" in train and "(default: 2022)" in train  # which is the same in all
+
+
 def test_exit_codes_are_passed_on(tmp_path, capsys):
     assert command.main(["train", "tumor_fine", "--store", str(tmp_path)]) == 2
     assert command.main(["evaluate", "tumor_fine", "--store", str(tmp_path)]) == 2
@@ -72,6 +87,6 @@ def test_the_documentation_names_sub_commands_and_options_that_exist(page, capsy
         if "pancreas-dual-task " not in line or not line.startswith(("pancreas-dual-task", "torchrun")):
             continue
         words = shlex.split(line.partition("pancreas-dual-task ")[2], comments=True)
-        count = 2 if command.SUBCOMMANDS[words[0]].of_stage or words[0] == "study" else 1
+        count = 2 if command.SUBCOMMANDS[words[0]].stage_options or words[0] == "study" else 1
         known = FLAG.findall(said_by([*words[:count], "--help"], capsys))
         assert {word for word in words if FLAG.fullmatch(word)} <= {*known, "--help"}, line

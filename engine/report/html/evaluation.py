@@ -15,7 +15,8 @@ from engine.report.html.page import LeftOut, Page, Picture, ViewableCase, write_
 from engine.report.html.tables import Cell, Table, number_cell, relative_link
 from engine.report.html.viewer import Layer, Map, View
 from engine.report.pictures import COLOURS
-from engine.report.tables import CaseRow, failed, summarise_metrics
+from engine.report.tables import CaseRow, failed, format_interval, lacks_interval, summarise_metrics
+from engine.statistics import NO_INTERVAL
 
 NAMES = {
     "dice": "Dice",
@@ -134,20 +135,21 @@ def describe_case(row: CaseRow) -> str:
 def means_table(rows: Sequence[CaseRow]) -> Table:
     """Return the table of the means over all cases."""
     lines = []
-    for name, s in summarise_metrics(rows).items():
+    metrics = summarise_metrics(rows)
+    for name, s in metrics.items():
         form = FORMS.get(name, ".3f")
-        low, high = number_cell(s.low, form).text, number_cell(s.high, form).text
         numbers = [number_cell(s.mean, form), number_cell(s.sd, form.replace("+", ""))]
         lines.append(
             [
                 Cell(NAMES.get(name, name)),
                 *numbers,
-                Cell(f"{low} to {high}"),
+                Cell(format_interval(s.low, s.high, form)),
                 Cell(str(s.n), s.n),
                 Cell(str(s.excluded), s.excluded),
             ]
         )
-    return Table("Means over the cases", ["metric", "mean", "sd", "95 % interval", "cases", "left out"], lines)
+    columns = ["metric", "mean", "sd", "95 % interval", "cases", "left out"]
+    return Table("Means over the cases", columns, lines, below=[NO_INTERVAL] if lacks_interval(metrics) else [])
 
 
 def cases_table(
@@ -163,7 +165,7 @@ def cases_table(
         line += [number_cell(float(row.get(name, math.nan)), FORMS.get(name, ".3f")) for name in columns]
         line += [Cell((row.get("lost_in") or "-").replace("_", " "))] if lost else []
         mask = Cell("-") if failed(row) else Cell("mask", href=relative_link(find_mask(cases[row["case"]]), folder))
-        lines.append([*line, mask, Cell(row.get("error") or row.get("note") or "")])
+        lines.append([*line, mask])
     return Table(
         "Cases",
         [
@@ -172,9 +174,9 @@ def cases_table(
             *(NAMES.get(name, name) for name in columns),
             *(["lost in"] if lost else []),
             "file",
-            "note",
         ],
         lines,
+        remarks=[row.get("error") or row.get("note") or "" for row in rows],
         note="Click the name of a case to open its 3-D view, and a heading to sort the table.",
         is_sortable=True,
     )

@@ -11,7 +11,11 @@ function valueOf(row, index) {
 function sortBy(table, index) {
   const heads = [...table.tHead.rows[0].cells];
   const ascending = heads[index].getAttribute("aria-sort") !== "ascending";
-  const rows = [...table.tBodies[0].rows].map((row) => ({ row, value: valueOf(row, index) }));
+  const isRemark = (row) => row?.className === "remark"; // on the row above, with which it moves
+  const rows = [...table.tBodies[0].rows].filter((row) => !isRemark(row)).map((row) => {
+    const below = row.nextElementSibling;
+    return { lines: isRemark(below) ? [row, below] : [row], value: valueOf(row, index) };
+  });
   const isMissing = (value) => value === null || value === "-" || value === "";
   rows.sort((a, b) => {
     if (isMissing(a.value) || isMissing(b.value)) return isMissing(a.value) - isMissing(b.value); // always last
@@ -20,7 +24,7 @@ function sortBy(table, index) {
       : String(a.value).localeCompare(String(b.value), "en", { numeric: true });
     return ascending ? order : -order;
   });
-  table.tBodies[0].append(...rows.map((entry) => entry.row));
+  table.tBodies[0].append(...rows.flatMap((entry) => entry.lines));
   heads.forEach((head, i) => {
     if (i === index) head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
@@ -43,7 +47,7 @@ async function inflate(base64) {
   return new Response(stream).arrayBuffer();
 }
 
-// Of probabilities: transparent at 0, then from blue over yellow to red.
+// Of maps: transparent at 0, then from blue over yellow to red at their highest value.
 const HEAT = { R: [40, 40, 255, 255], G: [80, 120, 220, 30], B: [220, 255, 60, 30], A: [0, 110, 190, 255], I: [0, 26, 128, 255] };
 
 // The voxels of a mask that have a neighbour outside it; shape is (z, y, x), and x runs fastest.
@@ -148,7 +152,7 @@ class Viewer {
         volumes.push(await this.volume(layer.mask, layer.name, `layer${i}`, 0));
       }
       niivue.cmapper.addColormap("probability", HEAT);
-      for (const map of content.maps) volumes.push(await this.volume(map.values, map.name, "probability", 0));
+      for (const map of content.maps) volumes.push(await this.volume(map.values, map.name, "probability", 0, map.highest));
       const last = content.layers.length - 1;
       const meshes = await Promise.all(content.layers.map((layer, i) => this.mesh(layer, i === last ? 1 : 0.5)));
       if (mine !== this.latest) return;
@@ -165,11 +169,11 @@ class Viewer {
     return { R: [red, red, red], G: [green, green, green], B: [blue, blue, blue], A: [0, 120, 255], I: [0, 127, 255] };
   }
 
-  async volume(base64, name, colormap, opacity) {
+  async volume(base64, name, colormap, opacity, highest = 1) {
     const buffer = await inflate(base64);
     const image = await niivue.NVImage.new(buffer, `${name}.nii`, colormap, opacity);
     image.name = name;
-    if (colormap !== "gray") [image.cal_min, image.cal_max] = [0, 1];
+    if (colormap !== "gray") [image.cal_min, image.cal_max] = [0, highest];
     return image;
   }
 
@@ -218,6 +222,16 @@ class Viewer {
         label.append(swatch);
       }
       label.append(layer.mask !== undefined && layer.surface === null ? `${layer.name} (empty)` : layer.name);
+      if (layer.highest !== undefined) {
+        const [range, scale, meaning] = ["range", "scale", "meaning"].map((name) => {
+          const part = document.createElement("span");
+          part.className = name;
+          return part;
+        });
+        range.append("0", scale, String(layer.highest));
+        meaning.textContent = layer.meaning;
+        label.append(range, meaning);
+      }
       field.append(label);
       return box;
     });

@@ -7,6 +7,7 @@ other as long as there is room; the page names what it left out, and why.
 import base64
 import gzip
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from data.common.errors import InputError
 from data.common.files import replacing
-from engine.report.html.tables import Table, format_table
+from engine.report.html.tables import Table, format_table, format_text
 from engine.report.html.viewer import View, pack_view
 
 HERE = Path(__file__).parent
@@ -134,6 +135,13 @@ def write_page(path: Path, page: Page, largest: int = LARGEST_PAGE) -> list[Left
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
     return left_out
+
+
+def shows_row(path: Path, name: str) -> bool:
+    """Return whether a table of a page that ``write_page`` wrote has a row of this name."""
+    cell = format_text(name).encode("utf-8", "replace").decode()
+    row = re.compile(rf'<th scope="row">(?:<[^>]*>)*{re.escape(cell)}</')
+    return row.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def _fill(

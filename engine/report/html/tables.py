@@ -39,6 +39,8 @@ class Table:
         title: Heading above it.
         columns: Headings of the columns.
         rows: The cells of every row, one for each column.
+        remarks: A text on every row, or none; it is written below its row over the whole width, so that it can be read
+            beside any number of columns.
         note: A sentence between the heading and the table.
         below: How to read the table, paragraph by paragraph; written below it.
         is_sortable: Whether the headings are buttons that sort the rows.
@@ -47,6 +49,7 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    remarks: Sequence[str] = ()
     note: str = ""
     below: Sequence[str] = ()
     is_sortable: bool = False
@@ -83,6 +86,11 @@ def format_table(table: Table, name: str, viewable: Container[str] = ()) -> str:
         text = escape(column)
         text = f'<button type="button">{text}</button>' if table.is_sortable else text
         heads.append(f'<th scope="col"{kind}>{text}</th>')
+    rows = [f"<tr>{''.join(_format_cell(i, cell, viewable) for i, cell in enumerate(row))}</tr>" for row in table.rows]
+    for number, remark in enumerate(table.remarks):
+        if remark:
+            cell = f'<td colspan="{len(table.columns)}"><div>{escape(remark)}</div></td>'
+            rows[number] += f'<tr class="remark">{cell}</tr>'
     sortable = ' class="sortable"' if table.is_sortable else ""
     lines = [
         f'<section aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(table.title)}</h2>',
@@ -90,7 +98,7 @@ def format_table(table: Table, name: str, viewable: Container[str] = ()) -> str:
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-title">',
         f'<table id="{name}"{sortable}>',
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>",
-        *(f"<tr>{''.join(_format_cell(i, cell, viewable) for i, cell in enumerate(row))}</tr>" for row in table.rows),
+        *rows,
         "</tbody></table></div>",
         *(f'<p class="note">{escape(line)}</p>' for line in table.below),
         "</section>",
@@ -98,9 +106,14 @@ def format_table(table: Table, name: str, viewable: Container[str] = ()) -> str:
     return "\n".join(filter(None, lines))
 
 
+def format_text(text: str) -> str:
+    """Return the text of a cell as HTML. A name is broken after its centre rather than within a word."""
+    return escape(text).replace("/", "/<wbr>")
+
+
 def _format_cell(index: int, cell: Cell, viewable: Container[str]) -> str:
     href = f"#view={quote(cell.view, safe='', errors='replace')}" if cell.view in viewable else cell.href
-    text = escape(cell.text).replace("/", "/<wbr>")  # a name is broken after its centre rather than within a word
+    text = format_text(cell.text)
     text = f'<a href="{escape(href)}">{text}</a>' if href else text
     text = f'<span class="tag {cell.tag}">{text}</span>' if cell.tag else text
     if index == 0:

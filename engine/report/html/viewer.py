@@ -47,10 +47,19 @@ class Layer:
 
 
 class Map(NamedTuple):
-    """Probabilities or their spread over a scan: the name, and float values in [0, 1], shape (D, H, W) of the scan."""
+    """Probabilities or their spread over a scan.
+
+    Attributes:
+        name: What it is called.
+        values: Float values in [0, highest], shape (D, H, W) of the scan.
+        highest: The largest value that there can be; the colours are those from 0 to this one.
+        meaning: What a value says.
+    """
 
     name: str
     values: np.ndarray
+    highest: float = 1.0
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def pack_view(view: View) -> dict[str, Any]:
 
     Returns:
         ``scan`` and, for each of ``layers``, ``mask`` and ``surface`` (None for an empty mask) as base64, and so for
-        each of ``maps`` its ``values``;
+        each of ``maps`` its ``values``, with their ``highest`` and their ``meaning``;
         ``start`` and ``shape`` (z, y, x), the first voxel of what is shown and its number of voxels, and ``factor``,
         the number of voxels of the image for each that is shown; and ``cross``, where to look first, as a share of the
         box along (z, y, x).
@@ -98,8 +107,17 @@ def pack_view(view: View) -> dict[str, Any]:
         for layer, mask in zip(view.layers, masks, strict=True)
     ]
     maps = [
-        {"name": name, "values": _encode(nifti_bytes(_steps_of(values[box.slices], shape), spacing, slope=1 / 255))}
-        for name, values in view.maps
+        {
+            "name": shown.name,
+            "highest": shown.highest,
+            "meaning": shown.meaning,
+            "values": _encode(
+                nifti_bytes(
+                    _steps_of(shown.values[box.slices] / shown.highest, shape), spacing, slope=shown.highest / 255
+                )
+            ),
+        }
+        for shown in view.maps
     ]
     return {
         "scan": _encode(nifti_bytes(steps, spacing, slope=STEP_HU, intercept=LOWEST_HU)),
@@ -203,7 +221,7 @@ def _middle_of_largest_slice(masks: Sequence[np.ndarray], shape: Sequence[int]) 
 
 
 def _steps_of(probability: np.ndarray, shape: Index3D) -> np.ndarray:
-    """Return probabilities, thinned to a shape, in 255 steps."""
+    """Return values in [0, 1], thinned to a shape, in 255 steps."""
     if probability.shape != shape:
         probability = resize(probability.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=True)
     return np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)

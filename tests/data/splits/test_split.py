@@ -89,3 +89,8 @@ def test_centres_without_tumours_are_excluded_from_training_unless_all_are():
     assert exclude_centres_without_tumours(split, set()) == split
     with pytest.raises(InputError, match="split a: no training case comes from a centre with labelled tumours"):
         exclude_centres_without_tumours(split, {"a"})
+
+
+def test_a_title_calls_a_fold_no_centre():
+    titles = [Split("a", (), (), (), kind).title for kind in ("centre", "none", "fold", "list")]
+    assert titles == ["a held out", "no centre held out", "fold a", "split a"]

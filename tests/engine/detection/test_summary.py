@@ -7,6 +7,7 @@ import pytest
 
 from engine.detection import summary
 from engine.detection.summary import choose_score_threshold, summarise_detection
+from engine.report.detection import describe_detection
 from tests.engine.detection.scans import random_scans, scan
 
 
@@ -52,6 +53,16 @@ def test_what_is_not_defined_is_nan():
     assert all(np.isnan(e.value) for e in (negative.auroc, negative.ap, negative.lesion_ap, *negative.froc.values()))
     (single,) = [summarise_detection([scan("a", {10.0: 0.9}, (0.95,))])]
     assert single.ap.value == 1 and single.lesion_ap.value == 0.5 and np.isnan(single.ap.low)
+
+
+def test_few_patients_and_figures_that_do_not_vary_have_no_interval():
+    scans = [scan(str(i), {10.0: 0.9}) if i % 2 else scan(str(i), {}, (0.3,) if i % 4 else ()) for i in range(12)]
+    found = summarise_detection(scans, 0.2)
+    assert found.auroc.value == 1 and str(found.auroc) == "1.000"  # in every resample
+    assert found.operating_point.specificity.low < found.operating_point.specificity.high
+    assert describe_detection(found)[-1].startswith("There is no interval for fewer than 10 patients")
+    few = summarise_detection(scans[:9], 0.2)
+    assert np.isnan(few.operating_point.specificity.low) and 0 < few.operating_point.specificity.value < 1
 
 
 def test_chunks_of_resamples_change_nothing(monkeypatch):

@@ -16,8 +16,8 @@ from engine.stages import STAGES
 
 TIME = "2026_01_02_03_04_05"
 CENTRES = {"train": {"west": 12, "south": 7}, "validation": {"west": 3}, "test": {"east": 4}}
-COUNTS = {"cases": 4, "failed": 0}
-DICE = {"mean": 0.8123, "sd": 0.1, "n": 4, "excluded": 0, "low": 0.7, "high": 0.9}
+COUNTS = {"cases": 12, "failed": 0}
+DICE = {"mean": 0.8123, "sd": 0.1, "n": 12, "excluded": 0, "low": 0.7, "high": 0.9}
 
 
 def make_checkpoint(stage: str, seed: int = 0, split: str = "east", threshold: float = 0.35, **sampling) -> Checkpoint:

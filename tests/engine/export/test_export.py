@@ -16,6 +16,7 @@ from data.cases.preparation import Preparation
 from data.common.errors import InputError
 from data.common.records import CHECKSUM, checksum
 from engine.checkpoint import save_checkpoint
+from engine.export import card as model_card
 from engine.export import command as export
 from engine.infer import predict
 from engine.infer.models import StageModel, load_model
@@ -23,7 +24,7 @@ from engine.infer.scan import hash_models
 from engine.model_file import read_model_file
 from engine.stages import STAGES
 from tests.conftest import affine_of, assert_clear, save, tiny_scan
-from tests.engine.export.made_runs import CENTRES, make_checkpoint, make_runs
+from tests.engine.export.made_runs import CENTRES, DICE, make_checkpoint, make_runs
 
 CPU = torch.device("cpu")
 
@@ -62,6 +63,11 @@ def test_a_model_file_holds_weights_recipe_thresholds_centres_hashes_and_metrics
     assert "run" in record["stages"]["tumor_fine"] and str(runs) not in json.dumps(record)
 
 
+def test_the_card_gives_no_interval_over_few_cases():
+    summary = {"counts": {"cases": 5}, "metrics": {"dice": DICE | {"n": 4}}}  # as an earlier version wrote it
+    assert model_card._figures(summary)[:2] == ["5", "0.812 (n = 4)"]
+
+
 def test_the_card_tells_data_training_results_use_limits_and_licence(model):
     with zipfile.ZipFile(model) as archive:
         card = archive.read("MODEL_CARD.md").decode()
@@ -70,7 +76,7 @@ def test_the_card_tells_data_training_results_use_limits_and_licence(model):
         "# Model card: model.zip",
         *("## " + title for title in ("Training data", "Training", "Results", "Intended use", "Limits", "Licence")),
     ]
-    assert "south 7, west 12" in card and "east 4" in card and "0.812 (0.700 to 0.900)" in card
+    assert "south 7, west 12" in card and "east 4" in card and "0.812 (0.700 to 0.900, n = 12)" in card
     assert "not a medical device" in card and "MIT License" in card and "coarser than about 7.5 x 1.4 x 1.4 mm" in card
     assert "not recorded" not in card and "No operating point" not in card
     ends = [re.findall(r"[^|]+", line)[-2:] for line in card.splitlines() if "| random weights |" in line]

@@ -2,12 +2,10 @@
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -25,7 +23,6 @@ from engine.report import drawing
 from engine.stages import STAGES
 from tests.conftest import affine_of, save, tiny_scan
 from tests.dicom_files import write_slices
-from tests.engine.report.html.pages import Reader
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
 
@@ -246,7 +243,6 @@ def test_processes_with_a_shard_each_fill_one_folder(tmp_path):
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import unquote
 import numpy as np, torch
 from data.cases.preparation import Preparation
 from engine.infer import predict, prepared
@@ -363,21 +359,3 @@ def test_the_series_of_a_dicom_folder_is_chosen_and_what_was_passed_over_is_note
     assert predict.main([*argv, "--series", "2"]) == 0
     assert "passed over: 1 CT series" in capsys.readouterr().out
     assert nib.load(tmp_path / "out" / "scan_pancreas_tumour.nii.gz").shape == (20, 40, 12)
-
-
-def test_the_report_shows_every_scan_of_the_call(seen, tmp_path, capsys):
-    out = tmp_path / "out"
-    first, broken, third = blocks(tmp_path, "a & b.nii.gz", "b.nii.gz", "c.nii.gz")
-    Path(broken).write_bytes(b"x")
-    assert predict.main([first, broken, "-o", str(out), "--report"]) == 2  # as without the report
-    page = Reader(out / "report.html")
-    (shown,) = page.all("script", class_="case")
-    assert shown["data-key"] == "a & b" and f"{broken}: " in page.text
-    files = [unquote(link) for link in page.links if not link.startswith(("#", "data:"))]
-    assert files == ["a & b_pancreas_tumour.nii.gz", "a & b.png"] and all((out / name).is_file() for name in files)
-    assert f"report: {out / 'report.html'}" in capsys.readouterr().out
-    # Shares of the same scans may be segmented at the same time; a scan that was finished before is shown, too.
-    shutil.copy(out / "a & b_pancreas_tumour.nii.gz", out / "a & b_tumour_probability.nii.gz")
-    assert predict.main([first, third, "-o", str(out), "--report", "--shard", "1/2"]) == 0
-    assert '"name": "probability of the tumour"' in (out / "report_1_of_2.html").read_text()
-    assert [found["data-key"] for found in Reader(out / "report_1_of_2.html").all("script", class_="case")] == ["a & b"]

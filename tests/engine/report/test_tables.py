@@ -23,6 +23,7 @@ from engine.report.tables import (
     write_case_table,
     write_summary,
 )
+from engine.statistics import NO_INTERVAL
 
 
 def row(case: str, found: int, wanted: int, **more) -> dict:
@@ -157,6 +158,14 @@ def test_undefined_values_are_null_in_json(tmp_path, rows):
     write_summary(tmp_path / "one.json", rows[:1])
     summary = json.loads((tmp_path / "one.json").read_text())["metrics"]["dice"]
     assert summary == {"mean": 1.0, "sd": None, "n": 1, "excluded": 0, "low": None, "high": None}
+
+
+def test_the_summary_says_why_an_interval_is_missing(rows):
+    many = [rows[0] | {"case": f"w/{i}", "dice": 0.5 + 0.01 * i} for i in range(12)]
+    metrics = {line.split()[0]: line for line in summary_table(many, "t").splitlines() if " +- " in line}
+    assert " to " in metrics["dice"] and " to " not in metrics["recall"]  # which is the same in all cases
+    few = summary_table(rows[:2], "t")
+    assert NO_INTERVAL in few and " to " not in few.partition(NO_INTERVAL)[0]
 
 
 def test_a_summary_with_another_suffix_is_refused(tmp_path, rows):

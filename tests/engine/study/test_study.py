@@ -49,7 +49,7 @@ def test_by_default_every_variant_with_every_centre(study_store, tmp_path, capsy
     out = capsys.readouterr().out
     assert f"{len(VARIANTS)} variant(s) x 1 seed(s) x 3 centre(s) = {3 * len(VARIANTS)} run(s), 0 finished" in out
     assert (
-        "variants: baseline, full" in out and "hold out north: train on 4 cases" in out and "1 at a time on cpu" in out
+        "variants: baseline, full" in out and "north held out: train on 4 cases" in out and "1 at a time on cpu" in out
     )
     assert not (tmp_path / "new").exists()
 

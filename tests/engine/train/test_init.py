@@ -114,7 +114,11 @@ def test_weights_of_another_stage_fit_but_for_its_heads_and_those_are_named(stud
     assert train_command.main("tumor_fine", argv) == 0
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "begins with" in line]
     heads = "sdf.weight, sdf.bias, slice.norm.weight, slice.norm.bias, slice.hidden.weight, slice.hidden.bias"
-    assert f"random: {heads} and 2 more" in said and "not used" not in said and "frozen" not in said
+    assert (
+        f"drawn at random (the file has none that fit): {heads} and 2 more" in said
+        and "not used" not in said
+        and "frozen" not in said
+    )
     assert not list((tmp_path / "tumor_fine").glob("*"))
     assert train_command.main("pancreas_fine", [*options, "--init", str(runs["tumor_fine"]), "--dry-run"]) == 0
     assert "; not used: sdf.weight, sdf.bias, slice" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from engine.report.html.tables import Cell, Table, number_cell
 from engine.report.html.viewer import Layer, Map, View
 
 HOSTILE = '<script>window.hacked=1</script>"&\'<img src=x onerror="window.hacked=1">'
+NOTE = "the networks disagree, the scan was cut above the gland, and this note goes on for a while; " * 3
 SHAPE, SPACING = (20, 36, 40), (3.0, 2.0, 2.0)
 
 
@@ -29,13 +30,17 @@ def small_view() -> View:
 def page_of(keys: list[str], pictures: list[Path] = ()) -> Page:  # type: ignore[assignment]
     """A page with a row and a view for each case; the Dice rises from 0, and the last one is undefined."""
     dice = [*(i / 10 for i in range(len(keys) - 1)), float("nan")]
-    rows = [[Cell(key, view=key), number_cell(d), Cell("a note")] for key, d in zip(keys, dice, strict=True)]
+    rows = [
+        [Cell(key, view=key), number_cell(d), *[Cell("a cell of some width")] * 8]
+        for key, d in zip(keys, dice, strict=True)
+    ]
+    remarks = [NOTE, *[""] * (len(keys) - 1)]
     return Page(
         title="Scores",
         lead=["A sentence."],
         tables=[
             Table("Means", ["metric", "mean"], [[Cell("Dice"), number_cell(0.5)]]),
-            Table("Cases", ["case", "Dice", "note"], rows, is_sortable=True),
+            Table("Cases", ["case", "Dice", *map(str, range(8))], rows, remarks, is_sortable=True),
         ],
         summary="cases  3\nlesions  2",
         pictures=[Picture(path, f"picture {path.stem}") for path in pictures],

@@ -6,6 +6,7 @@ Needs the package playwright and a Chromium, that of the system or that of `play
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.report.html.page import write_page
-from engine.report.html.viewer import STEP_HU
-from tests.engine.report.html.pages import HOSTILE, page_of, small_view
+from engine.report.html.page import ViewableCase, write_page
+from engine.report.html.viewer import STEP_HU, Map
+from tests.engine.report.html.pages import HOSTILE, NOTE, page_of, small_view
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = pytest.mark.browser
@@ -159,6 +160,37 @@ def test_a_name_that_is_a_script_is_shown_and_opened_as_text(tab, report):
     wait_until_open(tab, HOSTILE)
     assert tab.locator("#viewer-case option:checked").inner_text() == HOSTILE
     assert tab.locator("table img").count() == 0
+
+
+def test_the_colours_of_an_uncertainty_end_at_its_own_highest_value(browser, tmp_path):
+    view = small_view()
+    spread = Map("uncertainty", 0.5 * view.maps[0].values, 0.5, "how far they disagree")  # 0.75 of the highest
+    case = ViewableCase("a", "a: described", lambda: replace(view, maps=[spread]))
+    write_page(tmp_path / "report.html", replace(page_of(["a"]), cases=[case]))
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("#viewer-open").click()
+    wait_until_open(page, "a")
+    page.get_by_label("prediction").uncheck()
+    page.get_by_label("uncertainty").check()
+    assert pixels(page, "#viewer-slices", RED) > 100
+    assert "how far they disagree" in page.locator("#viewer-layers").inner_text()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1300, 1920])
+def test_a_note_can_be_read_at_every_width_and_moves_with_its_row(browser, report, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(report.as_uri())
+    note = page.locator("tr.remark div")
+    box, frame = note.bounding_box(), page.locator(".scroll", has=note).bounding_box()
+    assert note.inner_text() == NOTE.strip()
+    assert frame["x"] <= box["x"] and box["x"] + box["width"] <= frame["x"] + frame["width"] <= width
+    for _ in range(2):
+        page.locator("table.sortable thead button", has_text="Dice").click()
+    assert page.locator("tr.remark").evaluate("row => row.previousElementSibling.cells[0].innerText") == KEYS[0]
+    assert first_column(page)[0] != KEYS[0]
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -62,6 +62,16 @@ def test_masks_and_grey_values_of_a_case_can_be_read_back():
     assert np.abs(lps_array(unpack(stored["values"])) - view.maps[0].values[box.slices]).max() < 1 / 500
 
 
+def test_a_map_with_a_range_of_its_own_keeps_its_values_and_says_its_range():
+    view = small_view()
+    spread = Map("uncertainty", view.maps[0].values / 1.5, 0.5, "how far they disagree")  # from 0 to 0.5
+    (stored,) = pack_view(replace(view, maps=[spread]))["maps"]
+    assert (stored["highest"], stored["meaning"]) == (0.5, "how far they disagree")
+    values = lps_array(unpack(stored["values"]))
+    assert values.max() == pytest.approx(0.5)
+    assert np.abs(values - spread.values[shown_box(view).slices]).max() < 0.5 / 500
+
+
 def test_what_is_looked_at_first_lies_in_the_last_mask_that_is_not_empty():
     view = small_view()
     empty = Layer("tumour", np.zeros_like(view.layers[0].mask), (255, 0, 0))
