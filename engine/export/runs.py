@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from data.common.errors import InputError
 from data.common.records import to_json
-from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint, read_centres
+from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint
 from engine.report.tables import read_summary
 from engine.stages import STAGES
+from engine.training_centres import TrainingCentres, read_centres
 
 
 class StageRun(NamedTuple):
@@ -17,13 +18,13 @@ class StageRun(NamedTuple):
     Attributes:
         folder: The run folder.
         checkpoint: Its best weights, with their thresholds.
-        centres: As ``engine.checkpoint.read_centres`` returns them.
+        centres: Those of its cases.
         evaluations: The summaries of its evaluations by the name of their folder.
     """
 
     folder: Path
     checkpoint: Checkpoint
-    centres: Mapping[str, Mapping[str, int]] | None
+    centres: TrainingCentres
     evaluations: Mapping[str, Mapping[str, Any]]
 
     def to_record(self) -> dict[str, Any]:
@@ -34,7 +35,7 @@ class StageRun(NamedTuple):
             "split": checkpoint.split,
             "split_hash": checkpoint.split_hash,
             "data_hash": checkpoint.data_hash,
-            "centres": self.centres,
+            **self.centres.to_record(),
             "spacing_range_mm": checkpoint.spacing_range,
             "epoch": checkpoint.epoch,
             "thresholds": checkpoint.thresholds,

@@ -135,9 +135,16 @@ def load_from_file(
     """
     return {
         name: build_model(
-            checkpoint, f"{file}, {name}", device, run=file, sha256=sha256, readout=readouts[name], fast=fast
+            checkpoint,
+            f"{file}, {name}",
+            device,
+            run=file,
+            sha256=sha256,
+            readout=readouts[name],
+            fast=fast,
+            only_synthetic=centres.only_synthetic,
         )
-        for name, (checkpoint, sha256) in read_model_file(file).stages.items()
+        for name, (checkpoint, sha256, centres) in read_model_file(file).stages.items()
     }
 
 

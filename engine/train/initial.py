@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from data.common.errors import InputError
 from data.common.files import sha256_of
 from data.common.settings import differences
-from engine.checkpoint import BEST, load_tensors, read_centres, read_fields
+from engine.checkpoint import BEST, Checkpoint, load_tensors, read_fields
 from engine.model_file import is_model_file, read_model_file
 from engine.published.release import read_release, release_recipe
 from engine.recipe import Recipe
 from engine.stages import Stage
+from engine.training_centres import TrainingCentres, read_centres
 
 REMEDY = "give a model file, a run folder, a best.pt, or a checkpoint of the published release"
 SHOWN = 6  # parameters that a line names
@@ -57,10 +58,8 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
         InputError: If there is no such file, or it holds none of these.
     """
     if is_model_file(path):
-        record, stages = read_model_file(path, [stage.name])
-        checkpoint, sha256 = stages[stage.name]
-        described = record.get("stages", {}).get(stage.name, {})
-        return _of_checkpoint(path, sha256, checkpoint.net, checkpoint.recipe, described.get("centres"))
+        checkpoint, sha256, centres = read_model_file(path, [stage.name]).stages[stage.name]
+        return _of_checkpoint(path, sha256, checkpoint, centres)
     file = path / BEST if path.is_dir() else path
     if not file.is_file():
         problem = f"not a finished run: it holds no {BEST}" if path.is_dir() else "no such file"
@@ -68,19 +67,13 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
     content = load_tensors(file, REMEDY)
     if "format" in content:
         checkpoint = read_fields(content, file, None, REMEDY)
-        return _of_checkpoint(path, sha256_of(file), checkpoint.net, checkpoint.recipe, read_centres(file.parent))
+        return _of_checkpoint(path, sha256_of(file), checkpoint, read_centres(file.parent))
     net = read_release(file, REMEDY, content)
     return InitialWeights(path, sha256_of(file), net.state_dict(), release_recipe(net, stage.name))
 
 
-def _of_checkpoint(
-    path: Path,
-    sha256: str,
-    net: Mapping[str, Tensor],
-    recipe: Recipe,
-    centres: Mapping[str, Mapping[str, int]] | None,
-) -> InitialWeights:
-    return InitialWeights(path, sha256, net, recipe, sorted((centres or {}).get("train", {})))
+def _of_checkpoint(path: Path, sha256: str, checkpoint: Checkpoint, centres: TrainingCentres) -> InitialWeights:
+    return InitialWeights(path, sha256, checkpoint.net, checkpoint.recipe, centres.trained_on)
 
 
 def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
