@@ -151,6 +151,8 @@ def describe_initial(initial: InitialWeights, options: TrainOptions, plans: Sequ
     with torch.device("meta"):  # names and shapes only
         net = new_network(options.network, options.stage.method)
     lines = [describe_start(initial, net, options.recipe(plans[0].train_cases))]
+    if options.adopted:
+        lines.append(f"    adopts settings of that model: {' '.join(options.adopted)}")
     for plan in plans:
         held_out = {centre_of(key) for key in plan.split.test}
         if seen := sorted(held_out & {*initial.centres}):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from data.common.errors import InputError
 from data.common.files import sha256_of
-from data.common.settings import differences
 from engine.checkpoint import BEST, Checkpoint, load_tensors, read_fields
 from engine.model_file import is_model_file, read_model_file
 from engine.published.release import read_release, release_recipe
@@ -22,8 +21,13 @@ from engine.training_centres import TrainingCentres, read_centres
 
 REMEDY = "give a model file, a run folder, a best.pt, or a checkpoint of the published release"
 SHOWN = 6  # parameters that a line names
+SEEN = ("target_mm", "hu_window")  # settings of the sampling that decide what a network sees
 # What a network has learned to rely on: settings of the recipe in which a training should agree with its start.
-_RELIED_ON = ("network.groups", "network.leak", "method.head_input", "sampling.target_mm", "sampling.hu_window")
+_RELIED_ON = {
+    "network": ("groups", "leak"),
+    "method": ("head_input",),
+    "sampling": SEEN,
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class InitialWeights:
         parameters: By their names in ``DualTaskNet``.
         recipe: With which they were trained. That of the published release is known in part, and is taken for that of
             the stage that is to be trained.
+        stage: Name of the stage that they were trained for.
         centres: Centres of the training cases, as far as they are recorded.
     """
 
@@ -43,6 +48,7 @@ class InitialWeights:
     sha256: str
     parameters: Mapping[str, Tensor]
     recipe: Recipe
+    stage: str
     centres: Sequence[str] = ()
 
 
@@ -69,11 +75,11 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
         checkpoint = read_fields(content, file, None, REMEDY)
         return _of_checkpoint(path, sha256_of(file), checkpoint, read_centres(file.parent))
     net = read_release(file, REMEDY, content)
-    return InitialWeights(path, sha256_of(file), net.state_dict(), release_recipe(net, stage.name))
+    return InitialWeights(path, sha256_of(file), net.state_dict(), release_recipe(net, stage.name), stage.name)
 
 
 def _of_checkpoint(path: Path, sha256: str, checkpoint: Checkpoint, centres: TrainingCentres) -> InitialWeights:
-    return InitialWeights(path, sha256, checkpoint.net, checkpoint.recipe, centres.trained_on)
+    return InitialWeights(path, sha256, checkpoint.net, checkpoint.recipe, checkpoint.stage, centres.trained_on)
 
 
 def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
@@ -89,9 +95,8 @@ def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
     if any(value.ndim > 1 for value in fitting.values()):
         return fitting
     width = initial.recipe.network.width
-    raise InputError(
-        initial.path, f"none of its filters fits: its network has the width {width}", f"add --width {width} to train it"
-    )
+    problem = f"none of its filters fits: its network has the width {width}"
+    raise InputError(initial.path, problem, f"leave out --width, or type --width {width}")
 
 
 def load_fitting(net: nn.Module, initial: InitialWeights) -> None:
@@ -122,11 +127,26 @@ def describe_start(initial: InitialWeights, net: nn.Module, recipe: Recipe) -> s
     parts += [f"not used: {_shorten(unused)}"] if unused else []
     parts += [f"{recipe.start.freeze} frozen"] if recipe.start.freeze != "none" else []
     lines = ["; ".join(parts)]
-    changed = differences(initial.recipe.to_record(), recipe.to_record())
-    changed = [text for text in changed if text.startswith(_RELIED_ON)]
-    if changed:
-        lines.append(f"    warning: these weights were trained with other settings: {', '.join(changed)}")
+    if theirs := _settings_that_differ(initial.recipe, recipe):
+        saw, uses = " ".join(theirs), " ".join(_settings_that_differ(recipe, initial.recipe))
+        text = f"the model was trained with {saw}, but this run uses {uses}, with which its weights are worth less"
+        lines.append(f"    warning: {text}: to train as the model was, type {saw}")
     return "\n".join(lines)
+
+
+def _settings_that_differ(ours: Recipe, theirs: Recipe) -> list[str]:
+    """Return the settings that weights rely on in which two recipes differ, as those of the first would be typed."""
+    found = []
+    for part, names in _RELIED_ON.items():
+        one, other = getattr(ours, part), getattr(theirs, part)
+        found += [as_typed(name, getattr(one, name)) for name in names if getattr(one, name) != getattr(other, name)]
+    return found
+
+
+def as_typed(name: str, value: object) -> str:
+    """Return the option that gives a network, a method or a sampling this setting."""
+    text = ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    return f"--sampling {name}={text}" if name == "hu_window" else f"--{name.replace('_', '-')} {text}"
 
 
 def _shorten(names: Sequence[str]) -> str:
