@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from data.common.errors import InputError
 from data.common.records import to_json
 from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint
+from engine.infer.loading import find_complete_splits, name_splits
 from engine.report.tables import read_summary
 from engine.stages import STAGES
 from engine.training_centres import TrainingCentres, read_centres
@@ -65,7 +66,7 @@ def choose_runs(paths: Sequence[Path], split: str, until: str | None) -> dict[st
     if len(paths) == 1 and not (paths[0] / BEST).exists():
         if not paths[0].is_dir():
             raise InputError(paths[0], "no such folder", "give the folder of the trained models")
-        found = {name: find_run(paths[0], stage, split, until=until) for name, stage in STAGES.items()}
+        found = find_stages(paths[0], split, until)
         runs = {name: read_run(folder, load_checkpoint(folder / BEST, name)) for name, folder in found.items()}
     else:
         runs = {}
@@ -88,6 +89,27 @@ def choose_runs(paths: Sequence[Path], split: str, until: str | None) -> dict[st
             other.folder, f"trained on cases prepared with {ways}", "give runs that were trained on one store"
         )
     return {name: runs[name] for name in STAGES}
+
+
+def find_stages(checkpoints: Path, split: str, until: str | None) -> dict[str, Path]:
+    """Return the newest finished run of every stage in a folder of runs, by the name of the stage.
+
+    Args:
+        checkpoints: The folder.
+        split: As for ``choose_runs``.
+        until: As for ``choose_runs``.
+
+    Raises:
+        InputError: If a stage has none. If all stages were trained on other splits, it names these.
+    """
+    try:
+        return {name: find_run(checkpoints, stage, split, until=until) for name, stage in STAGES.items()}
+    except InputError as error:
+        complete = [other for other in find_complete_splits(checkpoints) if other != split]
+        if not complete:
+            raise
+        remedy = f"export the models of another split ({name_splits(complete)}), or train one"
+        raise InputError(error.path, error.problem, remedy, command=error.command) from error
 
 
 def read_run(folder: Path, checkpoint: Checkpoint) -> StageRun:

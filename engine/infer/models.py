@@ -97,14 +97,19 @@ def name_runs(model: StageModel) -> str:
     return ", ".join(str(member.run) for member in model.members) or str(model.run)
 
 
-def check_runs_folder(checkpoints: Path) -> None:
+def check_runs_folder(checkpoints: Path, instead: str = "") -> None:
     """Check that the folder of all runs exists, so that one line says so instead of one for each missing model.
+
+    Args:
+        checkpoints: The folder.
+        instead: What can be given in place of it, for the error; empty if nothing can.
 
     Raises:
         InputError: If it does not.
     """
     if not checkpoints.is_dir():
-        raise InputError(checkpoints, "no such folder", "give the folder of the trained models with --path")
+        remedy = "give the folder of the trained models with --path"
+        raise InputError(checkpoints, "no such folder", f"{remedy}, or {instead}" if instead else remedy)
 
 
 def load_model(

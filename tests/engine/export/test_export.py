@@ -219,7 +219,12 @@ def test_a_stage_without_a_run_or_with_two_or_of_other_cases_is_refused(runs, tm
     assert export.main([*named, named[0], *out]) == 2
     assert "a run of pancreas coarse, as is" in capsys.readouterr().err
     assert export.main([str(runs), *out, "--data", "north"]) == 2
-    assert "no trained pancreas coarse model" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no trained pancreas coarse model. Export the models of another split (--data east), or train one: " in said
+    assert said.count("\n") == 1 and "--data north" in said.rpartition(": ")[2]
+    (tmp_path / "empty").mkdir()
+    assert export.main([str(tmp_path / "empty"), *out, "--data", "north"]) == 2
+    assert "no trained pancreas coarse model. Train one: " in capsys.readouterr().err
     checkpoint = make_checkpoint("tumor_fine")
     object.__setattr__(checkpoint.recipe, "preparation", Preparation(crop="body"))
     save_checkpoint(tmp_path / "other" / "best.pt", checkpoint)

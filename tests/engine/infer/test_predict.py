@@ -139,7 +139,9 @@ def test_if_models_are_missing_the_error_names_the_splits_that_have_all_of_them(
     )
     (tmp_path / "empty").mkdir()
     assert predict.main([*options, "--path", str(tmp_path / "empty")]) == 2
-    assert capsys.readouterr().err.endswith("Train them with the commands above.\n")
+    assert capsys.readouterr().err.endswith("Train them with the commands above, or use a model file.\n")
+    assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.endswith("trained models with --path, or a model file with --model.\n")
 
 
 def blocks(root: Path, *names: str) -> list[str]:
