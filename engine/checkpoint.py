@@ -24,7 +24,6 @@ from torch import Tensor
 from data.cases.store import DEFAULT_STORE
 from data.common.errors import InputError
 from data.common.files import WORKSPACE, make_folder, replacing
-from data.common.records import read_yaml
 from data.splits.split import SYNTHETIC
 from engine.device import is_out_of_memory
 from engine.recipe import Recipe
@@ -35,7 +34,6 @@ FORMAT = 4  # to be raised when an older version could not read the file, or wou
 BEST = "best.pt"  # in the folder of a finished run
 DEFAULT_CHECKPOINTS = WORKSPACE / "checkpoints"
 TIME_FORMAT = "%Y_%m_%d_%H_%M_%S"
-CENTRES = "centres"  # in settings.yaml of a run
 _TIME = re.compile(r"\d{4}(_\d{2}){5}")
 
 
@@ -302,29 +300,6 @@ def _is_time(name: str) -> bool:
         return bool(_TIME.fullmatch(name) and datetime.strptime(name, TIME_FORMAT))
     except ValueError:
         return False
-
-
-def read_centres(run: Path) -> dict[str, dict[str, int]] | None:
-    """Read how many cases of each centre the parts of the split of a run have.
-
-    Returns:
-        ``{"train": {"centre": 12}, ...}``, from ``settings.yaml``; None for a run that did not record it, as those of
-        earlier versions and imported ones.
-
-    Raises:
-        InputError: If the record is damaged.
-    """
-    path = run / "settings.yaml"
-    if not path.exists():
-        return None
-    try:
-        centres = read_yaml(path).get(CENTRES)
-        parts = [{}] if centres is None else [*centres.values()]
-        if not all(type(count) is int for part in parts for count in part.values()):
-            raise ValueError(f"{CENTRES} are not numbers of cases")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(path, f"damaged ({error})", "restore it, or move it away") from error
-    return centres
 
 
 def load_newest(checkpoints: Path, stage: Stage, split: str, store: Path) -> tuple[Path, Checkpoint] | None:

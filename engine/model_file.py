@@ -23,6 +23,7 @@ from data.common.program import command_name
 from data.common.records import CHECKSUM, checksum, verify_checksum
 from engine.checkpoint import Checkpoint, parse_checkpoint
 from engine.stages import STAGES
+from engine.training_centres import TrainingCentres
 
 RECORD, CARD = "model.json", "MODEL_CARD.md"
 KIND, FORMAT = "dual-task pancreas model", 1  # FORMAT: to be raised when an older version could not read the file
@@ -37,10 +38,12 @@ class StageFile(NamedTuple):
     Attributes:
         checkpoint: What ``best.pt`` of its run held.
         sha256: Of the member, and of that ``best.pt``.
+        centres: Of the cases of the run.
     """
 
     checkpoint: Checkpoint
     sha256: str
+    centres: TrainingCentres
 
 
 class ModelFile(NamedTuple):
@@ -119,6 +122,8 @@ def read_model_file(path: Path, stages: Iterable[str] = STAGES) -> ModelFile:
             record = _read_record(archive, path)
             contents = {stage: BytesIO(_read_member(archive, member_of(stage), record, path)) for stage in stages}
             _read_member(archive, CARD, record, path)
+            described = record.get("stages", {})
+            centres = {stage: TrainingCentres.from_record(described.get(stage, {})) for stage in stages}
     except ARCHIVE_ERRORS as error:
         # EINVAL: a position before the beginning of the file, which a damaged archive names.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
@@ -127,7 +132,7 @@ def read_model_file(path: Path, stages: Iterable[str] = STAGES) -> ModelFile:
     read = {}
     for stage, content in contents.items():
         checkpoint = parse_checkpoint(content, f"{path}, {member_of(stage)}", stage, _REMEDY)
-        read[stage] = StageFile(checkpoint, record["files"][member_of(stage)])
+        read[stage] = StageFile(checkpoint, record["files"][member_of(stage)], centres[stage])
     return ModelFile(record, read)
 
 

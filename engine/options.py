@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import Field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from data.augment import Augmentation
+from data.common.errors import InputError
 from data.common.settings import change_settings
 from data.common.text import OptionGroup
 from data.synthesis.organ_codes import absolute_labels
@@ -178,7 +180,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
         "--target-mm",
         dest="sampling",
         action="append",
-        type="target_mm={}".format,
+        type=partial(_voxel_change, stage),
         metavar="Z,Y,X",
         help="short for --sampling target_mm=Z,Y,X",
     )
@@ -187,6 +189,22 @@ def add_recipe_options(parser: argparse.ArgumentParser, stage: Stage, leave_out:
     add_settings(synthetic, TrainSettings(), {*leave_out, *others})
     add_changes(synthetic, "--synthesis", Synthesis(), "change how synthetic patients are drawn")
     return synthetic
+
+
+def _voxel_change(stage: Stage, text: str) -> str:
+    """Return the change of the sampling that ``--target-mm`` stands for.
+
+    Raises:
+        InputError: If the text is not the size of a voxel.
+    """
+    change = f"target_mm={text}"
+    try:
+        change_settings(stage.sampling, [change], "--sampling")
+    except InputError as error:
+        usual = ",".join(f"{mm:g}" for mm in stage.sampling.target_mm)
+        remedy = f"give the size of the voxels along z, y and x in mm, such as {usual}"
+        raise InputError(f"--target-mm {text}", error.problem, remedy) from error
+    return change
 
 
 def read_recipe_options(args: argparse.Namespace, stage: Stage) -> RecipeOptions:

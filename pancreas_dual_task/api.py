@@ -155,6 +155,8 @@ def load_cascade(
         InputError: If a stage has no usable model, several splits could be meant, or there is no such device.
     """
     runs = Path(path)
+    if not runs.exists():
+        raise InputError(runs, "no such file or folder", "give the folder of the trained models, or a model file")
     if runs.is_file() and (split or until or ensemble):
         problem = "a model file, so that there are no runs to choose among"
         raise InputError(runs, problem, "leave out split, until and ensemble, or give the folder of the runs")

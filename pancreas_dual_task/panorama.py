@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parse(argv)
     check_writable(args.output)
+    if args.data and args.path.is_file():
+        problem = f"{args.path} is a model file, so that there are no runs to choose among"
+        raise InputError(f"--data {args.data}", problem, "leave it out, or give the folder of the runs with --path")
     scan = _find_scan(args.input / SCANS)
     cascade = load_cascade(args.path, split=args.data, device=args.gpu, average=args.average, fast=args.fast)
     detection = cascade.detect(scan)

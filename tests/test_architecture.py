@@ -38,6 +38,7 @@ ROOMS = {
         ("engine.report",),
         ("engine.options",),
         ("engine.detection", "engine.metrics", "engine.statistics", "engine.model_file", "engine.checkpoint"),
+        ("engine.training_centres",),
         ("engine.memory",),
         ("engine.recipe",),
         ("engine.stages",),

@@ -41,7 +41,8 @@ from data.scans.boxes import Box, triple
 from data.scans.grid import Grid
 
 EARLIER = ".earlier.unfinished"  # ends the name of a version that is being replaced
-LOCATION_KEYS = ("root", "image", "label", "image_seen", "label_seen")  # of a source: where it was, not what it was
+# Of a source: where it was, not what it was.
+LOCATION_KEYS = ("root", "image", "label", "image_seen", "label_seen", "phantom_mark")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Case:
     def draw(self, seed: Sequence[int]) -> "Case":
         """Return the case that is seen: this one. Only a synthetic patient is another one for every ``seed``."""
         return self
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it is known that no patient was scanned: data.phantom wrote the case, or the files it was made of."""
+        return not {"phantom", "phantom_mark"}.isdisjoint(self.source)
 
     @property
     def key(self) -> str:

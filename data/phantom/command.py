@@ -29,6 +29,7 @@ from data.common.program import command_name
 from data.common.progress import add_quiet
 from data.common.text import HelpFormatter, add_examples
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
+from data.prepare.provenance import PHANTOM_MARK
 from data.scans.grid import Grid
 from data.synthesis.organ_codes import TABLES
 from data.synthesis.organ_maps import list_maps
@@ -329,7 +330,7 @@ def _claim_folder(options: PhantomOptions) -> None:
         "prepared": options.prepared,
         **({} if options.abdomen is None else {"abdomen": options.abdomen}),
     }
-    mark = folder / "phantom.json"
+    mark = folder / PHANTOM_MARK
     text = json.dumps(settings, indent=1)
     if mark.exists():
         if mark.read_text() != text:

@@ -10,6 +10,8 @@ from data.sources.base import Entry
 from data.sources.centres import Centre
 from data.sources.label_map import settle_map
 
+PHANTOM_MARK = "phantom.json"  # in the folder of all centres that data.phantom writes
+
 
 def fingerprint(path: Path) -> str:
     """Compute the SHA-256 of a file, or of the names and contents of all files in a folder.
@@ -46,7 +48,8 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
 
     Returns:
         Adapter and root of the data set, the label map of the case, which the names in its label file may decide, the
-        series if one was chosen, and the path, signature and SHA-256 of image and label.
+        series if one was chosen, the mark of synthetic scans if there is one, and the path, signature and SHA-256 of
+        image and label.
 
     Raises:
         InputError: If the entry has a fault, one of its files is missing or cannot be read, or it is not clear what
@@ -68,4 +71,7 @@ def source_of(entry: Entry, centre: Centre, earlier: Mapping[str, str]) -> dict[
     names = entry.reader.names(label_path)
     labels, _ = settle_map(label_path, names, centre.labels, accept=centre.accept_labels)
     chosen = {"series": entry.series} if entry.series and image_path.is_dir() else {}
+    for folder in image_path.parents[:3]:
+        if (folder / PHANTOM_MARK).is_file():
+            chosen["phantom_mark"] = str(folder / PHANTOM_MARK)
     return {"adapter": centre.adapter, "root": str(centre.root), "labels": str(labels), **chosen, **files}

@@ -18,7 +18,7 @@ from data.cases.labels import PANCREAS, TUMOUR
 from data.common.errors import InputError
 from data.contact_sheet.sheet import draw_tile
 from data.duplicates.thumbnail import make_thumbnail
-from data.scans.boxes import bounding_box
+from data.scans.boxes import bounding_box, whole_box
 from data.scans.components import label_components
 from data.scans.grid import volume_ml
 from data.scans.hounsfield import find_hu_problem
@@ -26,12 +26,19 @@ from data.scans.volume import Volume
 from data.sources.base import Entry
 from data.sources.catalogue import load_entry
 from data.sources.label_map import LabelMap
-from data.sources.plausible import Volumes, find_centre_fault, find_label_fault, measure_label
+from data.sources.plausible import (
+    SMALLEST_GLAND_ML,
+    Volumes,
+    find_centre_fault,
+    find_label_fault,
+    measure_label,
+    name_touched_ends,
+)
 
 PLAUSIBLE_SPACING_MM = (0.3, 8.0)
 GLAND_HU = (-20, 200)  # plausible median under the label: from a fatty gland without contrast to the arterial phase
 TILT_DEGREES = 5.0
-SMALL_PANCREAS_ML, SMALL_TUMOUR_ML = 5.0, 0.05  # an adult gland has 40 to 120 ml; 0.05 ml is a ball of 4.6 mm
+SMALL_TUMOUR_ML = 0.05  # a ball of 4.6 mm
 OUTLIERS_FROM = 8  # cases that a centre must have before one of them can be called unusual
 OUTLIER_SPACING = 3.0  # times the median of the centre, or less than a third of it
 OUTLIER_HU = 50.0  # at least, and at least OUTLIER_SPREADS robust standard deviations of the centre
@@ -176,14 +183,11 @@ def _label_doubts(label: np.ndarray, spacing: Sequence[float]) -> Iterator[Doubt
         return
     crop = label[box.slices]
     pancreas_ml, tumour_ml = (volume_ml(crop == code, spacing) for code in (PANCREAS, TUMOUR))
-    if (both_ml := pancreas_ml + tumour_ml) < SMALL_PANCREAS_ML:
+    if (both_ml := pancreas_ml + tumour_ml) < SMALLEST_GLAND_ML:
         yield Doubt(f"pancreas of {both_ml:.2g} ml", "check the label map and whether the scan shows the gland")
     if 0 < tumour_ml < SMALL_TUMOUR_ML:
         yield Doubt(f"tumour of {tumour_ml:.2g} ml", "check for stray voxels")
-    faces = zip(("lower", "front", "right"), ("upper", "back", "left"), box.start, box.stop, label.shape, strict=True)
-    ends = [name for low, high, a, b, n in faces for name, at in ((low, a == 0), (high, b == n)) if at]
-    if ends:
-        where = " and ".join(ends)
+    if where := name_touched_ends(box, whole_box(label.shape)):
         yield Doubt(f"pancreas at the {where} end of the scan", "a part of the gland may be missing: look at it")
     parts, count = label_components(crop > 0)
     if count > 1:

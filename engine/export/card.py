@@ -62,7 +62,8 @@ def _describe_data(runs: Mapping[str, StageRun]) -> str:
     rows = []
     for stage, run in runs.items():
         checkpoint = run.checkpoint
-        cases = [_count(run.centres.get(part, {})) if run.centres else UNKNOWN for part in SPLIT_PARTS]
+        counts = run.centres.counts
+        cases = [_count(counts.get(part, {})) if counts else UNKNOWN for part in SPLIT_PARTS]
         split = f"{checkpoint.split} ({checkpoint.split_hash or 'no hash'})"
         rows.append([STAGES[stage].title, split, *cases, _range(checkpoint.spacing_range)])
     header = [
@@ -80,6 +81,8 @@ def _describe_data(runs: Mapping[str, StageRun]) -> str:
     )
     if held_out:
         said += " The held-out cases had no part in the training."
+    if synthetic := sorted({centre for run in runs.values() for centre in run.centres.synthetic}):
+        said += f" The scans of {', '.join(synthetic)} are synthetic: no patient was scanned."
     return f"{_table(header, rows)}\n\n{said}"
 
 
@@ -176,7 +179,11 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
 def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
     """Return what the model cannot do, or what is not known of it, one sentence each."""
     checkpoints = [run.checkpoint for run in runs.values()]
-    limits = [
+    limits = []
+    if only_synthetic := [STAGES[stage].title for stage, run in runs.items() if run.centres.only_synthetic]:
+        which = f", in {', '.join(only_synthetic)}" if len(only_synthetic) < len(runs) else ""
+        limits.append(f"It was trained on synthetic scans only{which}. Do not rely on it for real scans.")
+    limits += [
         "Scans unlike those of the training (other contrast phases, after surgery, of children) were not tested unless "
         "the tables above name them. Every centre differs: evaluate the model on your own scans before you rely on it.",
         "It may miss a tumour, and it may find one where there is none. Probabilities are not calibrated.",
@@ -205,7 +212,7 @@ def find_limits(runs: Mapping[str, StageRun]) -> list[str]:
             "It began with the weights of another model, whose training cases are not listed here: see the card of "
             "that model."
         )
-    if any(not run.centres for run in runs.values()):
+    if any(not run.centres.counts for run in runs.values()):
         limits.append("The training centres of some stages are not recorded.")
     return limits
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from data.common.errors import InputError
 from data.common.records import to_json
-from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint, read_centres
+from engine.checkpoint import BEST, Checkpoint, find_run, load_checkpoint, parse_checkpoint
+from engine.infer.loading import find_complete_splits, name_splits
 from engine.report.tables import read_summary
 from engine.stages import STAGES
+from engine.training_centres import TrainingCentres, read_centres
 
 
 class StageRun(NamedTuple):
@@ -17,13 +19,13 @@ class StageRun(NamedTuple):
     Attributes:
         folder: The run folder.
         checkpoint: Its best weights, with their thresholds.
-        centres: As ``engine.checkpoint.read_centres`` returns them.
+        centres: Those of its cases.
         evaluations: The summaries of its evaluations by the name of their folder.
     """
 
     folder: Path
     checkpoint: Checkpoint
-    centres: Mapping[str, Mapping[str, int]] | None
+    centres: TrainingCentres
     evaluations: Mapping[str, Mapping[str, Any]]
 
     def to_record(self) -> dict[str, Any]:
@@ -34,7 +36,7 @@ class StageRun(NamedTuple):
             "split": checkpoint.split,
             "split_hash": checkpoint.split_hash,
             "data_hash": checkpoint.data_hash,
-            "centres": self.centres,
+            **self.centres.to_record(),
             "spacing_range_mm": checkpoint.spacing_range,
             "epoch": checkpoint.epoch,
             "thresholds": checkpoint.thresholds,
@@ -64,7 +66,7 @@ def choose_runs(paths: Sequence[Path], split: str, until: str | None) -> dict[st
     if len(paths) == 1 and not (paths[0] / BEST).exists():
         if not paths[0].is_dir():
             raise InputError(paths[0], "no such folder", "give the folder of the trained models")
-        found = {name: find_run(paths[0], stage, split, until=until) for name, stage in STAGES.items()}
+        found = find_stages(paths[0], split, until)
         runs = {name: read_run(folder, load_checkpoint(folder / BEST, name)) for name, folder in found.items()}
     else:
         runs = {}
@@ -87,6 +89,27 @@ def choose_runs(paths: Sequence[Path], split: str, until: str | None) -> dict[st
             other.folder, f"trained on cases prepared with {ways}", "give runs that were trained on one store"
         )
     return {name: runs[name] for name in STAGES}
+
+
+def find_stages(checkpoints: Path, split: str, until: str | None) -> dict[str, Path]:
+    """Return the newest finished run of every stage in a folder of runs, by the name of the stage.
+
+    Args:
+        checkpoints: The folder.
+        split: As for ``choose_runs``.
+        until: As for ``choose_runs``.
+
+    Raises:
+        InputError: If a stage has none. If all stages were trained on other splits, it names these.
+    """
+    try:
+        return {name: find_run(checkpoints, stage, split, until=until) for name, stage in STAGES.items()}
+    except InputError as error:
+        complete = [other for other in find_complete_splits(checkpoints) if other != split]
+        if not complete:
+            raise
+        remedy = f"export the models of another split ({name_splits(complete)}), or train one"
+        raise InputError(error.path, error.problem, remedy, command=error.command) from error
 
 
 def read_run(folder: Path, checkpoint: Checkpoint) -> StageRun:

@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,9 +135,16 @@ def load_from_file(
     """
     return {
         name: build_model(
-            checkpoint, f"{file}, {name}", device, run=file, sha256=sha256, readout=readouts[name], fast=fast
+            checkpoint,
+            f"{file}, {name}",
+            device,
+            run=file,
+            sha256=sha256,
+            readout=readouts[name],
+            fast=fast,
+            only_synthetic=centres.only_synthetic,
         )
-        for name, (checkpoint, sha256) in read_model_file(file).stages.items()
+        for name, (checkpoint, sha256, centres) in read_model_file(file).stages.items()
     }
 
 
@@ -147,7 +154,7 @@ def load_from_runs(choice: ModelChoice, device: torch.device, readouts: Mapping[
     Raises:
         InputError: If a stage has no usable model, after a line for each such stage has been printed.
     """
-    check_runs_folder(choice.path)
+    check_runs_folder(choice.path, "a model file with --model")
     models, missing = {}, 0
     shares = choose_shares(choice.ensemble, find_complete_splits(choice.path)) if choice.ensemble else []
     for name, stage in STAGES.items():
@@ -163,11 +170,16 @@ def load_from_runs(choice: ModelChoice, device: torch.device, readouts: Mapping[
             missing += 1
     if missing:
         complete = find_complete_splits(choice.path)
-        others = f", or use the models of another split: --data {' or --data '.join(complete)}" if complete else ""
+        others = f"use the models of another split: {name_splits(complete)}" if complete else "use a model file"
         asked = f"--ensemble {' '.join(map(str, shares))}" if shares else f"--data {choice.split}"
         problem = f"{missing} of the {len(STAGES)} stages have no usable model for {asked}"
-        raise InputError(choice.path, problem, f"train them with the commands above{others}")
+        raise InputError(choice.path, problem, f"train them with the commands above, or {others}")
     return models
+
+
+def name_splits(splits: Sequence[str]) -> str:
+    """Return the options that choose the models of one of these splits."""
+    return " or ".join(f"--data {split}" for split in splits)
 
 
 def find_complete_splits(checkpoints: Path) -> list[str]:

@@ -112,6 +112,7 @@ def combine(models: Sequence[StageModel]) -> StageModel:
         threshold=float(np.mean([model.threshold for model in models])),
         score_threshold=float(np.mean(scores)) if len(scores) == len(models) else None,
         confirms=all(model.confirms for model in models),
+        only_synthetic=all(model.only_synthetic for model in models),
         trained_flips=tuple(f for f in first.trained_flips if all(f in model.trained_flips for model in models)),
         spacing_range=[np.min(low, axis=0).tolist(), np.max(high, axis=0).tolist()] if low else None,
         members=tuple(Member(model.net, model.stage, model.threshold, model.run, model.sha256) for model in models),

@@ -15,6 +15,7 @@ from engine.infer.box import FLIPS, NO_FLIPS, READOUTS, Flip, flips_of
 from engine.infer.candidates import score_threshold_name
 from engine.infer.ensemble import Member
 from engine.stages import STAGES, Stage
+from engine.training_centres import read_centres
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class StageModel:
         sha256: Of the checkpoint of ``net``; empty for a network that comes from none.
         score_threshold: Scans with at least this tumour score are called positive; None if none was chosen.
         confirms: Whether what it finds has to be found around the pancreas, too.
+        only_synthetic: Whether it is known that it was trained on synthetic scans only.
         members: The networks of an ensemble, ``net`` among them, whose probabilities are averaged; none for a single
             network.
     """
@@ -56,6 +58,7 @@ class StageModel:
     sha256: str = ""
     score_threshold: float | None = None
     confirms: bool = False
+    only_synthetic: bool = False
     members: tuple[Member, ...] = ()
 
     @property
@@ -94,14 +97,19 @@ def name_runs(model: StageModel) -> str:
     return ", ".join(str(member.run) for member in model.members) or str(model.run)
 
 
-def check_runs_folder(checkpoints: Path) -> None:
+def check_runs_folder(checkpoints: Path, instead: str = "") -> None:
     """Check that the folder of all runs exists, so that one line says so instead of one for each missing model.
+
+    Args:
+        checkpoints: The folder.
+        instead: What can be given in place of it, for the error; empty if nothing can.
 
     Raises:
         InputError: If it does not.
     """
     if not checkpoints.is_dir():
-        raise InputError(checkpoints, "no such folder", "give the folder of the trained models with --path")
+        remedy = "give the folder of the trained models with --path"
+        raise InputError(checkpoints, "no such folder", f"{remedy}, or {instead}" if instead else remedy)
 
 
 def load_model(
@@ -139,7 +147,15 @@ def load_model(
     best = run / BEST
     checkpoint = load_checkpoint(best, stage_name, store)
     return build_model(
-        checkpoint, best, device, run=run, sha256=sha256_of(best), threshold=threshold, readout=readout, fast=fast
+        checkpoint,
+        best,
+        device,
+        run=run,
+        sha256=sha256_of(best),
+        threshold=threshold,
+        readout=readout,
+        fast=fast,
+        only_synthetic=read_centres(run).only_synthetic,
     )
 
 
@@ -153,6 +169,7 @@ def build_model(
     threshold: float | None = None,
     readout: str = "segmentation",
     fast: bool = False,
+    only_synthetic: bool = False,
 ) -> StageModel:
     """Build the network of a checkpoint, ready to segment.
 
@@ -165,6 +182,7 @@ def build_model(
         threshold: As for ``load_model``.
         readout: Name in ``engine.infer.box.READOUTS``.
         fast: As in ``StageModel``.
+        only_synthetic: As in ``StageModel``.
 
     Raises:
         InputError: If its parameters are of another network, or it lacks the heads that the readout needs.
@@ -201,4 +219,5 @@ def build_model(
         sha256=sha256,
         score_threshold=checkpoint.thresholds.get(score_threshold_name(readout)),
         confirms=checkpoint.confirms,
+        only_synthetic=only_synthetic,
     )

@@ -13,10 +13,11 @@ import numpy as np
 from data.cases.labels import TUMOUR
 from data.cases.resample import apply_preparation
 from data.common.memory import require_memory
+from data.scans.boxes import Box, bounding_box, triple
 from data.scans.grid import Grid, volume_ml
 from data.scans.hounsfield import find_hu_problem
 from data.scans.volume import Volume
-from data.sources.plausible import LARGEST_GLAND_ML
+from data.sources.plausible import LARGEST_GLAND_ML, SHORTEST_SCAN_MM, SMALLEST_GLAND_ML, name_touched_ends
 from engine.infer.cascade import CascadeResult, segment_scan
 from engine.infer.dicom_seg import Source
 from engine.infer.maps import SAVED, find_disputed
@@ -71,8 +72,9 @@ class SegmentedScan(NamedTuple):
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why the mask is not reliable; empty if nothing speaks against it."""
+        size, place = find_doubts_of_size(self.pancreas_ml), find_doubts_of_place(self.result.label, self.scan.grid)
         disputed = find_disputed(self.result.probabilities)
-        return (*self.scan.doubts, *find_doubts_of_size(self.pancreas_ml), *self.result.doubts, *disputed)
+        return (*self.scan.doubts, *size, *place, *self.result.doubts, *disputed)
 
 
 def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | None = None) -> PreparedScan:
@@ -94,7 +96,7 @@ def prepare_scan(models: Mapping[str, StageModel], volume: Volume, path: Path | 
         spacing=spacing,
         grid=replace(volume.grid, part=part),
         voxels=volume.array.size,
-        doubts=find_doubts(volume.array),
+        doubts=(*find_doubts(volume.array), *find_doubts_of_length(volume.grid), *find_doubts_of_training(models)),
         notes=volume.notes if path and path.is_dir() else (),  # others concern the header of a file only
     )
 
@@ -125,7 +127,45 @@ def find_doubts(scan: np.ndarray) -> tuple[str, ...]:
 
 
 def find_doubts_of_size(pancreas_ml: float) -> tuple[str, ...]:
-    """Return a note if the segmented pancreas is far too large."""
-    if pancreas_ml <= LARGEST_GLAND_ML:
+    """Return a note if the segmented pancreas is far too large or too small; that there is none says the cascade."""
+    if pancreas_ml > LARGEST_GLAND_ML:
+        return (f"{pancreas_ml:.0f} ml are too much for a pancreas, the model may not have been trained enough",)
+    if 0 < pancreas_ml < SMALLEST_GLAND_ML:
+        return (f"{pancreas_ml:.2g} ml are too little for a pancreas, it may have been missed or lie outside the scan",)
+    return ()
+
+
+def find_doubts_of_place(label: np.ndarray, grid: Grid) -> tuple[str, ...]:
+    """Return a note if the segmented pancreas reaches an end of the scan.
+
+    Args:
+        label: Labels 0/1/2 of the prepared image, shape (D, H, W).
+        grid: Where it lies in the scan. The end of a crop is not that of the scan.
+    """
+    box = bounding_box(label)
+    if box is None:
         return ()
-    return (f"{pancreas_ml:.0f} ml are too much for a pancreas, the model may not have been trained enough",)
+    start, stop = (grid.part.start, grid.part.stop) if grid.part else ((0, 0, 0), grid.lps_shape)
+    # In voxels of the label; beyond it where it is a crop, however far.
+    first = triple(0 if voxel == 0 else -1 for voxel in start)
+    last = triple(n if b == size else n + 1 for n, b, size in zip(label.shape, stop, grid.lps_shape, strict=True))
+    where = name_touched_ends(box, Box(first, last))
+    return (f"the pancreas found touches the {where} end of the scan, a part of it may be missing",) if where else ()
+
+
+def find_doubts_of_length(grid: Grid) -> tuple[str, ...]:
+    """Return a note if a scan is too short to show a whole pancreas."""
+    length_mm = grid.frame.shape[0] * grid.frame.spacing[0]
+    if length_mm >= SHORTEST_SCAN_MM:
+        return ()
+    least = f"{SHORTEST_SCAN_MM:.0f} mm or more"
+    return (f"the scan is {length_mm:.0f} mm long, too short for a whole pancreas, which nearly always spans {least}",)
+
+
+def find_doubts_of_training(models: Mapping[str, StageModel]) -> tuple[str, ...]:
+    """Return a note if models were trained on synthetic scans only."""
+    synthetic = [model.stage.title for model in models.values() if model.only_synthetic]
+    if not synthetic:
+        return ()
+    which = f" in {', '.join(synthetic)}" if len(synthetic) < len(models) else ""
+    return (f"the model was trained on synthetic scans only{which}, do not rely on it for real scans",)

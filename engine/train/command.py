@@ -19,7 +19,7 @@ from data.common.settings import differences
 from data.duplicates.leaks import InseparablePair, check_leaks, find_inseparable_pairs
 from data.splits.frozen import select_splits
 from data.splits.split import Split, centre_of, centres_with, synthetic_split
-from engine.checkpoint import CENTRES, Checkpoint, create_run, list_runs, load_checkpoint, load_newest
+from engine.checkpoint import Checkpoint, create_run, list_runs, load_checkpoint, load_newest
 from engine.device import Execution, choose_execution, set_up_plain
 from engine.memory import Fit, fit_step
 from engine.processes import of_first, together, wait_for_all
@@ -33,6 +33,7 @@ from engine.train.plan import Plan, describe, plan_split
 from engine.train.run_log import write_settings
 from engine.train.synthetic import describe_rendering
 from engine.train.training import prepare_training
+from engine.training_centres import TrainingCentres
 from models.processes import process_count, process_number
 
 LOCK_PATIENCE_S = 10.0  # torch lets the loader processes of a killed training live up to 5 s longer
@@ -150,6 +151,8 @@ def describe_initial(initial: InitialWeights, options: TrainOptions, plans: Sequ
     with torch.device("meta"):  # names and shapes only
         net = new_network(options.network, options.stage.method)
     lines = [describe_start(initial, net, options.recipe(plans[0].train_cases))]
+    if options.adopted:
+        lines.append(f"    adopts settings of that model: {' '.join(options.adopted)}")
     for plan in plans:
         held_out = {centre_of(key) for key in plan.split.test}
         if seen := sorted(held_out & {*initial.centres}):
@@ -296,7 +299,7 @@ def train_in(folder: Path, options: TrainOptions, plan: Plan, fit: Fit, executio
                 "processes": process_count(),
                 "plain": options.plain,
                 "store": "" if recipe.training.only_synthetic else str(options.store),
-                CENTRES: plan.count_centres(recipe.training),
+                **TrainingCentres(plan.count_centres(recipe.training), plan.synthetic_centres).to_record(),
                 **recipe.to_record(),
             },
         )

@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from data.common.errors import InputError
 from data.common.files import sha256_of
-from data.common.settings import differences
-from engine.checkpoint import BEST, load_tensors, read_centres, read_fields
+from engine.checkpoint import BEST, Checkpoint, load_tensors, read_fields
 from engine.model_file import is_model_file, read_model_file
 from engine.published.release import read_release, release_recipe
 from engine.recipe import Recipe
 from engine.stages import Stage
+from engine.training_centres import TrainingCentres, read_centres
 
 REMEDY = "give a model file, a run folder, a best.pt, or a checkpoint of the published release"
 SHOWN = 6  # parameters that a line names
+SEEN = ("target_mm", "hu_window")  # settings of the sampling that decide what a network sees
 # What a network has learned to rely on: settings of the recipe in which a training should agree with its start.
-_RELIED_ON = ("network.groups", "network.leak", "method.head_input", "sampling.target_mm", "sampling.hu_window")
+_RELIED_ON = {
+    "network": ("groups", "leak"),
+    "method": ("head_input",),
+    "sampling": SEEN,
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class InitialWeights:
         parameters: By their names in ``DualTaskNet``.
         recipe: With which they were trained. That of the published release is known in part, and is taken for that of
             the stage that is to be trained.
+        stage: Name of the stage that they were trained for.
         centres: Centres of the training cases, as far as they are recorded.
     """
 
@@ -42,6 +48,7 @@ class InitialWeights:
     sha256: str
     parameters: Mapping[str, Tensor]
     recipe: Recipe
+    stage: str
     centres: Sequence[str] = ()
 
 
@@ -57,10 +64,8 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
         InputError: If there is no such file, or it holds none of these.
     """
     if is_model_file(path):
-        record, stages = read_model_file(path, [stage.name])
-        checkpoint, sha256 = stages[stage.name]
-        described = record.get("stages", {}).get(stage.name, {})
-        return _of_checkpoint(path, sha256, checkpoint.net, checkpoint.recipe, described.get("centres"))
+        checkpoint, sha256, centres = read_model_file(path, [stage.name]).stages[stage.name]
+        return _of_checkpoint(path, sha256, checkpoint, centres)
     file = path / BEST if path.is_dir() else path
     if not file.is_file():
         problem = f"not a finished run: it holds no {BEST}" if path.is_dir() else "no such file"
@@ -68,19 +73,13 @@ def read_initial_weights(path: Path, stage: Stage) -> InitialWeights:
     content = load_tensors(file, REMEDY)
     if "format" in content:
         checkpoint = read_fields(content, file, None, REMEDY)
-        return _of_checkpoint(path, sha256_of(file), checkpoint.net, checkpoint.recipe, read_centres(file.parent))
+        return _of_checkpoint(path, sha256_of(file), checkpoint, read_centres(file.parent))
     net = read_release(file, REMEDY, content)
-    return InitialWeights(path, sha256_of(file), net.state_dict(), release_recipe(net, stage.name))
+    return InitialWeights(path, sha256_of(file), net.state_dict(), release_recipe(net, stage.name), stage.name)
 
 
-def _of_checkpoint(
-    path: Path,
-    sha256: str,
-    net: Mapping[str, Tensor],
-    recipe: Recipe,
-    centres: Mapping[str, Mapping[str, int]] | None,
-) -> InitialWeights:
-    return InitialWeights(path, sha256, net, recipe, sorted((centres or {}).get("train", {})))
+def _of_checkpoint(path: Path, sha256: str, checkpoint: Checkpoint, centres: TrainingCentres) -> InitialWeights:
+    return InitialWeights(path, sha256, checkpoint.net, checkpoint.recipe, checkpoint.stage, centres.trained_on)
 
 
 def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
@@ -96,9 +95,8 @@ def find_fitting(initial: InitialWeights, net: nn.Module) -> dict[str, Tensor]:
     if any(value.ndim > 1 for value in fitting.values()):
         return fitting
     width = initial.recipe.network.width
-    raise InputError(
-        initial.path, f"none of its filters fits: its network has the width {width}", f"add --width {width} to train it"
-    )
+    problem = f"none of its filters fits: its network has the width {width}"
+    raise InputError(initial.path, problem, f"leave out --width, or type --width {width}")
 
 
 def load_fitting(net: nn.Module, initial: InitialWeights) -> None:
@@ -129,11 +127,26 @@ def describe_start(initial: InitialWeights, net: nn.Module, recipe: Recipe) -> s
     parts += [f"not used: {_shorten(unused)}"] if unused else []
     parts += [f"{recipe.start.freeze} frozen"] if recipe.start.freeze != "none" else []
     lines = ["; ".join(parts)]
-    changed = differences(initial.recipe.to_record(), recipe.to_record())
-    changed = [text for text in changed if text.startswith(_RELIED_ON)]
-    if changed:
-        lines.append(f"    warning: these weights were trained with other settings: {', '.join(changed)}")
+    if theirs := _settings_that_differ(initial.recipe, recipe):
+        saw, uses = " ".join(theirs), " ".join(_settings_that_differ(recipe, initial.recipe))
+        text = f"the model was trained with {saw}, but this run uses {uses}, with which its weights are worth less"
+        lines.append(f"    warning: {text}: to train as the model was, type {saw}")
     return "\n".join(lines)
+
+
+def _settings_that_differ(ours: Recipe, theirs: Recipe) -> list[str]:
+    """Return the settings that weights rely on in which two recipes differ, as those of the first would be typed."""
+    found = []
+    for part, names in _RELIED_ON.items():
+        one, other = getattr(ours, part), getattr(theirs, part)
+        found += [as_typed(name, getattr(one, name)) for name in names if getattr(one, name) != getattr(other, name)]
+    return found
+
+
+def as_typed(name: str, value: object) -> str:
+    """Return the option that gives a network, a method or a sampling this setting."""
+    text = ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    return f"--sampling {name}={text}" if name == "hu_window" else f"--{name.replace('_', '-')} {text}"
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from engine.options import (
 )
 from engine.recipe import FROZEN, NetworkSettings, Recipe, Start, TrainSettings
 from engine.stages import VARIANTS, Stage, with_variant
-from engine.train.initial import InitialWeights, read_initial_weights
+from engine.train.initial import SEEN, InitialWeights, as_typed, read_initial_weights
 from engine.train.trackers import TRACKERS, check_tracker
 
 POSITIVE = ("epochs", "batch_size", "width", "validate_every", "lr", "clip_norm", "boxes_per_epoch")
@@ -52,6 +52,7 @@ class TrainOptions:
         tracker: Experiment tracker that gets the losses; empty for none.
         gpu, store, path: As in engine.options.
         initial: Weights that new runs begin with; None for random ones.
+        adopted: Settings of that model that take the place of defaults of the stage, as they would be typed.
         freeze: Part of the network that keeps them, one of FROZEN.
     """
 
@@ -72,6 +73,7 @@ class TrainOptions:
     store: Path
     path: Path
     initial: InitialWeights | None = None
+    adopted: tuple[str, ...] = ()
     freeze: str = "none"
 
     def recipe(self, cases: Sequence[Case], fit: Fit | None = None) -> Recipe:
@@ -123,7 +125,8 @@ def build_parser(stage: Stage) -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE_OR_RUN",
         help="begin with the weights of a model file, of a run folder or its best.pt, or of a checkpoint of the "
-        "published release, as far as they fit (docs/fine_tuning.md)",
+        "published release, as far as they fit; the width of the network and the voxels and HU window that it sees are "
+        "then those of the model, unless they are typed (docs/fine_tuning.md)",
     )
     start.add_argument(
         "--freeze",
@@ -159,13 +162,19 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     Raises:
         InputError: If a setting is out of its range, or two settings contradict each other.
     """
-    args = build_parser(stage).parse_args(argv)
+    # None for what is not typed, in place of the default.
+    args = build_parser(stage).parse_args(argv, argparse.Namespace(**{f.name: None for f in fields(NetworkSettings)}))
     if args.train_on is not None:
         read_train_on(args)
     elif args.data == SYNTHETIC:
         problem = "no split of prepared cases"
         raise InputError(f"--data {SYNTHETIC}", problem, f"to train on synthetic patients, use --train-on {SYNTHETIC}")
-    typed = read_recipe_options(args, stage)
+    initial = read_initial_weights(args.init, stage) if args.init else None
+    usual, adopted = adopt_settings(initial, stage, args) if initial else (stage, ())
+    for name, value in vars(NetworkSettings()).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    typed = read_recipe_options(args, usual)
     chosen = {name: getattr(args, name) for name in _method_options() if hasattr(args, name)}
     options = TrainOptions(
         stage=replace(typed.stage, method=with_variant(stage, args.variant).method.changed(args.weight, chosen)),
@@ -184,7 +193,8 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         gpu=args.gpu,
         store=args.store,
         path=args.path,
-        initial=read_initial_weights(args.init, stage) if args.init else None,
+        initial=initial,
+        adopted=adopted,
         freeze=args.freeze,
     )
     if options.freeze != "none" and options.initial is None:
@@ -198,6 +208,33 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
     if options.profile < 0:
         raise InputError(f"--profile {options.profile}", "out of range", "give a number of steps, or 0 for none")
     return options
+
+
+def adopt_settings(initial: InitialWeights, stage: Stage, args: argparse.Namespace) -> tuple[Stage, tuple[str, ...]]:
+    """Take the settings that weights rely on from their model, wherever nothing else was typed.
+
+    These are the size of the network, and the voxels and the HU window that it has seen. What a model of another stage
+    has seen is not adopted, because this stage looks at something else.
+
+    Args:
+        initial: The weights.
+        stage: That will be trained.
+        args: What was typed; gets the size of the network, where it is None.
+
+    Returns:
+        The stage with the sampling of the model as its default, and what differs from its own, as it would be typed.
+    """
+    theirs, adopted = initial.recipe, []
+    for name, usual in vars(NetworkSettings()).items():
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(theirs.network, name))
+            adopted += [as_typed(name, getattr(args, name))] if getattr(args, name) != usual else []
+    if initial.stage != stage.name:
+        return stage, tuple(adopted)
+    typed = {change.partition("=")[0] for change in args.sampling}
+    seen = {name: getattr(theirs.sampling, name) for name in SEEN if name not in typed}
+    adopted += [as_typed(name, value) for name, value in seen.items() if value != getattr(stage.sampling, name)]
+    return replace(stage, sampling=replace(stage.sampling, **seen)), tuple(adopted)
 
 
 def add_method_options(parser: OptionGroup, stage: Stage) -> None:

@@ -24,6 +24,7 @@ class Plan:
             labelled.
         validation_cases: Validation cases of both kinds; none if none of them holds what the stage segments.
         synthetic: Synthetic patients of which every epoch sees a box, to be drawn.
+        synthetic_centres: Centres of the split whose prepared cases all show synthetic scans.
     """
 
     split: Split
@@ -31,6 +32,7 @@ class Plan:
     negatives: list[Case]
     validation_cases: list[Case]
     synthetic: list[Case] = field(default_factory=list)
+    synthetic_centres: tuple[str, ...] = ()
 
     @property
     def training_cases(self) -> list[Case]:
@@ -89,7 +91,9 @@ def plan_split(stage: Stage, split: Split, centres: dict[str, list[Case]]) -> Pl
         )
     # Cases without a tumour alone would choose the epoch that finds least, which is that of an untrained network.
     can_rank = any(case.target_box(target) for case in validation_cases)
-    return Plan(split, positives, negatives, validation_cases if can_rank else [])
+    in_split = {centre_of(key) for key in split.all_keys} & centres.keys()
+    synthetic = tuple(name for name in sorted(in_split) if all(case.is_synthetic for case in centres[name]))
+    return Plan(split, positives, negatives, validation_cases if can_rank else [], synthetic_centres=synthetic)
 
 
 def describe(plan: Plan, settings: TrainSettings) -> str:

@@ -82,7 +82,7 @@ def test_the_only_split_is_used_and_several_have_to_be_named(world, tmp_path):
     with pytest.raises(InputError, match=r"several splits \(east, west\)"):
         load_cascade(runs, device="cpu")
     assert load_cascade(runs, split="east", device="cpu").models["tumor_fine"].run.parent.name == "east"
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         load_cascade(tmp_path / "missing")
     (tmp_path / "model.zip").touch()
     for choice in ({"split": "east"}, {"until": "2026_01_01_00_00_00"}, {"ensemble": {"east": 1, "west": 1}}):

@@ -16,7 +16,7 @@ def test_five_commands_lead_from_own_scans_to_a_model_that_was_fine_tuned(tmp_pa
     assert make_phantoms([str(raw), "--centres", "west", "--cases", "6", "--seed", "5", "--quiet"]) == 0
     export([str(write_runs(tmp_path / "theirs")), "-o", str(theirs)])
     where = ["--store", str(store), "--path", str(runs)]
-    tiny = ["--width", "8", "--target-mm", "6,6,6", "--epochs", "1", "--workers", "0"]
+    tiny = ["--epochs", "1", "--workers", "0"]  # width and voxels are those of the model
     for words in (
         ["verify", "folder", str(raw / "west"), "--centre", "own", "--store", str(store)],
         ["prepare", "folder", str(raw / "west"), "--centre", "own", "--store", str(store)],

@@ -54,6 +54,14 @@ def test_the_model_may_be_a_model_file(tmp_path, runs):
     assert found[0] == found[1]
 
 
+def test_a_split_cannot_be_chosen_in_a_model_file(tmp_path, capsys):
+    (tmp_path / "model.zip").touch()
+    assert panorama.main([*words(tmp_path, tmp_path / "model.zip"), "--data", "west"]) == 2
+    model = tmp_path / "model.zip"
+    problem = f"error: --data west: {model} is a model file, so that there are no runs to choose among"
+    assert capsys.readouterr().err == f"{problem}. Leave it out, or give the folder of the runs with --path.\n"
+
+
 def test_a_scan_without_a_pancreas_has_an_empty_map_and_the_likelihood_0(tmp_path, runs, capsys, monkeypatch):
     doubt = "no pancreas found: the mask is empty"
 

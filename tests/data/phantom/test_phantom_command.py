@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.cases.store import read_store
 from data.phantom.command import DEFAULT_CENTRES, main
 from data.phantom.scanner import SCANNERS, render_case
+from data.prepare import command as prepare
 from data.scans.volume import read_image, read_label
 from data.synthesis.patient import render_patient
 from data.synthesis.settings import Synthesis
@@ -49,6 +51,24 @@ def test_the_command_resumes_where_it_stopped(low_scans: None, tmp_path: Path) -
     assert main([*arguments, "--cases", "2"]) == 0
     assert first.stat().st_mtime_ns == before
     assert (tmp_path / "out" / "south" / "labels" / "south_001.nii.gz").exists()
+
+
+def test_prepared_cases_are_known_to_be_synthetic_which_changes_nothing_else(low_scans, tmp_path: Path) -> None:
+    out, store = tmp_path / "out", tmp_path / "store"
+    assert main([str(out), "--centres", "south", "--workers", "1", "--cases", "1"]) == 0
+    mark = out / "phantom.json"
+    mark.rename(tmp_path / "kept")  # as if the scans were those of a hospital
+    arguments = ["folder", str(out / "south"), "--centre", "south", "--store", str(store), "--workers", "1"]
+    assert prepare.main(arguments) == 0
+    (before,) = read_store(store)["south"]
+    written, content = (before.folder / "image.npy").stat().st_mtime_ns, before.content()
+    (tmp_path / "kept").rename(mark)
+    assert prepare.main(arguments) == 0
+    (after,) = read_store(store)["south"]
+    assert after.is_synthetic and not before.is_synthetic
+    assert after.content() == content and (after.folder / "image.npy").stat().st_mtime_ns == written
+    assert main([str(tmp_path / "as cases"), "--centres", "south", "--workers", "1", "--cases", "1", "--prepared"]) == 0
+    assert read_store(tmp_path / "as cases")["south"][0].is_synthetic
 
 
 def test_a_case_with_a_missing_label_is_written_again(low_scans: None, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from data.cases.preparation import Preparation
 from data.common.errors import InputError
@@ -86,6 +87,23 @@ def test_the_card_tells_data_training_results_use_limits_and_licence(model):
         ("0.613", "no"),
         ("0.613", "yes"),
     ]
+
+
+@pytest.mark.parametrize("synthetic", [["east", "south", "west"], ["south"], []])
+def test_that_the_centres_are_synthetic_is_told_by_the_card_the_file_and_the_models(tmp_path, synthetic):
+    for run in make_runs(tmp_path / "runs").values():
+        record = {"centres": CENTRES, "synthetic_centres": synthetic}
+        (run / "settings.yaml").write_text(yaml.safe_dump(record))
+    assert export.main([str(tmp_path / "runs"), "-o", str(tmp_path / "m.zip"), "--data", "east"]) == 0
+    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
+        card = archive.read("MODEL_CARD.md").decode()
+        record = json.loads(archive.read("model.json"))
+    assert record["stages"]["tumor_fine"]["synthetic_centres"] == synthetic
+    assert (f"The scans of {', '.join(synthetic)} are synthetic" in card) == bool(synthetic)
+    only = len(synthetic) == 3  # both training centres are
+    assert ("- It was trained on synthetic scans only. Do not rely on it for real scans.\n" in card) == only
+    for options in (("--model", tmp_path / "m.zip"), ("--path", tmp_path / "runs", "--data", "east")):
+        assert all(model.only_synthetic == only for model in chosen_models(*options).values())
 
 
 def test_the_same_runs_give_the_same_bytes_also_if_they_are_named_one_by_one(runs, model, tmp_path):
@@ -207,7 +225,12 @@ def test_a_stage_without_a_run_or_with_two_or_of_other_cases_is_refused(runs, tm
     assert export.main([*named, named[0], *out]) == 2
     assert "a run of pancreas coarse, as is" in capsys.readouterr().err
     assert export.main([str(runs), *out, "--data", "north"]) == 2
-    assert "no trained pancreas coarse model" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no trained pancreas coarse model. Export the models of another split (--data east), or train one: " in said
+    assert said.count("\n") == 1 and "--data north" in said.rpartition(": ")[2]
+    (tmp_path / "empty").mkdir()
+    assert export.main([str(tmp_path / "empty"), *out, "--data", "north"]) == 2
+    assert "no trained pancreas coarse model. Train one: " in capsys.readouterr().err
     checkpoint = make_checkpoint("tumor_fine")
     object.__setattr__(checkpoint.recipe, "preparation", Preparation(crop="body"))
     save_checkpoint(tmp_path / "other" / "best.pt", checkpoint)

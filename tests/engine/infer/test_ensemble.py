@@ -127,6 +127,11 @@ def test_an_ensemble_confirms_what_it_finds_if_all_members_have_learned_to():
         assert combine(parts).confirms == expected
 
 
+def test_an_ensemble_is_synthetic_only_if_all_members_are():
+    real, synthetic = (replace(model("tumor_fine", 0, 1, 0.5), only_synthetic=only) for only in (False, True))
+    assert combine([synthetic, synthetic]).only_synthetic and not combine([synthetic, real]).only_synthetic
+
+
 def finished(root: Path, split: str, *times: str) -> None:
     for time in times:
         run = root / "tumor_fine" / split / f"2026_01_{time}_00_00_00"

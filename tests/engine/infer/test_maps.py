@@ -45,7 +45,7 @@ def cascade(monkeypatch, tmp_path):
     def load(options):
         stage = STAGES["pancreas_coarse"]
         facts = {"stage": stage, "run": tmp_path, "readout": "segmentation", "threshold": 0.5}
-        facts |= {"fast": False, "confirms": False}
+        facts |= {"fast": False, "confirms": False, "only_synthetic": False}
         device = torch.device("cpu")
         facts |= {name: getattr(settings, name) for name in ("members", "sha256", "score_threshold")}
         return {"tumor_fine": SimpleNamespace(preparation=Preparation(), device=device, **facts)}
@@ -53,6 +53,7 @@ def cascade(monkeypatch, tmp_path):
     monkeypatch.setattr(predict, "load_models", load)
     monkeypatch.setattr(prepared, "segment_scan", segment)
     monkeypatch.setattr(prepared, "find_doubts", lambda scan: ())
+    monkeypatch.setattr(prepared, "find_doubts_of_length", lambda grid: ())
     return settings
 
 

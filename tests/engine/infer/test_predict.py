@@ -21,7 +21,7 @@ from engine.infer.loading import load_models
 from engine.infer.volumes import UNFINISHED
 from engine.report import drawing
 from engine.stages import STAGES
-from tests.conftest import affine_of, save, tiny_scan
+from tests.conftest import affine_of, save
 from tests.dicom_files import write_slices
 
 PREPARED = (4.0, 3.0, 3.0)  # (z, y, x) mm
@@ -36,6 +36,7 @@ def stand_in(run, preparation: Preparation) -> SimpleNamespace:
         fast=False,
         confirms=False,
         members=(),
+        only_synthetic=False,
         run=run,
         sha256="of the network",
         readout="segmentation",
@@ -90,8 +91,22 @@ def test_a_label_map_instead_of_a_scan_and_a_whole_body_as_pancreas_get_a_note(s
     assert "ml are too much for a pancreas, the model may not have been trained enough" in printed
 
 
-def test_a_ct_with_a_gland_of_usual_size_gets_no_note():
-    assert prepared.find_doubts(tiny_scan(0)[0]) == prepared.find_doubts_of_size(90.0) == ()
+def test_a_slab_with_a_bit_of_gland_and_a_synthetic_model_is_unreliable_in_table_and_report(seen, tmp_path, capsys):
+    scan = np.full((60, 60, 8), -1000, np.int16)
+    scan[20:30, 20:28, 4:] = 40
+    path = save(tmp_path / "slab.nii.gz", scan, affine_of(zooms=(2.0, 2.0, 5.0)))
+    seen["model"].only_synthetic = True
+    assert predict.main([str(path), "-o", str(tmp_path / "out"), "--report"]) == 0
+    (row,) = rows_of(tmp_path / "out")
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert row["unreliable"] == "yes" and "unreliable: " in printed
+    for doubt in (
+        "the scan is 40 mm long, too short for a whole pancreas",
+        "the model was trained on synthetic scans only, do not rely on it for real scans",
+        "ml are too little for a pancreas",
+        "touches the upper end of the scan",
+    ):
+        assert doubt in row["note"] and doubt in printed and doubt in page
 
 
 def test_for_a_folder_of_scan_files_the_error_asks_for_the_files(seen, tmp_path, capsys):
@@ -121,7 +136,9 @@ def test_if_models_are_missing_the_error_names_the_splits_that_have_all_of_them(
     )
     (tmp_path / "empty").mkdir()
     assert predict.main([*options, "--path", str(tmp_path / "empty")]) == 2
-    assert capsys.readouterr().err.endswith("Train them with the commands above.\n")
+    assert capsys.readouterr().err.endswith("Train them with the commands above, or use a model file.\n")
+    assert predict.main([*options, "--path", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.endswith("trained models with --path, or a model file with --model.\n")
 
 
 def blocks(root: Path, *names: str) -> list[str]:
@@ -251,7 +268,7 @@ from engine.stages import STAGES
 stage, root = STAGES["pancreas_coarse"], Path(sys.argv[1])
 model = SimpleNamespace(preparation=Preparation(), device=torch.device("cpu"), stage=stage, run=root,
                         readout="segmentation", threshold=0.5, members=(), fast=False, confirms=False,
-                        sha256="of the network")
+                        sha256="of the network", only_synthetic=False)
 predict.load_models = lambda options: {"pancreas_coarse": model}
 prepared.segment_scan = lambda models, image, spacing, **_: CascadeResult((image > -300).astype(np.uint8), ())
 sys.exit(predict.main(sys.argv[2:]))

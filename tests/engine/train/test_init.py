@@ -98,12 +98,12 @@ def test_a_published_checkpoint_gives_what_fits(tmp_path):
     full, published = STAGES["tumor_coarse"], with_variant(STAGES["tumor_coarse"], "published")
     on_its_voxels = replace(published, sampling=replace(published.sampling, target_mm=(2.5, 0.8, 0.8)))
     said = [
-        describe_start(initial, as_published, recipe_of(stage, SETTINGS)).partition("other settings: ")[2]
+        describe_start(initial, as_published, recipe_of(stage, SETTINGS)).partition(", type ")[2]
         for stage in (full, published, on_its_voxels)
     ]
     assert said == [
-        "method.head_input raw, sampling.target_mm (2.5, 0.8, 0.8)",
-        "sampling.target_mm (2.5, 0.8, 0.8)",
+        "--head-input raw --target-mm 2.5,0.8,0.8",
+        "--target-mm 2.5,0.8,0.8",
         "",
     ]
 
@@ -129,10 +129,48 @@ def test_settings_that_the_weights_rely_on_and_centres_they_have_seen_are_told(s
     options += ["--init", str(runs["tumor_fine"]), "--target-mm", "3,2,2", "--lr", "0.5"]
     assert train_command.main("tumor_fine", options) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line and "weights" in line]
-    assert "other settings: sampling.target_mm (1.5, 0.8, 0.8)" in said[0] and "lr" not in said[0]
+    trained, _, used = said[0].partition(", but this run uses --target-mm 3,2,2,")
+    assert trained.endswith("the model was trained with --target-mm 1.5,0.8,0.8") and "lr" not in said[0]
+    assert used.endswith("to train as the model was, type --target-mm 1.5,0.8,0.8")
     assert [line.partition(", of which ")[2] for line in said[1:]] == [
         "west holds out cases: no evaluation on them is one of unseen cases"
     ]
+
+
+def test_what_a_model_has_seen_is_adopted_unless_something_else_is_typed(study_store, tmp_path, capsys):
+    seen = {"target_mm": (6.0, 5.0, 5.0), "hu_window": (-150.0, 250.0)}
+    run = make_runs(tmp_path / "runs", **seen)["tumor_coarse"]
+    stage, own = STAGES["tumor_coarse"], STAGES["tumor_coarse"].sampling
+    typed = ["--width", "8", "--target-mm", "6,5,5", "--sampling", "hu_window=-150,250"]
+    by_itself, by_hand = (parse(stage, ["--init", str(run), *words]) for words in ([], typed))
+    assert by_itself.recipe([]) == by_hand.recipe([]) and by_hand.adopted == ()
+    assert by_itself.stage.sampling == replace(own, **seen) and by_itself.network == NetworkSettings(8)
+    assert by_itself.adopted == ("--width 8", "--target-mm 6,5,5", "--sampling hu_window=-150,250")
+    other = parse(stage, ["--init", str(run), "--target-mm", "2,1,1", "--sampling", "rounds=2", "--width", "16"])
+    assert other.stage.sampling == replace(own, target_mm=(2.0, 1.0, 1.0), hu_window=seen["hu_window"], rounds=2)
+    assert other.network == NetworkSettings(16) and other.adopted == ("--sampling hu_window=-150,250",)
+    assert parse(stage, []).stage.sampling == own and parse(stage, []).network == NetworkSettings()
+    of_another = parse(STAGES["tumor_fine"], ["--init", str(run)])  # which looks at something else
+    assert of_another.stage.sampling == STAGES["tumor_fine"].sampling and of_another.adopted == ("--width 8",)
+    options = ["--store", str(study_store), "--path", str(tmp_path), "--gpu", "cpu", "--data", "west", "--dry-run"]
+    assert train_command.main("tumor_coarse", [*options, "--init", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "adopts settings of that model: --width 8 --target-mm 6,5,5 --sampling hu_window=-150,250\n" in said
+    assert "this run uses" not in said
+
+
+def test_a_run_that_adopted_settings_goes_on_with_them(tmp_path, capsys):
+    make_cases(tmp_path / "store", 3)
+    theirs = make_runs(tmp_path / "runs", target_mm=(2.5, 2.0, 2.0))["pancreas_fine"]
+    options = ["--store", str(tmp_path / "store"), "--path", str(tmp_path / "new"), "--data", "none", "--gpu", "cpu"]
+    options += ["--workers", "0", "--epochs", "1"]
+    assert train_command.main("pancreas_fine", [*options, "--init", str(theirs)]) == 0
+    (run,) = (tmp_path / "new" / "pancreas_fine" / "none").iterdir()
+    recipe = load_checkpoint(run / "last.pt", "pancreas_fine").recipe
+    assert recipe.sampling.target_mm == (2.5, 2.0, 2.0) and recipe.network.width == 8
+    capsys.readouterr()
+    assert train_command.main("pancreas_fine", [*options, "--init", str(theirs), "--resume"]) == 0
+    assert capsys.readouterr().out.endswith(f"{run}: already finished, 1 epochs\n")  # nothing differs
 
 
 def test_what_does_not_fit_at_all_or_is_no_model_is_refused(study_store, tmp_path, runs, capsys):
@@ -140,7 +178,7 @@ def test_what_does_not_fit_at_all_or_is_no_model_is_refused(study_store, tmp_pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pt").write_text("no model")
     refused = {
-        (str(runs["tumor_fine"]),): "none of its filters fits: its network has the width 8. Add --width 8",
+        (str(runs["tumor_fine"]),): "none of its filters fits: its network has the width 8. Leave out --width, or type",
         (str(tmp_path / "empty"),): "not a finished run: it holds no best.pt",
         (str(tmp_path / "missing.zip"),): "no such file",
         (str(tmp_path / "text.pt"),): "is not opened",

@@ -1,6 +1,7 @@
 """The order of an epoch: which cases it sees, and how many without the target."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,15 @@ def test_boxes_around_a_pancreas_show_a_tumour_as_often_as_not():
     assert negatives == 10
     assert positives * share_around_pancreas(0.25) == pytest.approx(negatives / 2)
     assert share_around_pancreas(0.0) == 0 and share_around_pancreas(0.9) == 0.5
+
+
+def test_a_plan_knows_which_centres_of_its_split_are_synthetic():
+    centres = three_centres() | {"extra": centre("extra", [("p", True)])}
+    for name in ("a", "c", "extra"):
+        centres[name] = [replace(case, source={"phantom": 2}) for case in centres[name]]
+    centres["c"][0] = replace(centres["c"][0], source={})
+    plan = plan_split(STAGES["tumor_coarse"], make_splits(three_centres())["a"], centres)
+    assert plan.synthetic_centres == ("a",)
 
 
 def test_cases_without_a_tumour_of_centres_without_any_take_no_part():

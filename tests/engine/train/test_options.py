@@ -74,6 +74,8 @@ def test_every_part_of_the_recipe_can_be_typed():
         ["--sampling", "hu_window=240,-100"],
         ["--sampling", "target_mm=3,0,3"],
         ["--sampling", "target_mm=inf,3,3"],
+        ["--target-mm", "6"],
+        ["--target-mm", "6,0,6"],
         ["--sampling", "patch_mm=96,-1,96"],
         ["--augment", "elastic_mm=20"],
         ["--augment", "low_resolution=0.5,1"],
