@@ -9,9 +9,10 @@ from scipy.ndimage import gaussian_filter1d
 from data.phantom.anatomy import Tissue
 from data.phantom.fields import Axes, Field, smooth_noise
 from data.synthesis.acquisition import acquire, random_acquisition
-from data.synthesis.materials import Extra, Materials, random_materials
+from data.synthesis.library import PaintedTorso, draw_torso
+from data.synthesis.materials import GLAND, Extra, Materials, random_materials
 from data.synthesis.settings import Synthesis
-from data.synthesis.torso import HIGH_MM, LOW_MM, Torso, random_torso
+from data.synthesis.torso import HIGH_MM, LOW_MM, Torso
 
 # The deformation: a displacement of this standard deviation in mm at this scale in mm.
 BENDS = ((10.0, 130.0), (4.5, 45.0), (1.5, 18.0))
@@ -46,7 +47,7 @@ def render_patient(
         Image in HU, int16 (D, H, W), LPS; label 0/1/2, uint8, of the same shape.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    torso = random_torso(rng, settings)
+    torso = draw_torso(rng, settings)
     warp = Deformation.draw(rng, settings.shape)
     materials = random_materials(rng, settings.intensity)
     low, high = _gland_extent(torso, warp)
@@ -108,33 +109,15 @@ class Deformation:
         return found
 
 
-def _gland_extent(torso: Torso, warp: Deformation) -> tuple[np.ndarray, np.ndarray]:
+def _gland_extent(torso: Torso | PaintedTorso, warp: Deformation) -> tuple[np.ndarray, np.ndarray]:
     """Find the lowest and the highest corner (z, y, x) in mm of the deformed pancreas."""
-    corners = []
-    for layer in torso.gland:
-        nodes = np.argwhere(layer.field.values < layer.level)
-        corners += [layer.field.start + end * layer.field.step for end in (nodes.min(axis=0), nodes.max(axis=0))]
-    first, last = np.min(corners, axis=0) * warp.size, np.max(corners, axis=0) * warp.size
+    first, last = (corner * warp.size for corner in torso.gland_bounds())
     axes = tuple(np.arange(a - SEARCH_MM, b + SEARCH_MM, SEARCH_STEP_MM) for a, b in zip(first, last, strict=True))
-    places = warp(axes)
-    inside = np.zeros(places[0].shape, bool)
-    for layer in torso.gland:
-        inside |= _look_up(layer.field, places) < layer.level
-    found = np.argwhere(inside)
+    found = np.argwhere(torso.in_gland(warp(axes)))
     if not len(found):  # a gland thinner than this grid; the nodes say where it is
         return first, last
     corner = np.array([axis[0] for axis in axes])
     return corner + found.min(axis=0) * SEARCH_STEP_MM, corner + found.max(axis=0) * SEARCH_STEP_MM
-
-
-def _look_up(field: Field, places: list[np.ndarray]) -> np.ndarray:
-    """Read a field at the nearest nodes to these places; large beyond them."""
-    index, beyond = [], np.zeros(places[0].shape, bool)
-    for place, start, step, n in zip(places, field.start, field.step, field.values.shape, strict=True):
-        nearest = np.rint((place - start) / step).astype(np.int64)
-        beyond |= (nearest < 0) | (nearest >= n)
-        index.append(np.clip(nearest, 0, n - 1))
-    return np.where(beyond, np.float32(1e3), field.values[tuple(index)])
 
 
 def _scan_axes(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, spacing: Spacing) -> Axes:
@@ -169,7 +152,7 @@ def _box_axes(low: np.ndarray, high: np.ndarray, spacing: Spacing, margin: Seque
 
 def _attenuate(
     rng: np.random.Generator,
-    torso: Torso,
+    torso: Torso | PaintedTorso,
     warp: Deformation,
     materials: Materials,
     axes: Axes,
@@ -194,7 +177,7 @@ def _attenuate(
         attenuation = gaussian_filter1d(
             attenuation, np.hypot(own, 0.29 * mm) / step, axis, mode="nearest", truncate=2.5
         )
-    gland = np.isin(tissues, (Tissue.PARENCHYMA, Tissue.DUCT, Tissue.LESION))
+    gland = np.isin(tissues, GLAND)
     channels = np.stack([attenuation, gland, tissues == Tissue.LESION]).astype(np.float32)
     grid = [
         2 * (p - np.float32(axis[0])) / np.float32(axis[-1] - axis[0]) - 1
