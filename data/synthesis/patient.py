@@ -1,5 +1,6 @@
 """A randomised patient from a seed: anatomy, deformation, field of view, attenuation, acquisition."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ SIZE = 0.12  # standard deviation of a patient's size along each axis, logarithm
 COARSEST_MM, FINEST_MM = 3.0, 1.0  # of the grid on which a patient is painted
 SCAN_HALF_PLANE_MM = (200.0, 245.0)  # within which a patient lies, (y, x)
 SEARCH_MM, SEARCH_STEP_MM = 75.0, 5.0  # how far from where it was drawn the deformed pancreas is looked for
+BLUR_REACH = 2.5  # standard deviations at which the blur ends
 WITH_TABLE = 0.8  # share of the scans that show the table
 AIR_BELOW_HU = -700
 LEAST_SEEN_MM = 12.0  # how far a scan reaches into the pancreas at least
@@ -168,31 +170,55 @@ def _attenuate(
     step = float(np.clip(0.6 * min(spacing), FINEST_MM, COARSEST_MM))
     painted = tuple(np.arange(float(p.min()) - 2 * step, float(p.max()) + 3 * step, step) for p in places)
     tissues = torso.paint(painted)
-    attenuation = materials.mean[tissues]
+    # 0.29 is the standard deviation of a uniform distribution over one voxel.
+    blur = [float(np.hypot(own, 0.29 * mm)) / step for own, mm in zip(blur_mm, spacing, strict=True)]
+    # Air has no texture and is the same when it is blurred, so only the box of the body is computed.
+    body = _box_around(tissues != Tissue.AIR, [math.ceil(BLUR_REACH * sigma) + 1 for sigma in blur])
+    part, within = tissues[body], tuple(axis[s] for axis, s in zip(painted, body, strict=True))
+    inner = materials.mean[part]
     ends = [axis[0] for axis in painted], [axis[-1] for axis in painted]
     for amount, grain in ((materials.fine, rng.uniform(2.5, 6)), (materials.coarse, rng.uniform(8, 20))):
-        attenuation += amount[tissues] * smooth_noise(rng, *ends, grain).sample(painted)
-    for axis, (own, mm) in enumerate(zip(blur_mm, spacing, strict=True)):
-        # 0.29 is the standard deviation of a uniform distribution over one voxel.
-        attenuation = gaussian_filter1d(
-            attenuation, np.hypot(own, 0.29 * mm) / step, axis, mode="nearest", truncate=2.5
-        )
-    gland = np.isin(tissues, GLAND)
-    channels = np.stack([attenuation, gland, tissues == Tissue.LESION]).astype(np.float32)
+        inner += amount[part] * smooth_noise(rng, *ends, grain).sample(within)
+    for axis, sigma in enumerate(blur):
+        inner = gaussian_filter1d(inner, sigma, axis, mode="nearest", truncate=BLUR_REACH)
+    attenuation = np.full(tissues.shape, materials.mean[Tissue.AIR], np.float32)
+    attenuation[body] = inner
     grid = [
         2 * (p - np.float32(axis[0])) / np.float32(axis[-1] - axis[0]) - 1
         for p, axis in zip(places, painted, strict=True)
     ]
-    seen = torch.nn.functional.grid_sample(
-        torch.from_numpy(channels)[None],
+    seen = _interpolate([attenuation], grid)[0]
+    label = np.zeros(seen.shape, np.uint8)
+    gland = np.isin(tissues, GLAND)
+    reached = _box_around(gland, (1, 1, 1))  # within which the interpolated gland is more than 0
+    near = np.ones(label.shape, bool)
+    for place, axis, s in zip(places, painted, reached, strict=True):
+        near &= (place >= axis[s][0] - step) & (place <= axis[s][-1] + step)
+    if gland.any() and near.any():
+        box = _box_around(near, (0, 0, 0))
+        shares = _interpolate([gland, tissues == Tissue.LESION], [g[box] for g in grid])
+        label[box][shares[0] >= 0.5] = 1
+        label[box][shares[1] >= 0.5] = 2
+    return seen, label
+
+
+def _box_around(mask: np.ndarray, margin: Sequence[int]) -> tuple[slice, ...]:
+    """Return the box that holds a mask with a margin in voxels, within the grid; all of the grid for an empty mask."""
+    occupied = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    if not len(occupied[0]):
+        return (slice(None),) * 3
+    return tuple(slice(max(0, int(o[0]) - n), int(o[-1]) + n + 1) for o, n in zip(occupied, margin, strict=True))
+
+
+def _interpolate(channels: Sequence[np.ndarray], grid: Sequence[np.ndarray]) -> np.ndarray:
+    """Interpolate arrays (D, H, W) linearly at places (z, y, x) between -1 and 1: float32 (len(channels), d, h, w)."""
+    return torch.nn.functional.grid_sample(
+        torch.from_numpy(np.stack(channels).astype(np.float32, copy=False))[None],
         torch.from_numpy(np.stack(grid[::-1], axis=-1))[None],
         mode="bilinear",
         padding_mode="border",
         align_corners=True,
     )[0].numpy()
-    label = (seen[1] >= 0.5).astype(np.uint8)
-    label[seen[2] >= 0.5] = 2
-    return seen[0], label
 
 
 def _add_table(rng: np.random.Generator, attenuation: np.ndarray, axes: Axes, materials: Materials) -> None:
