@@ -249,8 +249,8 @@ def list_torsos(folder: Path) -> dict[bool, tuple[Path, ...]]:
     """
     found = find_torsos(folder)
     if not any(found.values()):
-        remedy = f"make them: python -m data.phantom {folder} --abdomen --torsos --cases 200"
-        raise InputError(folder, "no painted torsos (torso_*.npz)", remedy)
+        command = f"python -m data.phantom {folder} --abdomen --torsos --cases 200"
+        raise InputError(folder, "no painted torsos (torso_*.npz)", "give their folder, or make them", command=command)
     return found
 
 

@@ -179,8 +179,8 @@ def _attenuate(
     ends = [axis[0] for axis in painted], [axis[-1] for axis in painted]
     for amount, grain in ((materials.fine, rng.uniform(2.5, 6)), (materials.coarse, rng.uniform(8, 20))):
         inner += amount[part] * smooth_noise(rng, *ends, grain).sample(within)
-    for axis, sigma in enumerate(blur):
-        inner = gaussian_filter1d(inner, sigma, axis, mode="nearest", truncate=BLUR_REACH)
+    for along, sigma in enumerate(blur):
+        inner = gaussian_filter1d(inner, sigma, along, mode="nearest", truncate=BLUR_REACH)
     attenuation = np.full(tissues.shape, materials.mean[Tissue.AIR], np.float32)
     attenuation[body] = inner
     grid = [

@@ -141,7 +141,8 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
         "--train-on",
         metavar="synthetic[:DIR:TABLE]",
         help="train on synthetic patients only, without any prepared case, and validate on others; DIR holds label "
-        "maps of organs, TABLE says what their codes mean, such as amos (default: train on the prepared centres)",
+        "maps of organs, TABLE says what their codes mean, such as amos; TABLE torsos if DIR holds painted torsos of "
+        "data.phantom --torsos (default: train on the prepared centres)",
     )
     add_machine_options(parser.add_argument_group("output and machine"))
     add_examples(
@@ -153,6 +154,7 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             "--train-on synthetic --epochs 50",
             "train on synthetic patients, without any scan",
         ),
+        ("--train-on synthetic:library:torsos --epochs 50", "train on patients from torsos that were painted before"),
     )
     args = parser.parse_args(argv)
     if args.train_on is not None:
