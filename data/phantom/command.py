@@ -261,8 +261,7 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         ("phantoms", "write three small centres of eight cases, to be read by data.prepare"),
         ("phantoms --cases 2 --size full", "write scans of clinical size, to measure memory and time"),
         ("store --prepared", "write prepared cases, on which the training scripts start with --store store"),
-        ("torsos --abdomen labelsTr:amos --cases 50", "write torsos around the organs of AMOS's label maps"),
-        ("library --abdomen labelsTr:amos --torsos --cases 500", "paint 500 torsos, to train on them"),
+        ("library --abdomen labelsTr:amos --torsos --cases 500", "paint 500 torsos around these organs, to train on"),
     )
     args = parser.parse_args(argv)
     if args.abdomen is not None and (args.anatomy or args.centres or args.size == "full"):

@@ -154,7 +154,6 @@ def parse(stage: Stage, argv: Sequence[str] | None) -> TrainOptions:
             "--train-on synthetic --epochs 50",
             "train on synthetic patients, without any scan",
         ),
-        ("--train-on synthetic:library:torsos --epochs 50", "train on patients from torsos that were painted before"),
     )
     args = parser.parse_args(argv)
     if args.train_on is not None:
