@@ -1,14 +1,15 @@
 """Command: write synthetic centres, abdominal CT scans with a pancreas and its tumour from scanners that differ.
 
     python -m data.phantom OUT [--cases 8] [--seed 0] [--size small|full] [--anatomy DIR] [--centres NAME ...]
-    python -m data.phantom OUT --abdomen [DIR[:TABLE]] [--cases 8] [--seed 0]
+    python -m data.phantom OUT --abdomen [DIR[:TABLE]] [--torsos] [--cases 8] [--seed 0]
 
 The files ``OUT/<centre>/images/<case>.nii.gz`` (int16 HU) and ``OUT/<centre>/labels/<case>.nii.gz`` (0 background,
 1 pancreas, 2 tumour) have the layout ``folder`` of ``data.prepare``. With ``--prepared`` OUT becomes a store of
 prepared cases instead, ready to train on, and SimpleITK is not needed. The same seed gives the same voxels.
 
 ``--abdomen`` writes the randomised patients of ``data.synthesis`` as a centre ``abdomen``, each from a scanner of its
-own: procedural ones, or patients around label maps of organs.
+own: procedural ones, or patients around label maps of organs. With ``--torsos`` their painted torsos are written
+instead, as a library from which patients are rendered faster.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import numpy as np
 from data.cases.case import read_case, write_case
 from data.cases.labels import TUMOUR
 from data.common.errors import EXIT_BAD_INPUT, InputError, command
-from data.common.files import replacing
+from data.common.files import remove_unfinished, replacing
 from data.common.parallel import in_parallel
 from data.common.program import command_name
 from data.common.progress import add_quiet
@@ -31,9 +32,11 @@ from data.common.text import HelpFormatter, add_examples
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.prepare.provenance import PHANTOM_MARK
 from data.scans.grid import Grid
+from data.synthesis.library import FORMAT, TorsoFile, describe_torsos, list_source
 from data.synthesis.organ_codes import TABLES
-from data.synthesis.organ_maps import list_maps
+from data.synthesis.organ_maps import hash_maps
 from data.synthesis.patient import render_patient
+from data.synthesis.settings import VERSION as RENDERER
 from data.synthesis.settings import Synthesis
 
 VERSION = 2  # to be raised when the same seed gives other voxels
@@ -55,6 +58,7 @@ class PhantomOptions:
         abdomen: Label maps of organs around which randomised patients are drawn, as ``Synthesis.labels``; empty for
             procedural ones, None for the phantom's own centres.
         prepared: Whether to write prepared cases instead of scans and labels.
+        torsos: Whether to write painted torsos instead of scans and labels.
         workers: Number of processes.
     """
 
@@ -66,6 +70,7 @@ class PhantomOptions:
     centres: tuple[str, ...] | None
     abdomen: str | None
     prepared: bool
+    torsos: bool
     workers: int
 
 
@@ -239,6 +244,12 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         help="write OUT as a store of prepared cases, to be given as --store (default: write scans and labels)",
     )
     output.add_argument(
+        "--torsos",
+        action="store_true",
+        help="with --abdomen, write OUT as a library of painted torsos, for --train-on synthetic:OUT:torsos (default: "
+        "write scans and labels)",
+    )
+    output.add_argument(
         "--workers",
         type=_positive_integer,
         default=2,
@@ -251,12 +262,14 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         ("phantoms", "write three small centres of eight cases, to be read by data.prepare"),
         ("phantoms --cases 2 --size full", "write scans of clinical size, to measure memory and time"),
         ("store --prepared", "write prepared cases, on which the training scripts start with --store store"),
-        ("torsos --abdomen labelsTr:amos --cases 50", "write torsos around the organs of AMOS's label maps"),
+        ("library --abdomen labelsTr:amos --torsos --cases 500", "paint 500 torsos around these organs, to train on"),
     )
     args = parser.parse_args(argv)
     if args.abdomen is not None and (args.anatomy or args.centres or args.size == "full"):
         problem = "it writes one centre with voxels of 3 mm, without --anatomy, --centres and --size full"
         raise InputError("--abdomen", problem, "leave out the other option")
+    if args.torsos and (args.abdomen is None or args.prepared):
+        raise InputError("--torsos", "it writes the torsos of --abdomen, not cases", "add --abdomen without --prepared")
     return PhantomOptions(
         out=args.out,
         cases=args.cases,
@@ -266,6 +279,7 @@ def parse_options(argv: Sequence[str] | None) -> PhantomOptions:
         centres=None if args.centres is None else tuple(args.centres),
         abdomen=args.abdomen,
         prepared=args.prepared,
+        torsos=args.torsos,
         workers=args.workers,
     )
 
@@ -282,15 +296,18 @@ def _seed(text: str) -> int:
     return number
 
 
-def plan_jobs(options: PhantomOptions) -> list[Job]:
-    """List the cases to write.
+def plan_jobs(options: PhantomOptions) -> list[Job | TorsoFile]:
+    """List the cases or torsos to write.
 
     Raises:
         InputError: If the folder of label maps has none, or if a centre is not known.
     """
     if options.abdomen is not None:
+        if options.torsos:
+            maps = hash_maps(options.abdomen) if options.abdomen else ""
+            return [TorsoFile(options.out, k, options.seed, options.abdomen, maps) for k in range(options.cases)]
         if options.abdomen:
-            list_maps(options.abdomen)  # raises the error before anything is written
+            list_source(options.abdomen)  # raises the error before anything is written
         return [
             Job(ABDOMEN, None, index, options.seed, options.size, None, options.abdomen, options.out, options.prepared)
             for index in range(options.cases)
@@ -328,8 +345,11 @@ def _claim_folder(options: PhantomOptions) -> None:
         "anatomy": str(options.anatomy.resolve()) if options.anatomy else None,
         "scanners": [asdict(scanner) for scanner in scanners],
         "prepared": options.prepared,
-        **({} if options.abdomen is None else {"abdomen": options.abdomen}),
+        **({} if options.abdomen is None or options.torsos else {"abdomen": options.abdomen}),
     }
+    if options.torsos:
+        maps = hash_maps(options.abdomen) if options.abdomen else ""
+        settings |= {"torsos": FORMAT, "renderer": RENDERER, "maps": maps}  # the same wherever the maps lie
     mark = folder / PHANTOM_MARK
     text = json.dumps(settings, indent=1)
     if mark.exists():
@@ -344,10 +364,10 @@ def _claim_folder(options: PhantomOptions) -> None:
             unfinished.write_text(text)
 
 
-def _format_summary(jobs: Sequence[Job]) -> str:
+def _format_summary(jobs: Sequence[Job | TorsoFile]) -> str:
     """Describe each centre in one line, as read back from the written files."""
     lines = [f"{'centre':<10} {'cases':>5} {'with tumour':>11}  spacing z y x (mm)  shape"]
-    written = [job for job in jobs if job.written]
+    written = [job for job in jobs if isinstance(job, Job) and job.written]
     for centre in dict.fromkeys(job.centre for job in written):
         summaries = (job.summarise() for job in written if job.centre == centre)
         tumours, spacings, shapes = zip(*summaries, strict=True)
@@ -357,14 +377,19 @@ def _format_summary(jobs: Sequence[Job]) -> str:
     return "\n".join(lines)
 
 
+def _run(job: Job | TorsoFile) -> InputError | None:
+    return job.run()
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the centres that the command line asks for and return the exit code."""
     options = parse_options(argv)
     jobs = plan_jobs(options)
     _claim_folder(options)
-    errors = [error for error in in_parallel(Job.run, jobs, options.workers, "phantom") if error]
-    print(_format_summary(jobs))
+    remove_unfinished([options.out])
+    errors = [error for error in in_parallel(_run, jobs, options.workers, "phantom") if error]
+    print(describe_torsos(options.out) if options.torsos else _format_summary(jobs))
     for line in sorted(f"error: {error}" for error in errors):  # cases finish in any order
         print(line, file=sys.stderr)
     return EXIT_BAD_INPUT if errors else 0

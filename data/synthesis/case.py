@@ -15,11 +15,10 @@ from data.common.errors import InputError
 from data.scans.boxes import triple, whole_box
 from data.scans.grid import Grid
 from data.splits.split import SYNTHETIC
-from data.synthesis.organ_maps import check_maps
+from data.synthesis.library import check_source
 from data.synthesis.patient import render_patient
-from data.synthesis.settings import Synthesis
+from data.synthesis.settings import VERSION, Synthesis
 
-VERSION = 1  # to be raised when the same seed gives another patient
 MOST_TRIES = 20  # patients that are drawn for one that shows the target: a scan may end before it
 LARGEST_MM = 1000.0  # no scan is longer or wider
 
@@ -126,7 +125,7 @@ def synthetic_cases(
         first: Number in the name of the first.
 
     Raises:
-        InputError: If one of the label maps that ``synthesis`` names cannot be used.
+        InputError: If one of the label maps or torsos that ``synthesis`` names cannot be used.
     """
     if tumour is not None:
         synthesis = replace(synthesis, tumours=float(tumour))
@@ -134,7 +133,7 @@ def synthetic_cases(
     whole = whole_box(shape)
     source = {"synthetic": VERSION, **asdict(synthesis), "spacing": list(spacing), "roi_mm": roi_mm and list(roi_mm)}
     if count and synthesis.labels:
-        source["labels"] = check_maps(synthesis.labels)  # the same wherever the maps lie
+        source["labels"] = check_source(synthesis)  # the same wherever the files lie
     return [
         SyntheticCase(
             folder=Path(),

@@ -29,6 +29,7 @@ class Extra(IntEnum):
 
 
 COUNT = 46
+GLAND = (Tissue.PARENCHYMA, Tissue.DUCT, Tissue.LESION)  # what the label of the pancreas covers
 MASS_KINDS, CONTENT_KINDS, WALL_KINDS = 3, 6, 3
 FAT_HU = -100.0
 TIMES_S = (0.0, 25.0, 42.0, 70.0, 180.0)  # after injection; at 0 there is no contrast agent

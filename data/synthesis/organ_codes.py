@@ -18,6 +18,7 @@ ORGANS = (
     *("esophagus", "inferior_vena_cava", "portal_vein_and_splenic_vein", "adrenal_gland_right", "adrenal_gland_left"),
     *("duodenum", "small_bowel", "colon", "urinary_bladder", "prostate", "kidney_cyst"),
 )
+LIBRARY = "torsos"  # in the place of a table: DIR holds painted torsos, not label maps
 OTHER = "other"  # codes that are drawn as the phantom draws them: bones, muscles, lungs, heart, iliac vessels
 
 Codes = Mapping[int, str]  # organ, or OTHER, of each code but 0
@@ -41,6 +42,10 @@ _ORDER: dict[str, tuple[str, ...]] = {
     ),
 }
 TABLES: dict[str, Codes] = {name: dict(enumerate(organs, 1)) for name, organs in _ORDER.items()}
+_REMEDY = (
+    f"write DIR:TABLE with one of the tables {', '.join(TABLES)}, put the file {CODES_FILE} into the folder, or write "
+    f"DIR:{LIBRARY} if it holds painted torsos"
+)
 
 
 def find_table(labels: str) -> tuple[Path, Codes]:
@@ -53,28 +58,46 @@ def find_table(labels: str) -> tuple[Path, Codes]:
     Raises:
         InputError: If there is no such folder, or the table is not known, missing or not valid.
     """
-    folder, table = _split(labels)
-    remedy = f"write DIR:TABLE with one of the tables {', '.join(TABLES)}, or put the file {CODES_FILE} into the folder"
-    if table and table not in TABLES:
-        raise InputError(labels, f'there is no table of codes "{table}"', remedy)
-    if not folder.is_dir():
-        raise InputError(folder, "there is no such folder", "give the folder that holds the label maps")
+    folder, table = _find_folder(labels)
+    if table == LIBRARY:
+        raise InputError(labels, "these are painted torsos, not label maps", "give the folder that holds label maps")
     if table:
         return folder, TABLES[table]
     if not (folder / CODES_FILE).is_file():
-        raise InputError(folder, "nothing says what the codes of its label maps mean", remedy)
+        raise InputError(folder, "nothing says what the codes of its label maps mean", _REMEDY)
     return folder, _read_codes(folder / CODES_FILE)
 
 
+def find_library(labels: str) -> Path | None:
+    """Return the folder of painted torsos that ``DIR:torsos`` names; None if label maps are named.
+
+    Raises:
+        InputError: If there is no such folder, or the table is not known.
+    """
+    folder, table = _find_folder(labels)
+    return folder if table == LIBRARY else None
+
+
 def absolute_labels(labels: str) -> str:
-    """Return what names label maps, as in ``find_table``, with an absolute path, which holds in any working folder.
+    """Return what names label maps or torsos with an absolute path, which holds in any working folder.
 
     Raises:
         InputError: As for ``find_table``.
     """
-    find_table(labels)
+    if find_library(labels) is None:
+        find_table(labels)
     folder, table = _split(labels)
     return ":".join(filter(None, (str(folder.resolve()), table)))
+
+
+def _find_folder(labels: str) -> tuple[Path, str]:
+    """Return the folder, which exists, and the table, which is known, or empty if none is named."""
+    folder, table = _split(labels)
+    if table and table not in (*TABLES, LIBRARY):
+        raise InputError(labels, f'there is no table of codes "{table}"', _REMEDY)
+    if not folder.is_dir():
+        raise InputError(folder, "there is no such folder", "give the folder that holds the label maps or the torsos")
+    return folder, table
 
 
 def _split(labels: str) -> tuple[Path, str]:

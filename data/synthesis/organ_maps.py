@@ -99,11 +99,19 @@ def check_maps(labels: str) -> str:
     Raises:
         InputError: As for ``list_maps`` and ``read_map``.
     """
-    _, codes = find_table(labels)
-    hashes = []
     for path in progress(list_maps(labels), title="label maps", unit="map", delay_s=2.0):
         read_map(path, labels)
-        hashes.append(sha256_of(path))
+    return hash_maps(labels)
+
+
+def hash_maps(labels: str) -> str:
+    """Hash the label maps that ``Synthesis.labels`` names and what their codes mean, without reading the maps.
+
+    Raises:
+        InputError: As for ``list_maps``.
+    """
+    _, codes = find_table(labels)
+    hashes = [sha256_of(path) for path in list_maps(labels)]
     return hashlib.sha256(json.dumps([hashes, codes], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,5 +1,6 @@
 """A randomised patient from a seed: anatomy, deformation, field of view, attenuation, acquisition."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +10,10 @@ from scipy.ndimage import gaussian_filter1d
 from data.phantom.anatomy import Tissue
 from data.phantom.fields import Axes, Field, smooth_noise
 from data.synthesis.acquisition import acquire, random_acquisition
-from data.synthesis.materials import Extra, Materials, random_materials
+from data.synthesis.library import PaintedTorso, draw_torso
+from data.synthesis.materials import GLAND, Extra, Materials, random_materials
 from data.synthesis.settings import Synthesis
-from data.synthesis.torso import HIGH_MM, LOW_MM, Torso, random_torso
+from data.synthesis.torso import HIGH_MM, LOW_MM, Torso
 
 # The deformation: a displacement of this standard deviation in mm at this scale in mm.
 BENDS = ((10.0, 130.0), (4.5, 45.0), (1.5, 18.0))
@@ -20,6 +22,7 @@ SIZE = 0.12  # standard deviation of a patient's size along each axis, logarithm
 COARSEST_MM, FINEST_MM = 3.0, 1.0  # of the grid on which a patient is painted
 SCAN_HALF_PLANE_MM = (200.0, 245.0)  # within which a patient lies, (y, x)
 SEARCH_MM, SEARCH_STEP_MM = 75.0, 5.0  # how far from where it was drawn the deformed pancreas is looked for
+BLUR_REACH = 2.5  # standard deviations at which the blur ends
 WITH_TABLE = 0.8  # share of the scans that show the table
 AIR_BELOW_HU = -700
 LEAST_SEEN_MM = 12.0  # how far a scan reaches into the pancreas at least
@@ -46,7 +49,7 @@ def render_patient(
         Image in HU, int16 (D, H, W), LPS; label 0/1/2, uint8, of the same shape.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    torso = random_torso(rng, settings)
+    torso = draw_torso(rng, settings)
     warp = Deformation.draw(rng, settings.shape)
     materials = random_materials(rng, settings.intensity)
     low, high = _gland_extent(torso, warp)
@@ -108,33 +111,15 @@ class Deformation:
         return found
 
 
-def _gland_extent(torso: Torso, warp: Deformation) -> tuple[np.ndarray, np.ndarray]:
+def _gland_extent(torso: Torso | PaintedTorso, warp: Deformation) -> tuple[np.ndarray, np.ndarray]:
     """Find the lowest and the highest corner (z, y, x) in mm of the deformed pancreas."""
-    corners = []
-    for layer in torso.gland:
-        nodes = np.argwhere(layer.field.values < layer.level)
-        corners += [layer.field.start + end * layer.field.step for end in (nodes.min(axis=0), nodes.max(axis=0))]
-    first, last = np.min(corners, axis=0) * warp.size, np.max(corners, axis=0) * warp.size
+    first, last = (corner * warp.size for corner in torso.gland_bounds())
     axes = tuple(np.arange(a - SEARCH_MM, b + SEARCH_MM, SEARCH_STEP_MM) for a, b in zip(first, last, strict=True))
-    places = warp(axes)
-    inside = np.zeros(places[0].shape, bool)
-    for layer in torso.gland:
-        inside |= _look_up(layer.field, places) < layer.level
-    found = np.argwhere(inside)
+    found = np.argwhere(torso.in_gland(warp(axes)))
     if not len(found):  # a gland thinner than this grid; the nodes say where it is
         return first, last
     corner = np.array([axis[0] for axis in axes])
     return corner + found.min(axis=0) * SEARCH_STEP_MM, corner + found.max(axis=0) * SEARCH_STEP_MM
-
-
-def _look_up(field: Field, places: list[np.ndarray]) -> np.ndarray:
-    """Read a field at the nearest nodes to these places; large beyond them."""
-    index, beyond = [], np.zeros(places[0].shape, bool)
-    for place, start, step, n in zip(places, field.start, field.step, field.values.shape, strict=True):
-        nearest = np.rint((place - start) / step).astype(np.int64)
-        beyond |= (nearest < 0) | (nearest >= n)
-        index.append(np.clip(nearest, 0, n - 1))
-    return np.where(beyond, np.float32(1e3), field.values[tuple(index)])
 
 
 def _scan_axes(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, spacing: Spacing) -> Axes:
@@ -169,7 +154,7 @@ def _box_axes(low: np.ndarray, high: np.ndarray, spacing: Spacing, margin: Seque
 
 def _attenuate(
     rng: np.random.Generator,
-    torso: Torso,
+    torso: Torso | PaintedTorso,
     warp: Deformation,
     materials: Materials,
     axes: Axes,
@@ -185,31 +170,55 @@ def _attenuate(
     step = float(np.clip(0.6 * min(spacing), FINEST_MM, COARSEST_MM))
     painted = tuple(np.arange(float(p.min()) - 2 * step, float(p.max()) + 3 * step, step) for p in places)
     tissues = torso.paint(painted)
-    attenuation = materials.mean[tissues]
+    # 0.29 is the standard deviation of a uniform distribution over one voxel.
+    blur = [float(np.hypot(own, 0.29 * mm)) / step for own, mm in zip(blur_mm, spacing, strict=True)]
+    # Air has no texture and is the same when it is blurred, so only the box of the body is computed.
+    body = _box_around(tissues != Tissue.AIR, [math.ceil(BLUR_REACH * sigma) + 1 for sigma in blur])
+    part, within = tissues[body], tuple(axis[s] for axis, s in zip(painted, body, strict=True))
+    inner = materials.mean[part]
     ends = [axis[0] for axis in painted], [axis[-1] for axis in painted]
     for amount, grain in ((materials.fine, rng.uniform(2.5, 6)), (materials.coarse, rng.uniform(8, 20))):
-        attenuation += amount[tissues] * smooth_noise(rng, *ends, grain).sample(painted)
-    for axis, (own, mm) in enumerate(zip(blur_mm, spacing, strict=True)):
-        # 0.29 is the standard deviation of a uniform distribution over one voxel.
-        attenuation = gaussian_filter1d(
-            attenuation, np.hypot(own, 0.29 * mm) / step, axis, mode="nearest", truncate=2.5
-        )
-    gland = np.isin(tissues, (Tissue.PARENCHYMA, Tissue.DUCT, Tissue.LESION))
-    channels = np.stack([attenuation, gland, tissues == Tissue.LESION]).astype(np.float32)
+        inner += amount[part] * smooth_noise(rng, *ends, grain).sample(within)
+    for along, sigma in enumerate(blur):
+        inner = gaussian_filter1d(inner, sigma, along, mode="nearest", truncate=BLUR_REACH)
+    attenuation = np.full(tissues.shape, materials.mean[Tissue.AIR], np.float32)
+    attenuation[body] = inner
     grid = [
         2 * (p - np.float32(axis[0])) / np.float32(axis[-1] - axis[0]) - 1
         for p, axis in zip(places, painted, strict=True)
     ]
-    seen = torch.nn.functional.grid_sample(
-        torch.from_numpy(channels)[None],
+    seen = _interpolate([attenuation], grid)[0]
+    label = np.zeros(seen.shape, np.uint8)
+    gland = np.isin(tissues, GLAND)
+    reached = _box_around(gland, (1, 1, 1))  # within which the interpolated gland is more than 0
+    near = np.ones(label.shape, bool)
+    for place, axis, s in zip(places, painted, reached, strict=True):
+        near &= (place >= axis[s][0] - step) & (place <= axis[s][-1] + step)
+    if gland.any() and near.any():
+        box = _box_around(near, (0, 0, 0))
+        shares = _interpolate([gland, tissues == Tissue.LESION], [g[box] for g in grid])
+        label[box][shares[0] >= 0.5] = 1
+        label[box][shares[1] >= 0.5] = 2
+    return seen, label
+
+
+def _box_around(mask: np.ndarray, margin: Sequence[int]) -> tuple[slice, ...]:
+    """Return the box that holds a mask with a margin in voxels, within the grid; all of the grid for an empty mask."""
+    occupied = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    if not len(occupied[0]):
+        return (slice(None),) * 3
+    return tuple(slice(max(0, int(o[0]) - n), int(o[-1]) + n + 1) for o, n in zip(occupied, margin, strict=True))
+
+
+def _interpolate(channels: Sequence[np.ndarray], grid: Sequence[np.ndarray]) -> np.ndarray:
+    """Interpolate arrays (D, H, W) linearly at places (z, y, x) between -1 and 1: float32 (len(channels), d, h, w)."""
+    return torch.nn.functional.grid_sample(
+        torch.from_numpy(np.stack(channels).astype(np.float32, copy=False))[None],
         torch.from_numpy(np.stack(grid[::-1], axis=-1))[None],
         mode="bilinear",
         padding_mode="border",
         align_corners=True,
     )[0].numpy()
-    label = (seen[1] >= 0.5).astype(np.uint8)
-    label[seen[2] >= 0.5] = 2
-    return seen[0], label
 
 
 def _add_table(rng: np.random.Generator, attenuation: np.ndarray, axes: Axes, materials: Materials) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+VERSION = 1  # of the renderer; to be raised when the same seed gives another patient
+
 
 @dataclass(frozen=True)
 class Synthesis:
@@ -24,7 +26,10 @@ class Synthesis:
     )
     labels: str = field(
         default="",
-        metadata={"help": "label maps of organs, as DIR:TABLE (docs/data.md, Synthetic torsos); empty for none"},
+        metadata={
+            "help": "label maps of organs, as DIR:TABLE, or painted torsos, as DIR:torsos (docs/data.md, Synthetic "
+            "torsos); empty for neither"
+        },
     )
     tumours: float = field(default=0.67, metadata={"help": "share of the patients with a tumour"})
 

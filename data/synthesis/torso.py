@@ -61,6 +61,22 @@ class Torso:
             self._paint_arms(tissues, y, x)
         return tissues
 
+    def gland_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find the lowest and the highest corner (z, y, x) in mm of the pancreas."""
+        corners = []
+        for layer in self.gland:
+            nodes = np.argwhere(layer.field.values < layer.level)
+            corners += [layer.field.start + end * layer.field.step for end in (nodes.min(axis=0), nodes.max(axis=0))]
+        return np.min(corners, axis=0), np.max(corners, axis=0)
+
+    def in_gland(self, places: Sequence[np.ndarray]) -> np.ndarray:
+        """Return where positions (z, y, x) in mm, three arrays, lie within the pancreas; bool, of the same shape."""
+        inside = np.zeros(places[0].shape, bool)
+        for layer in self.gland:
+            index, covered = nearest_nodes(layer.field.start, layer.field.step, layer.field.values.shape, places)
+            inside |= covered & (layer.field.values[index] < layer.level)
+        return inside
+
     def _divide(self, tissues: np.ndarray, axes: Axes) -> None:
         """Give the parts of the bowel, and of the fat, kinds of their own."""
         first, second = (field.sample(axes) for field in self.kinds)
@@ -118,6 +134,28 @@ class Torso:
         tissues[arm & (away < ARM_MM - 8)] = Tissue.MUSCLE
         tissues[arm & (away < 12)] = Tissue.BONE
         tissues[arm & (away < 7)] = Tissue.MARROW
+
+
+def nearest_nodes(
+    start: np.ndarray, step: np.ndarray, shape: Sequence[int], places: Sequence[np.ndarray]
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Find the nodes of a grid that are nearest to positions.
+
+    Args:
+        start: Position (z, y, x) of the first node in mm.
+        step: Distance (z, y, x) between nodes in mm.
+        shape: Number of nodes along each axis.
+        places: Positions (z, y, x) in mm, three arrays of one shape.
+
+    Returns:
+        The index of the nearest node along each axis, and whether the grid reaches as far as the position.
+    """
+    index, covered = [], np.ones(places[0].shape, bool)
+    for place, first, mm, n in zip(places, start, step, shape, strict=True):
+        nearest = np.rint((place - first) / mm).astype(np.int64)
+        covered &= (nearest >= 0) & (nearest < n)
+        index.append(np.clip(nearest, 0, n - 1))
+    return tuple(index), covered
 
 
 def random_torso(rng: np.random.Generator, settings: Synthesis) -> Torso:

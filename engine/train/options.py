@@ -140,7 +140,8 @@ def build_parser(stage: Stage) -> argparse.ArgumentParser:
         "--train-on",
         metavar="synthetic[:DIR:TABLE]",
         help="train on synthetic patients only, without any prepared case, and validate on others; DIR holds label "
-        "maps of organs, TABLE says what their codes mean, such as amos (default: train on the prepared centres)",
+        "maps of organs, TABLE says what their codes mean, such as amos; TABLE torsos if DIR holds painted torsos of "
+        "data.phantom --torsos (default: train on the prepared centres)",
     )
     add_machine_options(parser.add_argument_group("output and machine"))
     add_examples(
