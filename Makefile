@@ -86,8 +86,8 @@ bench-peers: .venv-peers/installed ## install the packages that the benchmarks c
 	.venv-peers/bin/python -m pip install --quiet --requirement requirements-bench.txt
 	@touch $@
 
-test: lint ## install everything, then run the linter, the type checker and the tests
-	$(PY) -m pytest
+test: lint ## install everything, then run the linter, the type checker and the tests, on all cores
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile
 
 test-slow: .venv/installed-dev ## run the tests that take minutes: damaged files, kills and failing disks (about 40 minutes on 2 cores)
 	$(PY) -m pytest -m slow
