@@ -45,6 +45,7 @@ SUBCOMMANDS = {
             ("tumor_fine --data hospital_a", "train a stage without the cases of hospital_a"),
             ("all --dry-run", "print what each stage would be trained on and how long it would take"),
             ("all --data hospital_a --resume", "train all stages, and continue those that were interrupted"),
+            ("all --init model.zip --lr 1e-4 --epochs 40", "fine-tune somebody else's model"),
         ),
     ),
     "evaluate": SubCommand(
@@ -113,7 +114,7 @@ def read_name(words: Sequence[str]) -> str:
         ("prepare folder /data/hospital_a --centre hospital_a", "read the scans of a centre and store them"),
         ("train all --data hospital_a", "train all stages without the cases of this centre"),
         ("evaluate all --data hospital_a", "evaluate the trained models on the cases of this centre"),
-        ("predict scan.nii.gz -o out --data hospital_a", "segment a new scan with these models"),
+        ("predict scan.nii.gz -o out --model model.zip", "segment a new scan with a model file"),
     )
     return parser.parse_args(words[:1]).command
 

@@ -130,7 +130,8 @@ def select_roi(
     if stage.fallback is None or volume >= MIN_TUMOUR_ML:
         return roi, ""
     predecessor, fallback = STAGES[stage.predecessor].title, STAGES[stage.fallback].title
-    note = f"{predecessor} found {volume:.3f} ml, so {stage.title} looked around the mask of {fallback}"
+    note = f"{stage.title} looked around the mask of {fallback}"
+    note += f", as {predecessor} found {volume:.3f} ml only" if volume else ""
     return masks[stage.fallback], note
 
 

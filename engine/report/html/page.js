@@ -50,8 +50,9 @@ async function inflate(base64) {
 // Of maps: transparent at 0, then from blue over yellow to red at their highest value.
 const HEAT = { R: [40, 40, 255, 255], G: [80, 120, 220, 30], B: [220, 255, 60, 30], A: [0, 110, 190, 255], I: [0, 26, 128, 255] };
 
-// The voxels of a mask that have a neighbour outside it; shape is (z, y, x), and x runs fastest.
-function shellOf(mask, [depth, height, width]) {
+// The voxels of a mask that have a neighbour outside it; shape is (z, y, x), and x runs fastest. Slices much thicker than
+// the voxels are wide are outlined each on its own: the two end slices of a mask would otherwise be filled.
+function shellOf(mask, [depth, height, width], areSlicesThick) {
   const shell = new Uint8Array(mask.length);
   for (let z = 0, i = 0; z < depth; z++) {
     for (let y = 0; y < height; y++) {
@@ -59,7 +60,8 @@ function shellOf(mask, [depth, height, width]) {
         if (!mask[i]) continue;
         const isInner = x > 0 && mask[i - 1] && x < width - 1 && mask[i + 1]
           && y > 0 && mask[i - width] && y < height - 1 && mask[i + width]
-          && z > 0 && mask[i - width * height] && z < depth - 1 && mask[i + width * height];
+          && (areSlicesThick
+            || (z > 0 && mask[i - width * height] && z < depth - 1 && mask[i + width * height]));
         if (!isInner) shell[i] = 1;
       }
     }
@@ -191,7 +193,7 @@ class Viewer {
     this.content = content;
     this.meshes = meshes;
     this.masks = volumes.slice(1, content.layers.length + 1).map((volume) => volume.img);
-    this.shells = this.masks.map((mask) => shellOf(mask, content.shape));
+    this.shells = this.masks.map((mask) => shellOf(mask, content.shape, content.thick));
     this.opened = index;
     byId("viewer-case").value = String(index);
     this.markButtons();

@@ -21,6 +21,7 @@ from data.scans.boxes import Box, Index3D, bounding_box, enlarge, triple, union,
 from data.scans.grid import resample_nearest
 
 CONTEXT_MM = 20.0  # shown around the masks
+THICK_SLICES = 1.5  # times the width of the voxels; see shellOf in page.js
 MOST_VOXELS = 1_500_000  # of the scan; about 1.1 mm within the slices of a scan with slices of 2 mm
 LOWEST_HU, STEP_HU = -400, 4  # 256 steps reach up to 620 HU; noise is larger than a step
 SURFACE_VOXELS = 30_000  # of the box around a mask whose surface is computed
@@ -86,8 +87,8 @@ def pack_view(view: View) -> dict[str, Any]:
         ``scan`` and, for each of ``layers``, ``mask`` and ``surface`` (None for an empty mask) as base64, and so for
         each of ``maps`` its ``values``, with their ``highest`` and their ``meaning``;
         ``start`` and ``shape`` (z, y, x), the first voxel of what is shown and its number of voxels, and ``factor``,
-        the number of voxels of the image for each that is shown; and ``cross``, where to look first, as a share of the
-        box along (z, y, x).
+        the number of voxels of the image for each that is shown; ``thick``, whether slices are outlined each on its
+        own; and ``cross``, where to look first, as a share of the box along (z, y, x).
     """
     box = shown_box(view)
     image, masks = view.image[box.slices], [layer.mask[box.slices] for layer in view.layers]
@@ -125,6 +126,7 @@ def pack_view(view: View) -> dict[str, Any]:
         "maps": maps,
         "start": list(box.start),
         "shape": list(shape),
+        "thick": spacing[0] > THICK_SLICES * max(spacing[1:]),
         "factor": [n / m for n, m in zip(box.shape, shape, strict=True)],
         "cross": _middle_of_largest_slice(masks, box.shape),
     }
