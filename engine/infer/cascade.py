@@ -269,11 +269,13 @@ def describe_unfamiliar_spacing(models: Sequence[StageModel], spacing: tuple[flo
             continue
         trained = list(zip(*model.spacing_range, strict=True))
         limits = [max(high, mm) for (_, high), mm in zip(trained, model.stage.sampling.target_mm, strict=True)]
-        if all(s <= FAMILIAR_SPACING_FACTOR * limit for s, limit in zip(spacing, limits, strict=True)):
+        coarse = [axis for axis, s, n in zip("zyx", spacing, limits, strict=True) if s > FAMILIAR_SPACING_FACTOR * n]
+        if not coarse:
             continue
         unfamiliar.append(model.stage.title)
         if not sentence:
             voxels = " x ".join(f"{s:.2g}" for s in spacing)
-            expected = " x ".join(f"{low:.2g}-{high:.2g}" for low, high in trained)
-            sentence = f"the voxels of {voxels} mm are coarser than those of the training ({expected} mm)"
+            expected = " x ".join("-".join(dict.fromkeys(f"{end:.2g}" for end in ends)) for ends in trained)
+            sentence = f"the voxels of {voxels} mm are coarser along {' and '.join(coarse)}"
+            sentence += f" than those of the training ({expected} mm)"
     return f"{sentence} in {', '.join(unfamiliar)}" if 0 < len(unfamiliar) < len(models) else sentence

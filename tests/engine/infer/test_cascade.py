@@ -216,17 +216,15 @@ def test_voxels_unlike_those_of_the_training_are_a_doubt(scan, spacing, familiar
     fine = replace(model("pancreas_fine", 40, 200), spacing_range=((2.5, 0.8, 0.8), (5.5, 1.6, 1.6)))
     result = segment_stage(fine, scan, spacing, scan > 0)
     assert result.note == "" and (result.doubt == "") == familiar
-    assert familiar or "coarser than those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in result.doubt
+    assert familiar or "coarser along z than those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)" in result.doubt
 
 
 def test_unfamiliar_voxels_are_said_once_a_scan_and_not_once_a_stage(scan):
     seen = ((2.5, 0.8, 0.8), (5.5, 1.6, 1.6))
     models = {name: replace(stage, spacing_range=seen) for name, stage in all_models().items()}
     (doubt,) = segment_scan(models, scan, (9.0, 1.6, 1.6)).doubts
-    assert (
-        doubt
-        == "the voxels of 9 x 1.6 x 1.6 mm are coarser than those of the training (2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm)"
-    )
+    trained = "2.5-5.5 x 0.8-1.6 x 0.8-1.6 mm"
+    assert doubt == f"the voxels of 9 x 1.6 x 1.6 mm are coarser along z than those of the training ({trained})"
     models["tumor_fine"] = replace(models["tumor_fine"], spacing_range=((5.0, 1.0, 1.0), (9.0, 2.0, 2.0)))
     (doubt,) = segment_scan(models, scan, (9.0, 1.6, 1.6)).doubts
     assert doubt.endswith(" mm) in pancreas coarse, pancreas fine, tumor coarse")
