@@ -47,7 +47,6 @@ def _help_of_all(name: str, actions: Sequence[argparse.Action]) -> str:
     values = [str(action.default) for action in actions]
     if len({*values}) > 1:
         return f"{actions[0].help} (default: depends on the stage, in the order above: {', '.join(values)})"
-    text, *_ = re.split(
-        r"(?<=\(repeatable\)):| \(default: ", actions[0].help or ""
-    )  # what follows are the values of one stage
+    # What follows are the values of one stage.
+    text, *_ = re.split(r"(?<=\(repeatable\)):| \(default: ", actions[0].help or "")
     return f"{text} (default: depends on the stage, see {COMMAND} {name} STAGE --help)"

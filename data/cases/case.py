@@ -87,8 +87,11 @@ class Case:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether it is known that no patient was scanned: data.phantom wrote the case, or the files it was made of."""
-        return not {"phantom", "phantom_mark"}.isdisjoint(self.source)
+        """Whether it is known that no patient was scanned.
+
+        It is drawn anew for every seed, or data.phantom wrote the case or the files that it was made of.
+        """
+        return not {"synthetic", "phantom", "phantom_mark"}.isdisjoint(self.source)
 
     @property
     def key(self) -> str:

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,12 @@ from data.common.text import HelpFormatter, add_examples
 from data.phantom.scanner import REAL_SCANNERS, SCANNERS, Scanner, Size, render_case
 from data.prepare.provenance import PHANTOM_MARK
 from data.scans.grid import Grid
-from data.synthesis.library import FORMAT, TorsoFile, describe_torsos, list_source
 from data.synthesis.organ_codes import TABLES
 from data.synthesis.organ_maps import hash_maps
 from data.synthesis.patient import render_patient
 from data.synthesis.settings import VERSION as RENDERER
 from data.synthesis.settings import Synthesis
+from data.synthesis.torso_library import FORMAT, TorsoFile, describe_torsos, list_source
 
 VERSION = 2  # to be raised when the same seed gives other voxels
 DEFAULT_CENTRES = ("north", "south", "west")
@@ -72,6 +73,11 @@ class PhantomOptions:
     prepared: bool
     torsos: bool
     workers: int
+
+    @property
+    def maps(self) -> str:
+        """Hash of the label maps of organs, the same wherever they lie; empty for none."""
+        return hash_maps(self.abdomen) if self.abdomen else ""
 
 
 @dataclass(frozen=True)
@@ -304,7 +310,7 @@ def plan_jobs(options: PhantomOptions) -> list[Job | TorsoFile]:
     """
     if options.abdomen is not None:
         if options.torsos:
-            maps = hash_maps(options.abdomen) if options.abdomen else ""
+            maps = options.maps
             return [TorsoFile(options.out, k, options.seed, options.abdomen, maps) for k in range(options.cases)]
         if options.abdomen:
             list_source(options.abdomen)  # raises the error before anything is written
@@ -348,8 +354,7 @@ def _claim_folder(options: PhantomOptions) -> None:
         **({} if options.abdomen is None or options.torsos else {"abdomen": options.abdomen}),
     }
     if options.torsos:
-        maps = hash_maps(options.abdomen) if options.abdomen else ""
-        settings |= {"torsos": FORMAT, "renderer": RENDERER, "maps": maps}  # the same wherever the maps lie
+        settings |= {"torsos": FORMAT, "renderer": RENDERER, "maps": options.maps}
     mark = folder / PHANTOM_MARK
     text = json.dumps(settings, indent=1)
     if mark.exists():
@@ -377,10 +382,6 @@ def _format_summary(jobs: Sequence[Job | TorsoFile]) -> str:
     return "\n".join(lines)
 
 
-def _run(job: Job | TorsoFile) -> InputError | None:
-    return job.run()
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the centres that the command line asks for and return the exit code."""
@@ -388,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = plan_jobs(options)
     _claim_folder(options)
     remove_unfinished([options.out])
-    errors = [error for error in in_parallel(_run, jobs, options.workers, "phantom") if error]
+    errors = [error for error in in_parallel(methodcaller("run"), jobs, options.workers, "phantom") if error]
     print(describe_torsos(options.out) if options.torsos else _format_summary(jobs))
     for line in sorted(f"error: {error}" for error in errors):  # cases finish in any order
         print(line, file=sys.stderr)

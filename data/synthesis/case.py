@@ -15,9 +15,9 @@ from data.common.errors import InputError
 from data.scans.boxes import triple, whole_box
 from data.scans.grid import Grid
 from data.splits.split import SYNTHETIC
-from data.synthesis.library import check_source
 from data.synthesis.patient import render_patient
 from data.synthesis.settings import VERSION, Synthesis
+from data.synthesis.torso_library import check_source
 
 MOST_TRIES = 20  # patients that are drawn for one that shows the target: a scan may end before it
 LARGEST_MM = 1000.0  # no scan is longer or wider

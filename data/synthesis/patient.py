@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter1d
 from data.phantom.anatomy import Tissue
 from data.phantom.fields import Axes, Field, smooth_noise
 from data.synthesis.acquisition import acquire, random_acquisition
-from data.synthesis.library import PaintedTorso, draw_torso
 from data.synthesis.materials import GLAND, Extra, Materials, random_materials
 from data.synthesis.settings import Synthesis
 from data.synthesis.torso import HIGH_MM, LOW_MM, Torso
+from data.synthesis.torso_library import PaintedTorso, draw_torso
 
 # The deformation: a displacement of this standard deviation in mm at this scale in mm.
 BENDS = ((10.0, 130.0), (4.5, 45.0), (1.5, 18.0))

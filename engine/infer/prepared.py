@@ -70,6 +70,11 @@ class SegmentedScan(NamedTuple):
         return volume_ml(self.result.label == TUMOUR, self.scan.spacing)
 
     @property
+    def shows_pancreas(self) -> bool:
+        """Whether a pancreas of plausible size was found."""
+        return self.pancreas_ml > 0 and not find_doubts_of_size(self.pancreas_ml)
+
+    @property
     def doubts(self) -> tuple[str, ...]:
         """Why the mask is not reliable; empty if nothing speaks against it."""
         size, place = find_doubts_of_size(self.pancreas_ml), find_doubts_of_place(self.result.label, self.scan.grid)

@@ -66,8 +66,8 @@ def write_prediction_page(
     write_page(path, page)
 
 
-def remove_outdated(name: str, folder: PredictionFolder) -> None:
-    """Remove the reports and the DICOM segmentation of a scan whose mask is about to be replaced, and say so.
+def remove_outdated_pages(name: str, folder: PredictionFolder) -> None:
+    """Remove the reports that show a scan whose mask is about to be replaced, and say so.
 
     Args:
         name: Of the scan in the folder.
@@ -77,9 +77,6 @@ def remove_outdated(name: str, folder: PredictionFolder) -> None:
         if path.is_file() and shows_row(path, name):
             path.unlink(missing_ok=True)
             print(f"{path}: removed, because {name}, which it shows, is segmented again")
-    if (segmentation := folder.segmentation_path(name)).exists():
-        segmentation.unlink(missing_ok=True)
-        print(f"{segmentation}: removed, because {name} is segmented again")
 
 
 def _scans_table(rows: Sequence[CaseRow], folder: PredictionFolder, here: Path) -> Table:

@@ -28,16 +28,8 @@ from engine.infer.box import BYTES_PER_VOXEL
 from engine.infer.dicom_seg import Origin, Source, read_source, write_segmentation
 from engine.infer.maps import SAVED, measure_disagreement, save_maps, saved_paths
 from engine.infer.models import StageModel, find_operating_point, switched_on
-from engine.infer.prepared import (
-    WORK_BYTES,
-    PreparedScan,
-    SegmentedScan,
-    find_doubts_of_size,
-    is_ensemble,
-    prepare_scan,
-    segment_prepared,
-)
-from engine.infer.report import remove_outdated
+from engine.infer.prepared import WORK_BYTES, PreparedScan, SegmentedScan, is_ensemble, prepare_scan, segment_prepared
+from engine.infer.report import remove_outdated_pages
 from engine.infer.volumes import PredictionFolder
 from engine.report.drawing import drawing
 from engine.report.pictures import draw_overlay
@@ -112,7 +104,7 @@ class ScanSegmenter:
             print(f"{scan.row['case']}: already segmented by these models")
             return scan
         self.folder.reserve(scan.row)
-        remove_outdated(scan.row["case"], self.folder)
+        remove_outdated_pages(scan.row["case"], self.folder)
         if scan.row["error"]:  # It may have been read while another scan took the memory; now it is alone.
             scan = self._step(self._read, replace(scan, row=scan.row | {"error": ""}, content=scan.path))
         return self._step(self._segment, scan)
@@ -177,6 +169,10 @@ class ScanSegmenter:
 
     def _write(self, name: str, segmented: SegmentedScan) -> CaseRow:
         scan, result = segmented
+        if (segmentation := self.folder.segmentation_path(name)).exists():  # it may be of other models
+            segmentation.unlink(missing_ok=True)
+            if not scan.source:
+                print(f"{segmentation}: removed, because {name} was segmented again without --dicom-seg")
         write_mask(self.folder.mask_path(name), result.label, scan.grid)
         for file in saved_paths(self.folder, name):
             file.unlink(missing_ok=True)  # of an earlier call, perhaps of other models
@@ -187,7 +183,7 @@ class ScanSegmenter:
         if scan.source:
             notes = (*notes, *self._write_segmentation(name, result.label, scan.grid, scan.source, "; ".join(doubts)))
         least, score = find_operating_point(self.models), result.candidates.score
-        lost = not pancreas_ml or find_doubts_of_size(pancreas_ml)  # a tumour is looked for in the pancreas only
+        negative = "no" if segmented.shows_pancreas else "unclear"  # a tumour is looked for in the pancreas only
         fast = ("without flips (--fast)",) if any(model.fast for model in self.models.values()) else ()
         notes = (*notes, *scan.notes, *fast)
         with drawing(self.folder.picture_path(name)) as picture:
@@ -206,7 +202,7 @@ class ScanSegmenter:
             "pancreas_ml": round(pancreas_ml, 2),
             "tumour_ml": round(tumour_ml, 2),
             "tumour_score": round(score, 4),
-            "tumour_positive": "" if least is None else "yes" if score >= least else "unclear" if lost else "no",
+            "tumour_positive": "" if least is None else "yes" if score >= least else negative,
             **{f"{target}_disagreement": round(value, 3) for target, value in disagreement.items()},
             "unreliable": "yes" if doubts else "",
             "note": "; ".join(filter(None, (*doubts, *notes, picture.fault))),

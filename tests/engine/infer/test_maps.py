@@ -181,7 +181,7 @@ def test_a_scan_is_positive_from_the_operating_point_on(cascade, scan, tmp_path,
 
 
 def test_a_scan_without_a_plausible_pancreas_is_not_called_negative(cascade, scan, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.infer.scan.find_doubts_of_size", lambda pancreas_ml: ("too little for a pancreas",))
+    monkeypatch.setattr("engine.infer.prepared.find_doubts_of_size", lambda pancreas_ml: ("too little for a pancreas",))
     cascade.score_threshold, out = 0.85, tmp_path / "out"
     assert predict.main([str(tmp_path / "a.nii.gz"), "-o", str(out)]) == 0
     assert row_of(out)["tumour_positive"] == "unclear"

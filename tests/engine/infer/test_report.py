@@ -46,7 +46,8 @@ def test_a_report_is_removed_when_a_scan_that_it_shows_is_segmented_again(seen, 
     assert predict.main([first, "-o", str(out)]) == 0
     said = capsys.readouterr().out
     assert f"{reports[0]}: removed, because a & b, which it shows, is segmented again" in said
-    assert f"{segmentation}: removed, because a & b is segmented again" in said and not segmentation.exists()
+    assert f"{segmentation}: removed, because a & b was segmented again without --dicom-seg" in said
+    assert not segmentation.exists()
     assert not reports[0].exists() and reports[1].exists()  # the second share shows b only
     assert predict.main([second, "-o", str(out), "--report"]) == 0
     assert reports[0].exists() and not reports[1].exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.phantom.command import main as phantom
-from data.synthesis.library import check_library, list_torsos
+from data.synthesis.torso_library import check_library, list_torsos
 from engine.checkpoint import find_run, load_checkpoint
 from engine.stages import STAGES
 from engine.train import command as train_command

@@ -11,8 +11,12 @@ import pytest
 from data.common.errors import InputError
 from data.phantom.anatomy import Tissue
 from data.phantom.command import main
-from data.synthesis import library, patient
-from data.synthesis.library import (
+from data.synthesis import patient, torso_library
+from data.synthesis.materials import GLAND
+from data.synthesis.patient import render_patient
+from data.synthesis.settings import Synthesis
+from data.synthesis.torso import HIGH_MM, Torso, random_torso
+from data.synthesis.torso_library import (
     FINE_MM,
     WHOLE_MM,
     Block,
@@ -25,10 +29,6 @@ from data.synthesis.library import (
     read_torso,
     write_torso,
 )
-from data.synthesis.materials import GLAND
-from data.synthesis.patient import render_patient
-from data.synthesis.settings import Synthesis
-from data.synthesis.torso import HIGH_MM, Torso, random_torso
 from tests.data.synthesis.test_organ_maps import write_map
 
 MARGIN_MM = (20.0, 20.0, 20.0)
@@ -138,10 +138,10 @@ def test_torsos_around_label_maps_remember_the_maps(tmp_path: Path, capsys: pyte
     assert len(made_of["labels"]) == 16 and str(tmp_path) not in (out / "phantom.json").read_text()
     (maps / "patient.npz").rename(maps / "moved.npz")
     typed[2] = f"{maps.rename(tmp_path / 'elsewhere')}:btcv"
-    library.list_maps.cache_clear()
+    torso_library.list_maps.cache_clear()
     assert main(typed) == 0  # the same maps, wherever they lie
     write_map(tmp_path / "elsewhere" / "second.npz")
-    library.list_maps.cache_clear()
+    torso_library.list_maps.cache_clear()
     assert main(typed) == 2
     assert "made with other settings" in capsys.readouterr().err
 
