@@ -261,10 +261,10 @@ def _random_gut(
     pylorus = curve([(6, -42 * deep, -28 * wide, 13), (*bulb, 9)], 3.0)[0]
     upper = np.concatenate([_fitted_curve(rng, stomach, deep, wide, variety), pylorus])
     layers = [Layer(Tissue.VEIN, random_twigs(rng, (low / 3, -8, 0), (22, 14, 26), 14, 1.8))]
-    layers += _hollow_organ(rng, "small_bowel", np.concatenate(loops), 2.0, 0.25)
-    layers += _hollow_organ(rng, "colon", colon, 2.5, 0.6)
-    layers += _hollow_organ(rng, "duodenum", curve(duodenum, 3.0)[0], 2.5, 0.15)
-    return layers + _hollow_organ(rng, "stomach", upper, 4.0, 0.5)
+    layers += hollow_organ(rng, "small_bowel", np.concatenate(loops), 2.0, 0.25)
+    layers += hollow_organ(rng, "colon", colon, 2.5, 0.6)
+    layers += hollow_organ(rng, "duodenum", curve(duodenum, 3.0)[0], 2.5, 0.15)
+    return layers + hollow_organ(rng, "stomach", upper, 4.0, 0.5)
 
 
 def _fitted_curve(rng: np.random.Generator, path: Points, deep: float, wide: float, variety: float) -> np.ndarray:
@@ -286,7 +286,7 @@ def _random_loop(
     return curve(np.column_stack([turns, rng.uniform(8, 12, 5)]), 3.0)[0]
 
 
-def _hollow_organ(
+def hollow_organ(
     rng: np.random.Generator, organ: str, samples: np.ndarray, wall: float, gas_share: float
 ) -> list[Layer]:
     """Paint a hollow organ along ``samples`` (n, 4): a wall of this thickness in mm, content, and gas at its front.

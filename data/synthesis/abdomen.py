@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data.phantom.anatomy import SPINE, Body, Layer, Tissue, random_twigs
+from data.phantom.anatomy import SPINE, Body, Layer, Tissue, hollow_organ, random_twigs
 from data.phantom.fields import Axes, Field, level_of_volume, roughen, smooth_noise, tubes
 from data.phantom.pancreas import DISPLACED, random_tumour, uneven_margin
 from data.synthesis.materials import Extra
 from data.synthesis.organ_codes import PANCREAS
 from data.synthesis.organ_maps import OrganMap, list_maps, read_map
-from data.synthesis.vessels import distance_at, gland_course, place_cava, splanchnic_vessels
+from data.synthesis.vessels import distance_at, gland_course, place_cava, place_duodenum, splanchnic_vessels
 
 # What the organs of a map are painted as, in this order. Those that are hollow get a wall.
 HOLLOW = ("colon", "small_bowel", "stomach", "duodenum", "esophagus")
@@ -178,12 +178,12 @@ class Abdomen:
             return self._takes_place_of(replace(layer, tissue=Tissue.CORTEX))
         if layer.organ == "inferior_vena_cava" and "liver" in self.own:
             return True
-        if layer.organ in self.own:
+        if layer.organ == "duodenum" or layer.organ in self.own:
             return True
         return any(organ in self.own for organ in REPLACES.get(layer.tissue, ()))
 
     def surroundings(self, rng: np.random.Generator, low: float, clean: bool) -> list[Layer]:
-        """Lay the vessels along the gland and the fat around them; the organs of the map are painted over them.
+        """Lay vessels and duodenum along the gland, and fat around them; the organs of the map are painted over them.
 
         Args:
             rng: Source of randomness.
@@ -199,8 +199,12 @@ class Abdomen:
                 Layer(Tissue.VISCERAL, uneven_margin(rng, gland), 3.5, DISPLACED),
                 Layer(Tissue.VISCERAL, vein, 2.0, DISPLACED),
             ]
+        if "duodenum" not in self.own:
+            samples = place_duodenum(rng, self.fields[PANCREAS])
+            wall, *within = hollow_organ(rng, "duodenum", samples, rng.uniform(2, 5), 0.15)
+            layers += [replace(wall, over=over), *within]
         if "inferior_vena_cava" not in self.own and "liver" in self.own:
-            layers.append(Layer(Tissue.CAVA, place_cava(list(self.fields.values())), 0, (*over, Tissue.MUSCLE)))
+            layers.append(Layer(Tissue.CAVA, place_cava(rng, list(self.fields.values())), 0, (*over, Tissue.MUSCLE)))
         layers += [Layer(Tissue.BILE, bile, 0, over), Layer(Tissue.ARTERY, artery, 0, over)]
         if "portal_vein_and_splenic_vein" not in self.own:
             layers.append(Layer(Tissue.VEIN, vein, 0, over))

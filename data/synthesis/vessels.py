@@ -1,4 +1,4 @@
-"""Vessels and ducts between the organs of a label map, which does not hold them."""
+"""What lies around the pancreas of a label map that does not hold it: vessels, ducts and the duodenum."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +10,7 @@ from data.synthesis.organ_codes import PANCREAS
 
 PIECE_MM = 7.0  # of the gland, from right to left, in which its course is averaged
 MESENTERIC_X = -2.0  # where the superior mesenteric vein passes behind the neck of the gland
+HEAD_MM = 32.0  # from the right end of the gland to where its head ends
 # Where the inferior vena cava of a typical patient runs, (z, y, x) in mm, from below to the diaphragm.
 CAVA = np.array([(-100, 18, -16), (-60, 18, -18), (-20, 17, -21), (20, 12, -24), (60, 5, -25), (95, -2, -26)], float)
 
@@ -120,15 +121,44 @@ def distance_at(field: Field, axes: Axes) -> np.ndarray:
     return found
 
 
-def place_cava(organs: Sequence[Field]) -> Field:
-    """Lay the inferior vena cava where the organs leave room for it: in the groove of the liver, beside the aorta."""
+def place_cava(rng: np.random.Generator, organs: Sequence[Field]) -> Field:
+    """Lay the inferior vena cava where the organs leave room for it: in the groove of the liver, beside the aorta.
+
+    It is 14 to 32 mm wide, and as deep or flatter, as it is in patients who lack fluid.
+    """
+    half_width = rng.uniform(7, 16)
+    radius = half_width * rng.uniform(0.45, 1)
     found = []
     for z, y, x in CAVA:
         axes = (np.array([z]), np.arange(y - 14, y + 11, 2.5), np.arange(x - 20, x + 15, 2.5))
         room = np.min([distance_at(organ, axes)[0] for organ in organs], axis=0)
         away = np.hypot(axes[1][:, None] - y, axes[2] - x)
-        row, column = np.unravel_index(np.argmax(np.minimum(room, 10) - 0.25 * away), room.shape)
-        found.append((z, axes[1][row], axes[2][column], np.clip(room[row, column], 7.5, 11)))
+        row, column = np.unravel_index(np.argmax(np.minimum(room, half_width) - 0.25 * away), room.shape)
+        found.append((z, axes[1][row], axes[2][column], radius * rng.uniform(0.85, 1.15)))
     below, above = np.array(found[0]), np.array(found[-1])
     below[0], above[0] = -260, 200
-    return tubes(curve(np.vstack([below, found, above]), 2.0)[0])
+    middle = curve(np.vstack([below, found, above]), 2.0)[0]
+    beside = [np.add(middle, (0, 0, shift, 0)) for shift in np.linspace(-1, 1, 5) * (half_width - radius)]
+    return tubes(np.concatenate(beside))
+
+
+def place_duodenum(rng: np.random.Generator, gland: Field) -> np.ndarray:
+    """Wind the duodenum around the head of a pancreas, below it and up to the left: points (n, 4).
+
+    The descending part touches the head, or lies a few mm away from it.
+    """
+    points = np.argwhere(gland.values < 0) * gland.step + gland.start
+    head = points[points[:, 2] < points[:, 2].min() + HEAD_MM]
+    low, high = np.percentile(head[:, 0], (4, 96))
+    radius, gap = rng.uniform(8, 15), rng.uniform(-2, 4)
+    descending = []
+    for height in np.linspace(high, low, 3):
+        near = head[np.abs(head[:, 0] - height) < 6]
+        edge = near[near[:, 2] < near[:, 2].min() + 8]
+        descending.append((height, edge[:, 1].mean(), edge[:, 2].min() - radius - gap))
+    top, below = descending[0], descending[-1][0] - radius
+    before_aorta = np.add([(below - 8, -12, -8), (below, -14, 28), (below + radius + 18, -24, 46)], (0, *AORTA))
+    bend = np.add(descending[-1], (-radius - 4, 0, radius))
+    course = np.vstack([np.add(top, [(radius, -20, 32), (radius, -12, 14)]), descending, bend, before_aorta])
+    course[1:-1] += rng.normal(0, 2.5, (len(course) - 2, 3))
+    return curve(np.column_stack([course, radius * rng.uniform(0.75, 1.1, len(course))]), 3.0)[0]
