@@ -1,6 +1,7 @@
 """Command: write report.html again from the results that a folder holds. Nothing is segmented or scored anew."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 2 if a report could not be written, else 0.
 
     Raises:
-        InputError: If the folder holds no results that a report shows, or they are damaged.
+        InputError: If the folder holds no results that a report shows, or predictions or a study that are damaged.
     """
     options = parse(argv)
     folder = options.folder
@@ -57,10 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not evaluations:
         problem = "holds neither an evaluation nor predictions nor a study"
         raise InputError(folder, problem, "give the folder of one of these, or of a run that was evaluated")
-    faults = {evaluation: rewrite_evaluation(evaluation, options.store) for evaluation in evaluations}
-    for evaluation, fault in faults.items():
-        print(f"report: {fault or evaluation / PAGE}")
-    return EXIT_BAD_INPUT if any(faults.values()) else 0
+    faults = []
+    for evaluation in evaluations:
+        try:
+            fault = rewrite_evaluation(evaluation, options.store)
+            print(f"report: {fault or evaluation / PAGE}")
+        except InputError as error:
+            fault = str(error)
+            print(f"error: {error}", file=sys.stderr)
+        faults.append(fault)
+    return EXIT_BAD_INPUT if any(faults) else 0
 
 
 def find_evaluations(folder: Path) -> list[Path]:

@@ -44,11 +44,13 @@ class PlannedRun(NamedTuple):
 
     Attributes:
         plan: Its split and cases.
+        settings: Its own if it goes on, or else those that the options name.
         fit: How its steps fit into the memory.
         done: Share of its epochs that an earlier call has made.
     """
 
     plan: Plan
+    settings: TrainSettings
     fit: Fit
     done: float
 
@@ -84,23 +86,18 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
     plans, faults = [], []
     for split in splits:
         try:
-            plan = plan_split(stage, split, centres)
-            plan = plan.with_synthetic(options.recipe(plan.train_cases))
             for leak in check_leaks(split, pairs, allow=options.allow_duplicates):
                 print(f"  warning: {leak}")
-            print(describe(plan, options.training))
-            if not plan.validation_cases:
-                print("    warning: no validation case, so the last epoch is used, and 0.5 as the threshold")
-            plans.append(plan_run(options, plan, execution.device))
+            plans.append(plan_run(options, plan_split(stage, split, centres), execution.device))
         except InputError as error:
             faults.append(error)
     if options.initial and (new := [run.plan for run in plans if not run.done]):
         print(describe_initial(options.initial, options, new))
     if options.dry_run and plans and process_number() == 0:
         print(describe_cost(options, plans, execution))
-    for plan, fit, _ in plans if not options.dry_run else ():
+    for run in plans if not options.dry_run else ():
         try:
-            train_split(options, plan, fit, execution)
+            train_split(options, run.plan, run.fit, execution)
         except InputError as error:
             if process_count() > 1:  # the other processes may be waiting for this one, and end with it
                 raise
@@ -108,7 +105,7 @@ def train_splits(options: TrainOptions, execution: Execution) -> int:
         except KeyboardInterrupt:
             if process_number() == 0:
                 print(
-                    f"\ninterrupted, {plan.split.title}; finished epochs are kept: "
+                    f"\ninterrupted, {run.plan.split.title}; finished epochs are kept: "
                     "go on with the same command and --resume",
                     file=sys.stderr,
                 )
@@ -162,7 +159,7 @@ def describe_initial(initial: InitialWeights, options: TrainOptions, plans: Sequ
 
 
 def plan_run(options: TrainOptions, plan: Plan, device: torch.device) -> PlannedRun:
-    """Decide how the steps of a run fit into the memory, and say so; a run that goes on keeps its patch.
+    """Decide how the steps of a run fit into the memory, and describe it; a run that goes on keeps its recipe.
 
     Raises:
         InputError: If they cannot, or the checkpoint of the run cannot be read.
@@ -170,12 +167,15 @@ def plan_run(options: TrainOptions, plan: Plan, device: torch.device) -> Planned
     found = load_newest(options.path, options.stage, plan.split.name, options.store) if options.resume else None
     recipe = found[1].recipe if found else options.recipe(plan.train_cases)
     plan = plan.with_synthetic(recipe)
+    print(describe(plan, recipe.training))
+    if not plan.validation_cases:
+        print("    warning: no validation case, so the last epoch is used, and 0.5 as the threshold")
     keep_patch = options.keep_patch or found is not None
     fit = fit_step(recipe, plan.training_cases, device, keep_patch=keep_patch, plain=options.plain)
     print(fit.description)
     if options.dry_run and options.resume:
         print(f"    {describe_resumption(options, plan, fit, found)}")
-    return PlannedRun(plan, fit, found[1].epoch / recipe.training.epochs if found else 0.0)
+    return PlannedRun(plan, recipe.training, fit, found[1].epoch / recipe.training.epochs if found else 0.0)
 
 
 def describe_resumption(options: TrainOptions, plan: Plan, fit: Fit, found: tuple[Path, Checkpoint] | None) -> str:
@@ -202,12 +202,12 @@ def describe_cost(options: TrainOptions, plans: Sequence[PlannedRun], execution:
     Raises:
         InputError: If a case cannot be read, or the memory does not suffice.
     """
-    plan, fit, _ = plans[0]
+    plan, fit = plans[0].plan, plans[0].fit
     recipe = options.recipe(plan.train_cases, fit)
     work = plan.to_measure(replace(options.stage, sampling=recipe.sampling), recipe, fit.recomputed)
     with measuring(execution.device, torch.get_num_threads(), plain=options.plain) as meter:
         cost = meter.measure(work)
-    seconds = {run.plan.split.name: run.plan.seconds(cost, options.training) * (1 - run.done) for run in plans}
+    seconds = {run.plan.split.name: run.plan.seconds(cost, run.settings) * (1 - run.done) for run in plans}
     each = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items())
     total = f"; in total {format_duration(sum(seconds.values()))}" if len(seconds) > 1 else ""
     alone = ", in one process" if process_count() > 1 else ""

@@ -273,5 +273,8 @@ def test_the_report_of_scored_masks_is_written_again(store, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-2:] == [f"report: {out / n / 'report.html'}" for n in ("one", "two")]
     assert "east/case_1" in (out / "one" / "report.html").read_text()
     (out / "two" / "settings.yaml").write_text(f"store: {store}\n")
-    assert report.main([str(out / "two")]) == 2
-    assert "does not say of which masks this is the evaluation" in capsys.readouterr().err
+    (out / "one" / "report.html").unlink()
+    assert report.main([str(out)]) == 2  # the damaged one does not stop the others
+    told = capsys.readouterr()
+    assert "does not say of which masks this is the evaluation" in told.err
+    assert told.out.strip() == f"report: {out / 'one' / 'report.html'}" and (out / "one" / "report.html").exists()
