@@ -176,11 +176,17 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
     measured = measure_gradients(training, weighted) if is_measured else {}
     training.optimiser.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
+    # A record gives gradients of 0 where nothing reads a head; the optimiser would still decay its weights.
+    for head in training.stage.method.unread_heads(weighted):
+        for parameter in getattr(training.net, head).parameters():
+            parameter.grad = None
     average_gradients(training.net)
     training.scaler.unscale_(training.optimiser)
     norm = nn.utils.clip_grad_norm_(training.net.parameters(), settings.clip_norm)
     training.scaler.step(training.optimiser)
     training.scaler.update()
+    # A fused optimiser does not tell those who keep what they have computed from the weights (``StandardisedConv3d``).
+    torch.autograd.graph.increment_version([*training.net.parameters()])
     if training.average is not None:
         # In the first steps the average forgets faster, so that it does not keep the random weights of the start.
         share = 1 - min(settings.ema_decay, (1 + done) / (10 + done))
