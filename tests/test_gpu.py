@@ -114,6 +114,23 @@ def test_a_record_trains_as_the_network_does(tmp_path, monkeypatch, stage):
         assert recorded == pytest.approx(plain, rel=5e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_both_kinds_of_device_prepare_the_same_step_but_for_the_noise(tmp_path, monkeypatch, stage):
+    """All draws are made on the CPU, but for those of the noise, which has a standard deviation of 0 here."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    found = []
+    for device in (CPU, GPU):
+        training = training_of(tmp_path, stage, SETTINGS, device=device)
+        training.recipe = replace(training.recipe, augmentation=replace(training.recipe.augmentation, noise=0.0))
+        samples = next(read_batches(training.loader))
+        found.append(prepare_step(training, samples, generators(samples)))
+    ours, theirs = found
+    assert (ours.images - theirs.images.cpu()).abs().mean() < 1e-4
+    assert (ours.mask != theirs.mask.cpu()).float().mean() < 1e-4
+    assert (ours.phi is None) == (theirs.phi is None)
+    assert ours.phi is None or (ours.phi - theirs.phi.cpu()).abs().mean() < 1e-3
+
+
 def test_a_gpu_gives_the_probabilities_of_a_cpu(tmp_path):
     """In half precision, so that they differ in the third decimal."""
     found = []
