@@ -23,6 +23,8 @@ from engine.stages import Stage
 from engine.train.step import prepare_step, step_inputs, train_step
 from engine.train.training import Training, prepare_training
 
+LATE = 0.6  # share of a training after which all terms of the loss act
+
 
 def make_training(
     stage: Stage,
@@ -103,16 +105,16 @@ def random_training(
 def make_step(training: Training, samples: Sequence[Sample], seed: int) -> dict[str, torch.Tensor]:
     """Prepare and make a step at a time when all terms of the loss act; the same seed draws the same."""
     generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(samples))]
-    return train_step(training, prepare_step(training, samples, generators), int(0.6 * training.steps))
+    return train_step(training, prepare_step(training, samples, generators), int(LATE * training.steps))
 
 
 def make_steps(training: Training, samples: Sequence[Sample], count: int, epoch: int) -> torch.Tensor:
     """Make steps on the same samples as the training makes those of an epoch, and return the last loss.
 
-    On a GPU, each step is prepared while the one before is computed.
+    On a GPU, each step is prepared while the one before is computed. All terms of the loss act, as in ``make_step``.
     """
     loader = cast("DataLoader[Sample | InputError]", [list(samples)] * count)
-    late, loss = int(0.6 * training.steps), torch.zeros(())
-    for step in step_inputs(replace(training, loader=loader), epoch):
-        loss = train_step(training, step, late)["loss"]
+    training, loss = replace(training, loader=loader), torch.zeros(())
+    for step in step_inputs(training, epoch):
+        loss = train_step(training, step, int(LATE * training.steps))["loss"]
     return loss

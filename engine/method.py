@@ -1,7 +1,7 @@
 """How a stage learns: its loss terms, its views and the transform between its two tasks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -132,6 +132,10 @@ class Method:
     def heads(self) -> tuple[str, ...]:
         """The heads that the network needs; heads without a loss term are not built."""
         return ("seg", *sorted({_HEAD_OF_TERM[term] for term in self.weights.active if term in _HEAD_OF_TERM}))
+
+    def unread_heads(self, terms: Collection[str]) -> set[str]:
+        """Return the heads besides "seg" that none of these loss terms reads."""
+        return {*self.heads} - {"seg", *(_HEAD_OF_TERM.get(term) for term in terms)}
 
     @property
     def effective(self) -> "Method":

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from engine.device import Execution, is_out_of_memory
 from models.dual_task_net import DualTaskNet, DualTaskOutput
@@ -24,7 +24,8 @@ ROOM = 2.5
 class RecordedNetwork:
     """Calls a network in training; on a GPU with enough memory it plays a record of it.
 
-    The record is made of the first images. Images of another shape are computed without it.
+    The record is made of the first images. Images of another shape are computed without it. Its backward pass can be
+    played only once after each forward pass, because it overwrites what it has read.
 
     Args:
         net: The network.
@@ -49,7 +50,9 @@ class RecordedNetwork:
 
     def _try_to_record(self, images: Tensor) -> Callable[[Tensor], DualTaskOutput] | None:
         try:
-            return self._record(images)
+            # A recording that fails would leave its own stream as the current one.
+            with torch.cuda.stream(torch.cuda.current_stream(images.device)):
+                return self._record(images)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -59,22 +62,14 @@ class RecordedNetwork:
 
     def _record(self, images: Tensor) -> Callable[[Tensor], DualTaskOutput] | None:
         """Record both passes; None if the GPU has too little memory for it."""
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(images.device)
-        before = torch.cuda.memory_allocated(images.device)
-        leaves, form = tree_flatten(self.net(images))
-        outputs = [leaf for leaf in leaves if leaf is not None]
-        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        torch.autograd.grad(outputs, trained, [torch.zeros_like(output) for output in outputs], allow_unused=True)
-        taken = torch.cuda.max_memory_allocated(images.device) - before
-        built = [leaf is not None for leaf in leaves]
-        del leaves, outputs
-        if ROOM * taken > torch.cuda.get_device_properties(images.device).total_memory:
-            return None
-        torch.cuda.empty_cache()
-        # The cast weights would otherwise be kept from the recording, and not be cast again when it is played.
         half = self.execution.precision != torch.float32
+        # The weights that autocast casts and keeps would not be cast again when the record is played. They would also
+        # keep nodes of the graph that belong to the stream of this pass, which cannot be recorded.
         with torch.autocast("cuda", self.execution.precision if half else None, enabled=half, cache_enabled=False):
+            built, form, taken = self._try_out(images)
+            if ROOM * taken > torch.cuda.get_device_properties(images.device).total_memory:
+                return None
+            torch.cuda.empty_cache()
             record = cast("_Heads", torch.cuda.make_graphed_callables(_Heads(self.net), (images,)))
 
         def play(images: Tensor) -> DualTaskOutput:
@@ -83,6 +78,21 @@ class RecordedNetwork:
             return output
 
         return play
+
+    def _try_out(self, images: Tensor) -> tuple[list[bool], TreeSpec, int]:
+        """Run both passes once.
+
+        Returns:
+            Which outputs exist, the form of all of them, and the memory in bytes that the passes have taken.
+        """
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(images.device)
+        before = torch.cuda.memory_allocated(images.device)
+        leaves, form = tree_flatten(self.net(images))
+        outputs = [leaf for leaf in leaves if leaf is not None]
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        torch.autograd.grad(outputs, trained, [torch.zeros_like(output) for output in outputs], allow_unused=True)
+        return [leaf is not None for leaf in leaves], form, torch.cuda.max_memory_allocated(images.device) - before
 
 
 class _Heads(nn.Module):

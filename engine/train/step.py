@@ -8,7 +8,7 @@ import functools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -163,21 +163,30 @@ def train_step(training: Training, step: StepInput, done: int) -> dict[str, Tens
     rising = max(1.0, settings.warm_up * training.steps)
     for group in training.optimiser.param_groups:  # linear warm-up, polynomial decay with power 0.9
         group["lr"] = settings.lr * min(1.0, (done + 1) / rising) * (1 - progress) ** 0.9
+    is_measured = measures(training, done)
+    # What is measured takes several backward passes, of which a record plays only one.
+    forward: Callable[[Tensor], DualTaskOutput] = training.net if is_measured else training.forward
     with training.execution.autocast():
         guide = guide_of(training, step)
-        output = training.forward(step.images)
+        output = forward(step.images)
     weighted, terms = training.criterion.weighted_terms(
         output, step.mask, step.phi, step.spacing, step.generators, progress, step.cells, guide
     )
     loss = sum_of(weighted, training.device)
-    measured = measure_gradients(training, weighted) if measures(training, done) else {}
+    measured = measure_gradients(training, weighted) if is_measured else {}
     training.optimiser.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
+    # A record gives gradients of 0 where nothing reads a head; the optimiser would still decay its weights.
+    for head in training.stage.method.unread_heads(weighted):
+        for parameter in getattr(training.net, head).parameters():
+            parameter.grad = None
     average_gradients(training.net)
     training.scaler.unscale_(training.optimiser)
     norm = nn.utils.clip_grad_norm_(training.net.parameters(), settings.clip_norm)
     training.scaler.step(training.optimiser)
     training.scaler.update()
+    # A fused optimiser does not tell those who keep what they have computed from the weights (``StandardisedConv3d``).
+    torch.autograd.graph.increment_version([*training.net.parameters()])
     if training.average is not None:
         # In the first steps the average forgets faster, so that it does not keep the random weights of the start.
         share = 1 - min(settings.ema_decay, (1 + done) / (10 + done))

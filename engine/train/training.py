@@ -198,11 +198,11 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     try:
         training.net.load_state_dict(checkpoint.net)
         if checkpoint.optimiser is not None:
-            # Whether it is fused depends on this device, not on that of the run's first part.
-            fused = [group["fused"] for group in training.optimiser.param_groups]
-            training.optimiser.load_state_dict(checkpoint.optimiser)
-            for group, own in zip(training.optimiser.param_groups, fused, strict=True):
-                group["fused"] = own
+            # Whether it is fused depends on this device, not on that of the run's first part, and so does where the
+            # optimiser counts its steps.
+            groups = zip(checkpoint.optimiser["param_groups"], training.optimiser.param_groups, strict=True)
+            state = {**checkpoint.optimiser, "param_groups": [{**g, "fused": own["fused"]} for g, own in groups]}
+            training.optimiser.load_state_dict(state)
         if training.average is not None:
             training.average.load_state_dict(checkpoint.average or {})  # which is refused if it is missing
         if checkpoint.memory is not None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import benchmarks.trainings
 from benchmarks import augmentation, gpu_session, input_pipeline, scaling, signed_distance, training_step
-from benchmarks.trainings import make_step, random_training
+from benchmarks.trainings import make_step, make_steps, random_training
 from data.common.errors import InputError
 from data.common.files import REPOSITORY
 from engine.stages import STAGES
@@ -48,6 +49,20 @@ def test_the_plain_form_of_a_step_computes_the_same(stage):
             torch.manual_seed(step)  # of the dropout
             losses.append(float(make_step(training, samples, step)["loss"]))
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-3) and losses[0] != losses[1]
+
+
+def test_all_terms_act_in_steps_that_follow_each_other_too(monkeypatch):
+    training, samples = random_training(STAGES["tumor_fine"], torch.device("cpu"), (16, 16, 24), width=8, batch_size=1)
+    train_step, progress = benchmarks.trainings.train_step, []
+
+    def noted(training, step, done):
+        progress.append(done / training.steps)
+        return train_step(training, step, done)
+
+    monkeypatch.setattr(benchmarks.trainings, "train_step", noted)
+    make_step(training, samples, 0)
+    make_steps(training, samples, 3, 0)
+    assert progress == pytest.approx([0.6] * 4)
 
 
 def test_the_augmentation_alone(tmp_path):

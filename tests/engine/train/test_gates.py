@@ -56,6 +56,17 @@ def test_measuring_changes_nothing_of_what_is_computed(tmp_path, monkeypatch):
     assert all(torch.equal(weight, found[1][1][name]) for name, weight in found[0][1].items())
 
 
+def test_a_step_that_is_measured_takes_no_record_which_goes_backward_only_once(tmp_path, monkeypatch):
+    training = training_of(tmp_path, "tumor_fine", SETTINGS)
+    samples = next(read_batches(training.loader))
+    step, played = prepare_step(training, samples, generators(samples)), []
+    training.forward = lambda images: played.append(len(images)) or training.net(images)
+    for measured in (True, False):
+        monkeypatch.setattr(engine.train.step, "measures", lambda *_, measured=measured: measured)
+        train_step(training, step, training.steps - 1)
+        assert bool(played) != measured
+
+
 def test_without_a_target_there_is_nothing_to_compare_with():
     means = {"loss": 1.0, "norm_dice": 0.0, "cosine_dice": 0.0, "norm_contrast": 2.0, "cosine_contrast": 0.0}
     assert shares_of(means) == {"loss": 1.0, "cosine_contrast": 0.0, "share_contrast": None}
