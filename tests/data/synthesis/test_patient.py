@@ -70,6 +70,16 @@ def test_phases_and_fat_reach_from_unenhanced_fatty_glands_to_bright_ones():
     assert all(len(m.fine) == COUNT and (m.fine >= 0).all() and (m.coarse >= 0).all() for m in drawn)
 
 
+def test_without_contrast_agent_blood_is_even_and_the_same_in_all_vessels():
+    blood = [Tissue.ARTERY, Tissue.HEART, Tissue.VEIN, Tissue.CAVA]
+    drawn = [random_materials(np.random.default_rng(seed), 1.0) for seed in range(200)]
+    alike = [np.ptp(m.mean[blood]) == 0 and m.mean[Tissue.CORTEX] == m.mean[Tissue.MEDULLA] for m in drawn]
+    assert 0.2 < np.mean(alike) < 0.5
+    even = [m.coarse[Tissue.CAVA] == m.coarse[Tissue.VEIN] for m in drawn]
+    assert even == alike  # with contrast agent, the blood in the vena cava is not mixed yet
+    assert np.std([m.mean[Tissue.CAVA] for m, same in zip(drawn, alike, strict=True) if same]) > 3
+
+
 def test_no_deformation_is_the_identity_and_a_deformation_is_bounded():
     axes = (np.arange(-60.0, 60, 12), np.arange(-80.0, 80, 16), np.arange(-90.0, 90, 18))
     flat = Deformation.draw(np.random.default_rng(0), 0)(axes)
