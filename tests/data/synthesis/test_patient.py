@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.phantom.anatomy import Tissue
 from data.scans.boxes import bounding_box
-from data.synthesis.acquisition import Acquisition, acquire, random_acquisition
+from data.synthesis.acquisition import PIXEL_MM, Acquisition, acquire, random_acquisition, resampled
 from data.synthesis.materials import COUNT, ENHANCEMENT, STEADY, random_materials
 from data.synthesis.patient import MOST_DEVIATIONS, Deformation, render_patient
 from data.synthesis.settings import Synthesis
+from data.warp import low_pass
 
 COARSE = (6.0, 6.0, 6.0)
 GOOD = Acquisition(blur_mm=(0, 0, 0), edge=0, slice_mm=1, noise=0, grain_mm=(0, 0), streaks=0, scale=1, offset=0)
@@ -103,6 +105,29 @@ def test_noise_streaks_scale_and_offset_are_as_asked_for():
     assert (lifted == 97).all()
     streaky = acquire(rng, np.zeros((4, 60, 200), np.float32), (1, 1, 1), replace(GOOD, streaks=30.0)).astype(float)
     assert np.abs(np.diff(streaky, axis=2)).mean() < 0.3 * np.abs(np.diff(streaky, axis=1)).mean()
+
+
+@pytest.mark.parametrize("grain", [0.0, 1.2])
+def test_noise_on_large_voxels_is_what_smoothing_leaves_of_that_of_the_scan(grain: float):
+    scanner = replace(GOOD, slice_mm=2.0, noise=200.0, grain_mm=(0.0, grain))
+    scan = acquire(np.random.default_rng(0), np.zeros((60, 160, 160), np.float32), (2.0, PIXEL_MM, PIXEL_MM), scanner)
+    factor = (3, 5, 5)
+    seen = low_pass(torch.from_numpy(scan.astype(np.float32))[None, None], factor)[0, 0].numpy()[1::3, 2::5, 2::5]
+    expected = resampled(scanner, (6.0, 4.0, 4.0))
+    # Noise is less beside the middle of the body, alike in both.
+    assert seen.std() / scan.std() == pytest.approx(expected.noise / scanner.noise, rel=0.1)
+    drawn = acquire(np.random.default_rng(1), np.zeros(seen.shape, np.float32), (6.0, 4.0, 4.0), expected)
+    assert drawn.std() == pytest.approx(seen.std(), rel=0.1)
+    neighbours = [np.corrcoef(image[:, :, 1:].ravel(), image[:, :, :-1].ravel())[0, 1] for image in (drawn, seen)]
+    assert neighbours[0] == pytest.approx(neighbours[1], abs=0.15)
+
+
+def test_a_scanner_whose_voxels_are_as_large_as_those_of_the_network_keeps_its_noise():
+    scanner = replace(GOOD, slice_mm=5.0, noise=20.0, grain_mm=(0.5, 0.8))
+    kept = resampled(scanner, (2.0, 0.7, 0.7))
+    assert (kept.noise, kept.grain_mm) == (20.0, scanner.grain_mm) and kept.blur_mm[1] == pytest.approx(0.29 * 0.7)
+    coarse = resampled(scanner, (2.0, 6.0, 6.0))
+    assert coarse.noise < 10 and coarse.blur_mm[1] > 2.6 and coarse.blur_mm[0] == kept.blur_mm[0]
 
 
 def test_thick_slices_average_over_their_neighbours():
