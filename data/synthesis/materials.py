@@ -147,7 +147,7 @@ def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
     gland = mean[Tissue.PARENCHYMA]
     mean[Tissue.PARENCHYMA] = (1 - fat) * gland + fat * FAT_HU
     fine[Tissue.PARENCHYMA] = 4 + 40 * fat * (1 - fat)
-    coarse[Tissue.PARENCHYMA] = 3 + 18 * fat
+    coarse[Tissue.PARENCHYMA] = 3 + 40 * fat
     mean[Tissue.LESION] = _lesion_hu(rng, gland, time, intensity)
     fine[Tissue.LESION], coarse[Tissue.LESION] = vary(6, 3, 14), vary(6, 2, 16)
     for kind in range(CONTENT_KINDS):

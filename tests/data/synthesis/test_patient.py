@@ -72,6 +72,16 @@ def test_phases_and_fat_reach_from_unenhanced_fatty_glands_to_bright_ones():
     assert all(len(m.fine) == COUNT and (m.fine >= 0).all() and (m.coarse >= 0).all() for m in drawn)
 
 
+def test_fatty_glands_are_uneven_also_on_large_voxels():
+    drawn = [random_materials(np.random.default_rng(seed), 1.0) for seed in range(300)]
+    unenhanced = [m for m in drawn if m.mean[Tissue.ARTERY] == m.mean[Tissue.CAVA]]
+    coarse = {
+        fatty: np.mean([m.coarse[Tissue.PARENCHYMA] for m in unenhanced if (m.mean[Tissue.PARENCHYMA] < 0) == fatty])
+        for fatty in (True, False)
+    }
+    assert coarse[True] > 14 and coarse[False] < 10
+
+
 def test_without_contrast_agent_blood_is_even_and_the_same_in_all_vessels():
     blood = [Tissue.ARTERY, Tissue.HEART, Tissue.VEIN, Tissue.CAVA]
     drawn = [random_materials(np.random.default_rng(seed), 1.0) for seed in range(200)]
