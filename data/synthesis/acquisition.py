@@ -18,8 +18,8 @@ class Acquisition:
     """A scanner and its protocol.
 
     Attributes:
-        blur_mm: Softness of the reconstruction (z, y, x), standard deviations in mm; after ``resampled`` with what voxels
-            average.
+        blur_mm: Softness of the reconstruction (z, y, x), standard deviations in mm; after ``resampled`` with the
+            averaging within voxels.
         edge: Edge enhancement of the kernel, the weight of an unsharp mask.
         slice_mm: Thickness and distance of the slices.
         noise: Standard deviation of the noise in HU on the grid of the scan.

@@ -97,8 +97,9 @@ def _arteries(confluence: np.ndarray, tail: np.ndarray, porta: np.ndarray, low: 
     coeliac = (height + 22, y - 5, x, 4)
     edge = _thinned(np.add(tail, (8, -2, 0)), 3)  # the upper edge of the gland
     before_duodenum, end = MESENTERIC_Y
+    mesenteric = [(height - 45, before_duodenum, 9, 3.5), (low, end, 8, 3)]
     return [
-        [(height + 8, y - 6, x, 4), (height - 4, beside, x, 4), (height - 45, before_duodenum, 9, 3.5), (low, end, 8, 3)],
+        [(height + 8, y - 6, x, 4), (height - 4, beside, x, 4), *mesenteric],
         [coeliac, *np.column_stack([edge, np.full(len(edge), 2.3)])],
         [coeliac, (*np.add(porta, (2, -8, 14)), 2.4), (*porta, 2.0)],
     ]

@@ -64,7 +64,8 @@ def test_what_is_incomplete_is_refused(tmp_path, capsys, lacking):
     if lacking != "everything":
         make(tmp_path, "hyper", (1, 2, 3), {"redesigned": ARMS["redesigned"]})
         patients = PATIENTS[:2] if lacking == "patient" else PATIENTS
-        make(tmp_path, "hyper", (1, 2) if lacking == "seed" else (1, 2, 3), {"fair-baseline": ARMS["fair-baseline"]}, patients)
+        seeds = (1, 2) if lacking == "seed" else (1, 2, 3)
+        make(tmp_path, "hyper", seeds, {"fair-baseline": ARMS["fair-baseline"]}, patients)
     if lacking == "scan":
         for table in tmp_path.glob("hyper/redesigned/seed_2/**/cases.csv"):
             lines = table.read_text().splitlines()
