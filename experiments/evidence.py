@@ -1,6 +1,6 @@
 """Does a method generalise better than the baseline? The test of the evidence study, as docs/evidence.md wrote it down.
 
-    python -m experiments.evidence FOLDER [--ours full] [--theirs baseline]
+    python -m experiments.evidence FOLDER [--ours redesigned] [--theirs fair-baseline]
 
 FOLDER holds a study for each admitted domain, FOLDER/NAME of the split "to_NAME" of the bench, each with seeds of its
 own: the training cases of all these splits are the same, so that a seed that is used twice makes the same network twice
@@ -174,8 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the study of each admitted domain")
-    parser.add_argument("--ours", default="full", metavar="VARIANT", help="the method (default: %(default)s)")
-    parser.add_argument("--theirs", default="baseline", metavar="VARIANT", help="compared with it (default: baseline)")
+    parser.add_argument("--ours", default="redesigned", metavar="VARIANT", help="the method (default: %(default)s)")
+    parser.add_argument(
+        "--theirs", default="fair-baseline", metavar="VARIANT", help="compared with it (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     print("\n".join(describe(read_domains(args.folder, args.ours, args.theirs))))
     return 0

@@ -38,7 +38,7 @@ from data.phantom.anatomy import Tissue
 from data.samples import NetworkGrid
 from data.scans.boxes import triple
 from data.scans.volume import read_image, read_label
-from data.synthesis.acquisition import HIGHEST_HU, LOWEST_HU, acquire, random_acquisition
+from data.synthesis.acquisition import HIGHEST_HU, LOWEST_HU, acquire, random_acquisition, resampled
 from data.synthesis.materials import random_materials
 from data.synthesis.patient import render_patient
 from data.synthesis.settings import Synthesis
@@ -193,7 +193,7 @@ def draw_figures(
     save_figure(figure, path)
 
 
-def draw_materials(settings: Synthesis, drawn: Sequence[Figures]) -> dict[str, dict[str, np.ndarray]]:
+def draw_materials(settings: Synthesis, drawn: Sequence[Figures], spacing: Spacing) -> dict[str, dict[str, np.ndarray]]:
     """Draw the materials of many patients; return for "HU" and "SD" the values by organ.
 
     Those of the pancreas are measured in the images.
@@ -201,7 +201,8 @@ def draw_materials(settings: Synthesis, drawn: Sequence[Figures]) -> dict[str, d
     values: dict[str, dict[str, list[float]]] = {name: {organ: [] for organ in ORGANS} for name in ("HU", "SD")}
     for seed in range(MATERIAL_DRAWS):
         rng = np.random.default_rng([seed, 1])
-        materials, scanner = random_materials(rng, settings.intensity), random_acquisition(rng, settings.resolution)
+        materials = random_materials(rng, settings.intensity)
+        scanner = resampled(random_acquisition(rng, settings.resolution), spacing)
         calibration = replace(scanner, noise=0.0, streaks=0.0, edge=0.0, slice_mm=1.0)
         seen = acquire(rng, materials.mean[None, :, None].copy(), (1.0, 1.0, 1.0), calibration)[0, :, 0]
         for organ, codes in MATERIALS.items():
@@ -289,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = {image.name: measure(image, spacing) for image in real}
     for axis, name in enumerate(("axial", "coronal")):
         draw_panels(args.out / f"{name}.png", [*shown, *real], len(real), spacing, axis)
-    draw_figures(args.out / "figures.png", drawn, measured, draw_materials(settings, drawn), spacing)
+    draw_figures(args.out / "figures.png", drawn, measured, draw_materials(settings, drawn, spacing), spacing)
     print(write_figures(args.out / "figures.csv", drawn, measured))
     return 0
 

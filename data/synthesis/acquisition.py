@@ -1,12 +1,16 @@
 """How a randomised scanner sees a patient: kernel, slices, noise, streaks, calibration."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter1d
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
+PIXEL_MM = 0.8  # of a usual scan, in the plane
+UNIFORM = 0.29  # standard deviation of a uniform distribution over one voxel
+WHITE = 0.28  # white noise on voxels falls under a Gaussian as noise does whose grain is this share of a voxel
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class Acquisition:
     """A scanner and its protocol.
 
     Attributes:
-        blur_mm: Softness of the reconstruction (z, y, x), standard deviations in mm.
+        blur_mm: Softness of the reconstruction (z, y, x), standard deviations in mm; after ``resampled`` with the
+            averaging within voxels.
         edge: Edge enhancement of the kernel, the weight of an unsharp mask.
         slice_mm: Thickness and distance of the slices.
         noise: Standard deviation of the noise in HU on the grid of the scan.
@@ -47,6 +52,35 @@ def random_acquisition(rng: np.random.Generator, resolution: float) -> Acquisiti
         streaks=resolution * max(0.0, rng.normal(-4, 8)),
         scale=float(np.exp(resolution * rng.normal(0, 0.03))),
         offset=resolution * rng.normal(0, 6),
+    )
+
+
+def resampled(acquisition: Acquisition, spacing: Sequence[float]) -> Acquisition:
+    """Return what blur and noise of a scanner become on the voxels that a network sees.
+
+    A scan has pixels of PIXEL_MM and slices of its own. Before it is sampled on larger voxels, it is smoothed by a
+    Gaussian whose standard deviation is half of the difference (``data.warp.low_pass``). That removes detail, most of
+    the noise, and makes the rest coarser.
+
+    Args:
+        acquisition: The scanner, with the noise of its own voxels.
+        spacing: Voxel size (z, y, x) in mm of the network.
+
+    Returns:
+        The scanner with the noise and the grain on those voxels, and a blur that includes the averaging within voxels.
+    """
+    voxels = (acquisition.slice_mm, PIXEL_MM, PIXEL_MM)
+    smooth = [max(0.0, mm - voxel) / 2 for mm, voxel in zip(spacing, voxels, strict=True)]
+    within = [UNIFORM * min(pair) for pair in zip(spacing, voxels, strict=True)]
+    own = (acquisition.grain_mm[0], acquisition.grain_mm[1], acquisition.grain_mm[1])
+    grain = [math.hypot(mm, WHITE * voxel) for mm, voxel in zip(own, voxels, strict=True)]
+    left = math.prod(g / math.hypot(g, s) for g, s in zip(grain, smooth, strict=True))
+    z, y, x = (math.hypot(*parts) for parts in zip(acquisition.blur_mm, within, smooth, strict=True))
+    return replace(
+        acquisition,
+        blur_mm=(z, y, x),
+        noise=acquisition.noise * math.sqrt(left),
+        grain_mm=(math.hypot(own[0], smooth[0]), math.hypot(own[1], max(smooth[1:]))),
     )
 
 

@@ -33,6 +33,11 @@ GLAND = (Tissue.PARENCHYMA, Tissue.DUCT, Tissue.LESION)  # what the label of the
 MASS_KINDS, CONTENT_KINDS, WALL_KINDS = 3, 6, 3
 FAT_HU = -100.0
 TIMES_S = (0.0, 25.0, 42.0, 70.0, 180.0)  # after injection; at 0 there is no contrast agent
+# Tissues that look the same as long as there is no contrast agent: blood in any vessel, and the layers of the kidney.
+ALIKE_UNENHANCED = (
+    (Tissue.ARTERY, Tissue.HEART, Tissue.VEIN, Tissue.CAVA),
+    (Tissue.CORTEX, Tissue.MEDULLA),
+)
 # HU at these times.
 ENHANCEMENT: dict[int, tuple[float, float, float, float, float]] = {
     Tissue.ARTERY: (42, 320, 270, 150, 112),
@@ -135,12 +140,14 @@ def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
     coarse = np.full(COUNT, PLAIN_TEXTURE[1])
     for code, (small, large) in TEXTURE.items():
         fine[code], coarse[code] = small, large
+    if not time:  # nothing streams into the vena cava that differs from the blood in it
+        fine[Tissue.CAVA], coarse[Tissue.CAVA] = fine[Tissue.VEIN], coarse[Tissue.VEIN]
     # Fat between the lobules of the pancreas lowers its mean and makes it uneven.
     fat = intensity * rng.beta(0.9, 3.0) * 0.8 + (1 - intensity) * 0.1
     gland = mean[Tissue.PARENCHYMA]
     mean[Tissue.PARENCHYMA] = (1 - fat) * gland + fat * FAT_HU
     fine[Tissue.PARENCHYMA] = 4 + 40 * fat * (1 - fat)
-    coarse[Tissue.PARENCHYMA] = 3 + 18 * fat
+    coarse[Tissue.PARENCHYMA] = 3 + 40 * fat
     mean[Tissue.LESION] = _lesion_hu(rng, gland, time, intensity)
     fine[Tissue.LESION], coarse[Tissue.LESION] = vary(6, 3, 14), vary(6, 2, 16)
     for kind in range(CONTENT_KINDS):
@@ -159,6 +166,9 @@ def random_materials(rng: np.random.Generator, intensity: float) -> Materials:
     mean[soft] += intensity * rng.normal(0, 5, int(soft.sum()))
     if rng.random() < 0.2 * intensity:  # beyond what is usual, so that no grey value is relied upon
         mean[soft] += rng.normal(0, 25, int(soft.sum()))
+    if not time:
+        for first, *others in ALIKE_UNENHANCED:
+            mean[others] = mean[first]
     amount = vary(1.0, 0.5, 1.8)
     return Materials(*(array.astype(np.float32) for array in (mean, amount * fine, amount * coarse)))
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from data.phantom.anatomy import Tissue
 from data.phantom.fields import Axes, Field, smooth_noise
-from data.synthesis.acquisition import acquire, random_acquisition
+from data.synthesis.acquisition import acquire, random_acquisition, resampled
 from data.synthesis.materials import GLAND, Extra, Materials, random_materials
 from data.synthesis.settings import Synthesis
 from data.synthesis.torso import HIGH_MM, LOW_MM, Torso
@@ -54,7 +54,7 @@ def render_patient(
     materials = random_materials(rng, settings.intensity)
     low, high = _gland_extent(torso, warp)
     axes = _scan_axes(rng, low, high, spacing) if roi_mm is None else _box_axes(low, high, spacing, roi_mm)
-    acquisition = random_acquisition(rng, settings.resolution)
+    acquisition = resampled(random_acquisition(rng, settings.resolution), spacing)
     attenuation, label = _attenuate(rng, torso, warp, materials, axes, spacing, acquisition.blur_mm)
     if rng.random() < WITH_TABLE:
         _add_table(rng, attenuation, axes, materials)
@@ -170,8 +170,7 @@ def _attenuate(
     step = float(np.clip(0.6 * min(spacing), FINEST_MM, COARSEST_MM))
     painted = tuple(np.arange(float(p.min()) - 2 * step, float(p.max()) + 3 * step, step) for p in places)
     tissues = torso.paint(painted)
-    # 0.29 is the standard deviation of a uniform distribution over one voxel.
-    blur = [float(np.hypot(own, 0.29 * mm)) / step for own, mm in zip(blur_mm, spacing, strict=True)]
+    blur = [mm / step for mm in blur_mm]
     # Air has no texture and is the same when it is blurred, so only the box of the body is computed.
     body = _box_around(tissues != Tissue.AIR, [math.ceil(BLUR_REACH * sigma) + 1 for sigma in blur])
     part, within = tissues[body], tuple(axis[s] for axis, s in zip(painted, body, strict=True))

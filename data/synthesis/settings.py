@@ -31,7 +31,9 @@ class Synthesis:
             "torsos); empty for neither"
         },
     )
-    tumours: float = field(default=0.67, metadata={"help": "share of the patients with a tumour"})
+    # An even round mass that counts as pancreas looks like a vena cava or bowel in unenhanced scans. If most patients
+    # have one, a network may take those for pancreas, too.
+    tumours: float = field(default=0.25, metadata={"help": "share of the patients with a tumour"})
 
     def __post_init__(self) -> None:
         """Check the settings.

@@ -34,6 +34,7 @@ LOWEST, HIGHEST = (LOW_MM - 30, -290.0, -330.0), (HIGH_MM + 30, 260.0, 330.0)
 # How far the finer grid reaches beyond the pancreas. A box of the fine stages reaches about 40 mm, and a deformation
 # adds to it; what lies beyond is read from the coarser grid.
 AROUND_MM = (45.0, 50.0, 50.0)
+TUMOURS = 0.67  # share of the torsos with one: all patients of the tumour stages are drawn from these
 WRITTEN = (1980, 1, 1, 0, 0, 0)  # the date within every file, so that the same torso is the same file
 REMEDY = "delete it, and repeat the command that made the library, which writes it again"
 
@@ -144,9 +145,8 @@ class TorsoFile:
 
     @property
     def has_tumour(self) -> bool:
-        """Whether the torso has a tumour: as many have one, from the first on, as patients have by default."""
-        share = Synthesis().tumours
-        return int((self.index + 1) * share) > int(self.index * share)
+        """Whether the torso has a tumour: two of three have one, from the first on."""
+        return int((self.index + 1) * TUMOURS) > int(self.index * TUMOURS)
 
     @property
     def path(self) -> Path:

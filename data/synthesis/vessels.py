@@ -10,6 +10,7 @@ from data.synthesis.organ_codes import PANCREAS
 
 PIECE_MM = 7.0  # of the gland, from right to left, in which its course is averaged
 MESENTERIC_X = -2.0  # where the superior mesenteric vein passes behind the neck of the gland
+MESENTERIC_Y = (-18.0, -24.0)  # of its vessels where they pass before uncinate process and duodenum, and at their end
 HEAD_MM = 32.0  # from the right end of the gland to where its head ends
 # Where the inferior vena cava of a typical patient runs, (z, y, x) in mm, from below to the diaphragm.
 CAVA = np.array([(-100, 18, -16), (-60, 18, -18), (-20, 17, -21), (20, 12, -24), (60, 5, -25), (95, -2, -26)], float)
@@ -83,7 +84,8 @@ def _veins(confluence: np.ndarray, tail: np.ndarray, hilum: np.ndarray, porta: n
     """Lay the mesenteric and portal vein in one line, and the splenic vein: points (z, y, x, radius) of each."""
     z, y, x = confluence
     portal = [(*np.add((confluence + porta) / 2, (2, 0, 2)), 6.5), (*porta, 5.5)]
-    mesenteric = [(low, -6, -4, 4.5), (z - 45, y + 2, x - 1, 5.5), (*confluence, 6)]
+    before_duodenum, end = MESENTERIC_Y
+    mesenteric = [(low, end, -4, 4.5), (z - 45, min(y + 2, before_duodenum), x - 1, 5.5), (*confluence, 6)]
     splenic = _thinned(np.vstack([confluence[None], tail, hilum[None]]), 3)
     return [[*mesenteric, *portal], np.column_stack([splenic, np.linspace(4.8, 3.5, len(splenic))])]
 
@@ -94,8 +96,10 @@ def _arteries(confluence: np.ndarray, tail: np.ndarray, porta: np.ndarray, low: 
     height, beside = confluence[0], min(confluence[1] + 1, y - 12)
     coeliac = (height + 22, y - 5, x, 4)
     edge = _thinned(np.add(tail, (8, -2, 0)), 3)  # the upper edge of the gland
+    before_duodenum, end = MESENTERIC_Y
+    mesenteric = [(height - 45, before_duodenum, 9, 3.5), (low, end, 8, 3)]
     return [
-        [(height + 8, y - 6, x, 4), (height - 4, beside, x, 4), (height - 45, -2, 9, 3.5), (low, -8, 8, 3)],
+        [(height + 8, y - 6, x, 4), (height - 4, beside, x, 4), *mesenteric],
         [coeliac, *np.column_stack([edge, np.full(len(edge), 2.3)])],
         [coeliac, (*np.add(porta, (2, -8, 14)), 2.4), (*porta, 2.0)],
     ]

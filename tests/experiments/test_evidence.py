@@ -23,7 +23,7 @@ def make(folder, domain, seeds, variants, patients=PATIENTS):
             fake_run(folder / domain, Run(variant, seed, f"to_{domain}"), rows)
 
 
-ARMS = {"full": (0.7, 0.55, 0.0), "baseline": (0.7, 0.45, 3.0)}
+ARMS = {"redesigned": (0.7, 0.55, 0.0), "fair-baseline": (0.7, 0.45, 3.0)}
 
 
 def rows_of(out):
@@ -62,11 +62,12 @@ def test_a_seed_that_serves_two_domains_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize("lacking", ["seed", "patient", "scan", "everything"])
 def test_what_is_incomplete_is_refused(tmp_path, capsys, lacking):
     if lacking != "everything":
-        make(tmp_path, "hyper", (1, 2, 3), {"full": ARMS["full"]})
+        make(tmp_path, "hyper", (1, 2, 3), {"redesigned": ARMS["redesigned"]})
         patients = PATIENTS[:2] if lacking == "patient" else PATIENTS
-        make(tmp_path, "hyper", (1, 2) if lacking == "seed" else (1, 2, 3), {"baseline": ARMS["baseline"]}, patients)
+        seeds = (1, 2) if lacking == "seed" else (1, 2, 3)
+        make(tmp_path, "hyper", seeds, {"fair-baseline": ARMS["fair-baseline"]}, patients)
     if lacking == "scan":
-        for table in tmp_path.glob("hyper/full/seed_2/**/cases.csv"):
+        for table in tmp_path.glob("hyper/redesigned/seed_2/**/cases.csv"):
             lines = table.read_text().splitlines()
             table.write_text("\n".join(line for line in lines if not line.startswith("portal_soft/b_free")) + "\n")
     assert evidence.main([str(tmp_path)]) == 2

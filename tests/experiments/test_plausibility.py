@@ -32,10 +32,10 @@ def test_what_lies_beyond_the_patients_is_marked(tmp_path):
 
 
 def test_without_variety_the_organs_have_the_values_of_one_phase():
-    values = draw_materials(Synthesis(intensity=0, resolution=0), [])
+    values = draw_materials(Synthesis(intensity=0, resolution=0), [], (3.0, 2.0, 2.0))
     assert values["HU"].keys() == set(ORGANS)
     assert np.ptp(values["HU"]["spleen"]) == 0 and 100 < values["HU"]["spleen"][0] < 140
-    assert np.ptp(draw_materials(Synthesis(), [])["HU"]["spleen"]) > 60
+    assert np.ptp(draw_materials(Synthesis(), [], (3.0, 2.0, 2.0))["HU"]["spleen"]) > 60
 
 
 def test_the_command_writes_pictures_and_a_table_of_patients_and_real_scans(tmp_path, capsys):

@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.phantom.anatomy import Tissue
 from data.scans.boxes import bounding_box
-from data.synthesis.acquisition import Acquisition, acquire, random_acquisition
+from data.synthesis.acquisition import PIXEL_MM, Acquisition, acquire, random_acquisition, resampled
 from data.synthesis.materials import COUNT, ENHANCEMENT, STEADY, random_materials
 from data.synthesis.patient import MOST_DEVIATIONS, Deformation, render_patient
 from data.synthesis.settings import Synthesis
+from data.warp import low_pass
 
 COARSE = (6.0, 6.0, 6.0)
 GOOD = Acquisition(blur_mm=(0, 0, 0), edge=0, slice_mm=1, noise=0, grain_mm=(0, 0), streaks=0, scale=1, offset=0)
@@ -70,6 +72,26 @@ def test_phases_and_fat_reach_from_unenhanced_fatty_glands_to_bright_ones():
     assert all(len(m.fine) == COUNT and (m.fine >= 0).all() and (m.coarse >= 0).all() for m in drawn)
 
 
+def test_fatty_glands_are_uneven_also_on_large_voxels():
+    drawn = [random_materials(np.random.default_rng(seed), 1.0) for seed in range(300)]
+    unenhanced = [m for m in drawn if m.mean[Tissue.ARTERY] == m.mean[Tissue.CAVA]]
+    coarse = {
+        fatty: np.mean([m.coarse[Tissue.PARENCHYMA] for m in unenhanced if (m.mean[Tissue.PARENCHYMA] < 0) == fatty])
+        for fatty in (True, False)
+    }
+    assert coarse[True] > 14 and coarse[False] < 10
+
+
+def test_without_contrast_agent_blood_is_even_and_the_same_in_all_vessels():
+    blood = [Tissue.ARTERY, Tissue.HEART, Tissue.VEIN, Tissue.CAVA]
+    drawn = [random_materials(np.random.default_rng(seed), 1.0) for seed in range(200)]
+    alike = [np.ptp(m.mean[blood]) == 0 and m.mean[Tissue.CORTEX] == m.mean[Tissue.MEDULLA] for m in drawn]
+    assert 0.2 < np.mean(alike) < 0.5
+    even = [m.coarse[Tissue.CAVA] == m.coarse[Tissue.VEIN] for m in drawn]
+    assert even == alike  # with contrast agent, the blood in the vena cava is not mixed yet
+    assert np.std([m.mean[Tissue.CAVA] for m, same in zip(drawn, alike, strict=True) if same]) > 3
+
+
 def test_no_deformation_is_the_identity_and_a_deformation_is_bounded():
     axes = (np.arange(-60.0, 60, 12), np.arange(-80.0, 80, 16), np.arange(-90.0, 90, 18))
     flat = Deformation.draw(np.random.default_rng(0), 0)(axes)
@@ -93,6 +115,29 @@ def test_noise_streaks_scale_and_offset_are_as_asked_for():
     assert (lifted == 97).all()
     streaky = acquire(rng, np.zeros((4, 60, 200), np.float32), (1, 1, 1), replace(GOOD, streaks=30.0)).astype(float)
     assert np.abs(np.diff(streaky, axis=2)).mean() < 0.3 * np.abs(np.diff(streaky, axis=1)).mean()
+
+
+@pytest.mark.parametrize("grain", [0.0, 1.2])
+def test_noise_on_large_voxels_is_what_smoothing_leaves_of_that_of_the_scan(grain: float):
+    scanner = replace(GOOD, slice_mm=2.0, noise=200.0, grain_mm=(0.0, grain))
+    scan = acquire(np.random.default_rng(0), np.zeros((60, 160, 160), np.float32), (2.0, PIXEL_MM, PIXEL_MM), scanner)
+    factor = (3, 5, 5)
+    seen = low_pass(torch.from_numpy(scan.astype(np.float32))[None, None], factor)[0, 0].numpy()[1::3, 2::5, 2::5]
+    expected = resampled(scanner, (6.0, 4.0, 4.0))
+    # Noise is less beside the middle of the body, alike in both.
+    assert seen.std() / scan.std() == pytest.approx(expected.noise / scanner.noise, rel=0.1)
+    drawn = acquire(np.random.default_rng(1), np.zeros(seen.shape, np.float32), (6.0, 4.0, 4.0), expected)
+    assert drawn.std() == pytest.approx(seen.std(), rel=0.1)
+    neighbours = [np.corrcoef(image[:, :, 1:].ravel(), image[:, :, :-1].ravel())[0, 1] for image in (drawn, seen)]
+    assert neighbours[0] == pytest.approx(neighbours[1], abs=0.15)
+
+
+def test_a_scanner_whose_voxels_are_as_large_as_those_of_the_network_keeps_its_noise():
+    scanner = replace(GOOD, slice_mm=5.0, noise=20.0, grain_mm=(0.5, 0.8))
+    kept = resampled(scanner, (2.0, 0.7, 0.7))
+    assert (kept.noise, kept.grain_mm) == (20.0, scanner.grain_mm) and kept.blur_mm[1] == pytest.approx(0.29 * 0.7)
+    coarse = resampled(scanner, (2.0, 6.0, 6.0))
+    assert coarse.noise < 10 and coarse.blur_mm[1] > 2.6 and coarse.blur_mm[0] == kept.blur_mm[0]
 
 
 def test_thick_slices_average_over_their_neighbours():

@@ -1,7 +1,8 @@
 import numpy as np
 
 from data.phantom.fields import Field, ellipsoid, tubes
-from data.synthesis.vessels import distance_at, place_cava, place_duodenum
+from data.synthesis.organ_codes import PANCREAS
+from data.synthesis.vessels import distance_at, gland_course, place_cava, place_duodenum, splanchnic_vessels
 
 GLAND = ellipsoid((0, -10, -20), (25, 14, 40), 2.0)
 
@@ -41,3 +42,21 @@ def test_a_duodenum_runs_down_beside_the_head_and_under_it_to_the_left():
         assert distance.min() < 5  # it touches the head, or nearly so
         assert (distance < 0).mean() < 0.2  # and runs around it, not through it
         assert samples[:, 0].min() < -25 and samples[-1, 2] > 30
+
+
+def test_the_mesenteric_vessels_pass_in_front_of_the_duodenum():
+    organs = {
+        PANCREAS: GLAND,
+        "liver": ellipsoid((30, -5, -85), (70, 60, 50)),
+        "spleen": ellipsoid((30, 28, 110), (45, 40, 26)),
+    }
+    veins, arteries, *_ = splanchnic_vessels(organs, gland_course(GLAND), -150.0)
+    for seed in range(8):
+        samples = place_duodenum(np.random.default_rng(seed), GLAND)
+        crossing = samples[(np.abs(samples[:, 2] - 4) < 12) & (samples[:, 0] < -25)]
+        assert len(crossing)
+        for vessels in (veins, arteries):
+            for z, y, x, radius in crossing:
+                column = (np.array([z]), np.arange(-40.0, 30), np.array([x]))
+                inside = column[1][distance_at(vessels, column)[0, :, 0] < 0]
+                assert (inside < y - 0.4 * radius).all()
