@@ -170,7 +170,7 @@ class Abdomen:
         return Field(start, step, height[None].astype(np.float32))
 
     def without_own(self, layers: Sequence[Layer]) -> list[Layer]:
-        """Leave out the phantom's layers of organs that the map has, and those that belong to them."""
+        """Leave out the phantom's layers of organs that the map or its surroundings have, and what belongs to them."""
         return [layer for layer in layers if not self._takes_place_of(layer)]
 
     def _takes_place_of(self, layer: Layer) -> bool:
@@ -178,7 +178,7 @@ class Abdomen:
             return self._takes_place_of(replace(layer, tissue=Tissue.CORTEX))
         if layer.organ == "inferior_vena_cava" and "liver" in self.own:
             return True
-        if layer.organ == "duodenum" or layer.organ in self.own:
+        if layer.organ == "duodenum" or layer.organ in self.own:  # without one in the map, surroundings draws it
             return True
         return any(organ in self.own for organ in REPLACES.get(layer.tissue, ()))
 
